@@ -1,0 +1,113 @@
+"""`VideoModel`: a model that jobs can name: its weights, its chunks, its memory, its limits and defaults."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from videojob.api.meta import ObjectMeta
+from videojob.api.schema import Resource, immutable, rules
+from videojob.api.videojob import MAX_SECONDS, Side
+from videojob.chunks import ChunkLayout
+from videojob.families import FAMILIES, FamilyName
+
+OTHER_MODEL = "create a VideoModel of another name instead"
+
+
+class Precision(StrEnum):
+    """Number format of weights and latents: a property of the checkpoint, never changed silently."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class Source(Resource):
+    """Where the weights are."""
+
+    directory: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=1024,
+            pattern=r"^/",
+            description="Absolute path, on the replicas, of a folder written by the pipeline's save_pretrained.",
+        ),
+    ]
+
+
+class Chunk(Resource):
+    """How a video is cut."""
+
+    first_latents: Annotated[int, Field(ge=1, le=64, description="Latents of the first chunk.")] = 1
+    latents: Annotated[int, Field(ge=1, le=64, description="Latents of every later chunk.")] = 3
+
+
+class Memory(Resource):
+    """What a replica must hold, in bytes: placement goes by these."""
+
+    weights_bytes: Annotated[int, Field(ge=0, description="Of the loaded model.")]
+    per_job_bytes: Annotated[int, Field(ge=0, description="Of each job that runs on it.")]
+
+
+class Limits(Resource):
+    """The largest video that the model makes."""
+
+    max_width: Side = 1280
+    max_height: Side = 1280
+    max_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] = 60
+
+
+class Defaults(Resource):
+    """What a job gets that does not say."""
+
+    width: Side = 832
+    height: Side = 480
+    fps: Annotated[int, Field(ge=1, le=60)] = 16
+    steps: Annotated[int, Field(ge=1, le=200)] = 4
+    guidance_scale: Annotated[float, Field(ge=0, le=30)] = 1.0
+
+
+class VideoModelSpec(Resource):
+    """A model. All but limits and defaults is immutable, because running jobs rest on it."""
+
+    family: Annotated[FamilyName, Field(description="The diffusers family.")]
+    source: Source
+    precision: Annotated[Precision, Field(description="Of weights and latents; float32 where the accelerator is cpu.")]
+    chunk: Chunk = Chunk()
+    window_latents: Annotated[
+        int, Field(ge=1, le=1024, description="Latents of the recent past that a chunk remembers, in whole chunks.")
+    ] = 12
+    sink_latents: Annotated[
+        int, Field(ge=0, le=1024, description="Latents of the video's beginning that a chunk always remembers.")
+    ] = 1
+    memory: Memory
+    limits: Limits = Limits()
+    defaults: Defaults = Defaults()
+
+    @property
+    def layout(self) -> ChunkLayout:
+        """The arithmetic of this model's chunks."""
+        return ChunkLayout(self.chunk.first_latents, self.chunk.latents, FAMILIES[self.family].frames_per_latent)
+
+
+SPEC_RULES = rules(
+    *(
+        immutable(field, OTHER_MODEL)
+        for field in ("family", "source", "precision", "chunk", "windowLatents", "sinkLatents", "memory")
+    ),
+    (
+        "self.windowLatents >= self.chunk.latents",
+        "windowLatents must hold at least one chunk: make it chunk.latents or more",
+    ),
+    (
+        "self.defaults.width <= self.limits.maxWidth && self.defaults.height <= self.limits.maxHeight",
+        "the default size is beyond limits.maxWidth or limits.maxHeight",
+    ),
+)
+
+
+class VideoModel(Resource):
+    """A model that jobs can name."""
+
+    metadata: ObjectMeta
+    spec: Annotated[VideoModelSpec, Field(json_schema_extra=SPEC_RULES)]

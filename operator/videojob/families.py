@@ -1,0 +1,32 @@
+"""What the control plane and the runner must know of a model family, without importing a model.
+
+The models themselves are in `videojob.models`; this table holds only arithmetic facts, so that a plan can be made and a
+resume prepared where torch is not installed.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FamilyName(StrEnum):
+    """The diffusers families that can be served."""
+
+    ANYFLOW_FAR = "AnyFlowFAR"
+    """`AnyFlowFARPipeline`: causal, chunk by chunk, Wan 2.1 VAE."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Arithmetic facts of one family."""
+
+    frames_per_latent: int
+    """Frames that one latent becomes; the first latent of a video becomes a single frame (causal VAE)."""
+
+    tail_latents: int
+    """Latents that, decoded again, rebuild the VAE decoder's feature cache bit for bit (33 for a Wan 2.1 VAE with two
+    residual blocks a stage: measured)."""
+
+
+FAMILIES: dict[FamilyName, Family] = {
+    FamilyName.ANYFLOW_FAR: Family(frames_per_latent=4, tail_latents=33),
+}
