@@ -84,6 +84,8 @@ class Reason(StrEnum):
     """The prompt has more tokens than the model reads."""
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     """The job itself failed more often than `spec.backoffLimit`."""
+    REPLICA_LOSS_LIMIT_EXCEEDED = "ReplicaLossLimitExceeded"
+    """Replica after replica was lost while it held the job: the job may be what breaks them."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     """The job was active for longer than `spec.activeDeadlineSeconds`."""
 
@@ -114,6 +116,20 @@ class Reason(StrEnum):
     """Triton refused a model; the message says why."""
     STOPPED = "Stopped"
     """The queue's stopPolicy holds its jobs."""
+
+
+ATTEMPT_FAILURES = frozenset(
+    {
+        Reason.CHUNK_FAILED,
+        Reason.OUT_OF_MEMORY,
+        Reason.TRITON_UNAVAILABLE,
+        Reason.STORE_UNAVAILABLE,
+        Reason.STORE_CORRUPT,
+        Reason.INVALID_REQUEST,
+        Reason.RUNNER_ERROR,
+    }
+)
+"""Reasons with which a runner ends an attempt that failed: the next one starts after a pause."""
 
 
 class Condition(Resource):

@@ -31,7 +31,7 @@ INITIAL_STATUS: Json = {
             "type": ConditionType.ASSIGNED.value,
             "status": "False",
             "reason": Reason.QUEUED.value,
-            "message": "The job waits for the operator.",
+            "message": "The job waits its turn.",
             "lastTransitionTime": "1970-01-01T00:00:00Z",
         }
     ],
@@ -67,7 +67,7 @@ KINDS = (
             ("Progress", "string", ".status.progress.summary", 0),
             ("Ready", "number", ".status.progress.secondsReady", 0),
             AGE,
-            ("Pool", "string", ".status.assignment.pool", 1),
+            ("Pool", "string", ".status.pool", 1),
             ("Replica", "string", ".status.assignment.replica", 1),
             ("Attempts", "integer", ".status.attempts", 1),
             ("Reason", "string", ".status.reason", 1),
@@ -211,7 +211,8 @@ def definition(kind: Kind) -> Json:
                 "plural": kind.plural,
                 "singular": name.lower(),
                 "shortNames": [kind.short],
-                "categories": ["videojob"],
+                # Not "videojob": kubectl would take `kubectl patch videojob NAME` for the whole category.
+                "categories": ["videos"],
             },
             "versions": [version],
         },

@@ -44,6 +44,7 @@ def assigned(
             "conditions": conditions,
             "assignment": Assignment(pool=pool, replica=replica),
             "attempts": status.attempts + 1,
+            "pool": pool,
             "resolved": resolved,
             "store_uri": store_uri,
             "start_time": status.start_time or now,

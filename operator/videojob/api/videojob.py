@@ -232,6 +232,9 @@ class VideoJobStatus(Resource):
     assignment: Assignment | None = None
     attempts: Annotated[int, Field(ge=0, description="Assignments so far; never reset: it fences off old runners.")] = 0
     failures: Annotated[int, Field(ge=0, description="Failures that count against backoffLimit.")] = 0
+    pool: Annotated[
+        str | None, Field(description="Pool of the last assignment: a job with finished chunks stays with it.")
+    ] = None
     resolved: Resolved | None = None
     store_uri: Annotated[str | None, Field(alias="storeURI", max_length=2048)] = None
     start_time: Annotated[datetime | None, Field(description="First assignment since creation or resume.")] = None
