@@ -23,10 +23,10 @@ class Family:
     """Frames that one latent becomes; the first latent of a video becomes a single frame (causal VAE)."""
 
     tail_latents: int
-    """Latents that, decoded again, rebuild the VAE decoder's feature cache bit for bit (33 for a Wan 2.1 VAE with two
-    residual blocks a stage: measured)."""
+    """Latents that, decoded again, rebuild the VAE decoder's feature cache bit for bit: as far as its convolutions look
+    back (`VideoDecoder.look_back` counts them; 38 for the four stages and two residual blocks of a Wan 2.1 VAE)."""
 
 
 FAMILIES: dict[FamilyName, Family] = {
-    FamilyName.ANYFLOW_FAR: Family(frames_per_latent=4, tail_latents=33),
+    FamilyName.ANYFLOW_FAR: Family(frames_per_latent=4, tail_latents=38),
 }

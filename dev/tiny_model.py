@@ -1,0 +1,98 @@
+"""Make a small AnyFlow-FAR model with random weights: a real `save_pretrained` folder, for demo, tests and benchmark.
+
+    python -m dev.tiny_model DIR [--size tiny|bench]
+
+The same size gives the same bytes every time, so the folder's digest can be written down. Random weights make coloured
+noise, not a picture; shapes, files and arithmetic are those of a trained model.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AnyFlowFARPipeline,
+    AnyFlowFARTransformer3DModel,
+    AutoencoderKLWan,
+    FlowMapEulerDiscreteScheduler,
+)
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+_SEED = 2026
+_TEXT_DIM = 32
+_PROMPT_TOKENS = 512
+_PAD, _END = "<pad>", "</s>"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much work a chunk is: `tiny` for tests and demo, `bench` over a second, half of it decode, on one core."""
+
+    heads: int
+    head_dim: int
+    layers: int
+    vae_dim: int
+
+
+SIZES = {
+    "tiny": Size(heads=2, head_dim=16, layers=2, vae_dim=8),
+    "bench": Size(heads=12, head_dim=32, layers=8, vae_dim=12),
+}
+
+
+def make_model(directory: Path, size: Size) -> None:
+    """Write the pipeline folder to `directory`, which is made where missing."""
+    torch.manual_seed(_SEED)
+    pipeline: Any = AnyFlowFARPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=UMT5EncoderModel(
+            UMT5Config(vocab_size=258, d_model=_TEXT_DIM, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+        ),
+        transformer=AnyFlowFARTransformer3DModel(
+            num_attention_heads=size.heads,
+            attention_head_dim=size.head_dim,
+            text_dim=_TEXT_DIM,
+            freq_dim=64,
+            ffn_dim=4 * size.heads * size.head_dim,
+            num_layers=size.layers,
+        ),
+        vae=_vae(size.vae_dim),
+        scheduler=FlowMapEulerDiscreteScheduler(shift=5.0),
+    )
+    pipeline.save_pretrained(directory)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, as UTF-8, and an end mark, as UMT5's own tokenizer sets one."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([_PAD, _END, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {_END}", special_tokens=[(_END, vocabulary[_END])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=_PAD, eos_token=_END, model_max_length=_PROMPT_TOKENS
+    )
+
+
+def _vae(dim: int) -> AutoencoderKLWan:
+    """A Wan 2.1 VAE, narrow. Two residual blocks a stage, as in the real one: they set how far its cache looks back."""
+    return AutoencoderKLWan(base_dim=dim, dim_mult=[1, 2, 2, 2], num_res_blocks=2)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Make a small AnyFlow-FAR model with random weights.")
+    parser.add_argument("directory", type=Path, help="folder to write")
+    parser.add_argument("--size", choices=sorted(SIZES), default="tiny")
+    arguments = parser.parse_args()
+    make_model(arguments.directory, SIZES[arguments.size])
+
+
+if __name__ == "__main__":
+    main()

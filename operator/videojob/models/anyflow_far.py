@@ -1,0 +1,242 @@
+"""AnyFlow-FAR: causal video diffusion, chunk by chunk, over the classes of diffusers' `AnyFlowFARPipeline`.
+
+The pipeline makes a whole video in one call. Here its loop is taken apart into three pieces that run in different
+processes. Up to the memory's length the latents equal the pipeline's bit for bit; beyond it a chunk attends to the
+chunks it is given (sink and window), whose positions count from the first of them, so that its cost does not grow.
+
+Sources: AnyFlow (arXiv:2605.13724), FAR (arXiv:2503.19325), diffusers 0.42.1 `pipeline_anyflow_far.py`.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AnyFlowFARPipeline, AutoencoderKLWan
+from diffusers.pipelines.anyflow.pipeline_anyflow_far import prompt_clean
+
+from videojob.models.family import Cancelled
+from videojob.triton.contract import ChunkError, Reason
+
+# `max_sequence_length` of the pipeline's call: embeddings are padded to it, longer prompts would be cut.
+_PROMPT_TOKENS = 512
+_SPATIAL_FACTOR = 8
+
+KVCache = dict[int, dict[str, torch.Tensor]]
+
+
+def _pipeline(directory: Path, dtype: torch.dtype, *without: str) -> Any:
+    """Load the pipeline folder, but for the components named in `without`."""
+    _check_folder(directory)
+    return AnyFlowFARPipeline.from_pretrained(directory, dtype=dtype, local_files_only=True, **dict.fromkeys(without))
+
+
+def _check_folder(directory: Path) -> None:
+    index = directory / "model_index.json"
+    if not index.is_file():
+        raise FileNotFoundError(f"{directory} is no diffusers pipeline folder: it has no model_index.json.")
+    found = json.loads(index.read_text()).get("_class_name")
+    if found != AnyFlowFARPipeline.__name__:
+        raise ValueError(f"{directory} holds a {found}; the family AnyFlowFAR needs an {AnyFlowFARPipeline.__name__}.")
+
+
+class TextEncoder:
+    """UMT5 (or T5) encoder with the pipeline's own cleaning and padding."""
+
+    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self._pipeline = _pipeline(directory, dtype, "transformer", "vae").to(device)
+        self._limit = min(_PROMPT_TOKENS, self._pipeline.tokenizer.model_max_length)
+
+    @torch.inference_mode()
+    def encode(self, prompt: str) -> torch.Tensor:
+        """See `videojob.models.family.TextEncoder`."""
+        tokens = len(self._pipeline.tokenizer(prompt_clean(prompt), truncation=False).input_ids)
+        if tokens > self._limit:
+            raise ChunkError(
+                Reason.PROMPT_TOO_LONG,
+                f"The prompt has {tokens} tokens; this model takes at most {self._limit}. Shorten the prompt.",
+            )
+        embeds: torch.Tensor
+        embeds, _ = self._pipeline.encode_prompt(
+            prompt, do_classifier_free_guidance=False, max_sequence_length=_PROMPT_TOKENS
+        )
+        return embeds
+
+
+class Denoiser:
+    """The FAR transformer with the flow-map Euler sampler."""
+
+    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
+        pipeline = _pipeline(directory, dtype, "text_encoder", "tokenizer", "vae")
+        self._transformer = pipeline.transformer.to(device).eval()
+        self._scheduler = pipeline.scheduler
+        self._device = device
+
+    def latent_shape(self, latents: int, height: int, width: int) -> tuple[int, int, int, int, int]:
+        """See `videojob.models.family.Denoiser`."""
+        config = self._transformer.config
+        multiple = _SPATIAL_FACTOR * config.patch_size[1]
+        least = _SPATIAL_FACTOR * config.compressed_patch_size[1]
+        if height % multiple or width % multiple or min(height, width) < least:
+            raise ChunkError(
+                Reason.INVALID_REQUEST,
+                f"Width and height must be multiples of {multiple} and at least {least}, not {width} x {height}.",
+            )
+        return (1, config.in_channels, latents, height // _SPATIAL_FACTOR, width // _SPATIAL_FACTOR)
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        prompt_embeds: torch.Tensor,
+        memory: Sequence[torch.Tensor],
+        noise: torch.Tensor,
+        *,
+        steps: int,
+        guidance_scale: float,
+        cancelled: Cancelled,
+    ) -> torch.Tensor:
+        """See `videojob.models.family.Denoiser`."""
+        guided = guidance_scale > 1.0
+        dtype = self._transformer.dtype
+        embeds = prompt_embeds.to(self._device, dtype)
+        # The transformer takes [B, T, C, h, w].
+        latents = noise.to(self._device, dtype).permute(0, 2, 1, 3, 4)
+        remembered = [chunk.to(self._device, dtype).permute(0, 2, 1, 3, 4) for chunk in memory]
+        partition = [chunk.shape[1] for chunk in remembered]
+
+        kv_cache = self._empty_cache(embeds.shape[0], partition, latents)
+        if remembered:
+            _stop_if(cancelled)
+            self._fill_cache(kv_cache, torch.cat(remembered, dim=1), partition, embeds)
+
+        self._scheduler.set_timesteps(steps, device=self._device)
+        for step, t in enumerate(self._scheduler.timesteps):
+            r = self._scheduler.sigmas[step + 1] * self._scheduler.config.num_train_timesteps
+            if t == r:
+                continue
+            _stop_if(cancelled)
+            model_input = torch.cat([latents] * 2) if guided else latents
+            velocity, _ = self._transformer(
+                hidden_states=model_input,
+                timestep=t.expand(model_input.shape[:2]),
+                r_timestep=r.expand(model_input.shape[:2]),
+                encoder_hidden_states=embeds,
+                return_dict=False,
+                chunk_partition=[*partition, latents.shape[1]],
+                kv_cache=kv_cache,
+                kv_cache_flag={"num_cached_chunks": len(partition), "is_cache_step": False},
+            )
+            if guided:
+                negative, velocity = velocity.chunk(2)
+                velocity = negative + guidance_scale * (velocity - negative)
+            latents = self._scheduler.step(velocity, t, latents, return_dict=False)[0]
+        return latents.permute(0, 2, 1, 3, 4).contiguous()
+
+    def _empty_cache(self, batch: int, partition: list[int], latents: torch.Tensor) -> KVCache:
+        """Room for the keys and values of the memory: its last chunks in full, older ones compressed."""
+        config = self._transformer.config
+        compressed = partition[: max(0, len(partition) - (config.full_chunk_limit - 1))]
+        full = partition[len(compressed) :]
+
+        def room(latent_frames: int, patch: Sequence[int]) -> torch.Tensor:
+            tokens = latent_frames * (latents.shape[3] // patch[1]) * (latents.shape[4] // patch[2])
+            shape = (2, batch, config.num_attention_heads, tokens, config.attention_head_dim)
+            return torch.empty(shape, device=latents.device, dtype=latents.dtype)
+
+        return {
+            layer: {
+                "full_cache": room(sum(full), config.patch_size),
+                "compressed_cache": room(sum(compressed), config.compressed_patch_size),
+            }
+            for layer in range(config.num_layers)
+        }
+
+    def _fill_cache(self, kv_cache: KVCache, latents: torch.Tensor, partition: list[int], embeds: torch.Tensor) -> None:
+        """Write keys and values of the remembered latents `[1, T, C, h, w]`: one pass at timestep 0."""
+        model_input = torch.cat([latents] * embeds.shape[0])
+        timestep = torch.zeros(model_input.shape[:2], dtype=torch.int64, device=latents.device)
+        self._transformer(
+            hidden_states=model_input,
+            chunk_partition=partition,
+            timestep=timestep,
+            r_timestep=timestep,
+            encoder_hidden_states=embeds,
+            attention_mask=self._transformer.build_attention_mask(
+                chunk_partition=partition,
+                height=latents.shape[-2],
+                width=latents.shape[-1],
+                device=latents.device,
+                mode="cache",
+            ),
+            return_dict=False,
+            kv_cache=kv_cache,
+            kv_cache_flag={"num_cached_chunks": len(partition) - 1, "is_cache_step": True},
+        )
+
+
+class VideoDecoder:
+    """Wan 2.1 VAE with one feature cache per video.
+
+    `AutoencoderKLWan.decode` forgets its cache after every call, so decoding chunk by chunk with it loses frames. Its
+    decoder takes the cache as an argument: kept here, the frames are those of decoding the whole clip, bit for bit.
+    """
+
+    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
+        _check_folder(directory)
+        self._vae = AutoencoderKLWan.from_pretrained(directory, subfolder="vae", dtype=dtype, local_files_only=True)
+        self._vae.to(device).eval()
+        self._vae.clear_cache()  # counts the convolutions that cache
+        self._device = device
+        self._dtype = dtype
+        # The pipeline's arithmetic: it divides by the inverse.
+        self._mean = self._channels(torch.tensor(self._vae.config.latents_mean))
+        self._inverse_std = 1.0 / self._channels(torch.tensor(self._vae.config.latents_std))
+
+    def _channels(self, values: torch.Tensor) -> torch.Tensor:
+        return values.view(1, self._vae.config.z_dim, 1, 1, 1).to(self._device, self._dtype)
+
+    @property
+    def look_back(self) -> int:
+        """See `videojob.models.family.VideoDecoder`: 38 latents for a Wan 2.1 VAE.
+
+        Each causal convolution over three frames sees two earlier ones, at the frame rate of its stage: one at the
+        start, two in each residual block (two blocks in the middle, one more than configured in each stage), one
+        where a stage doubles the rate, and one at the end.
+        """
+        config = self._vae.config
+        latents, rate = 2.0 + 2 * 4, 1
+        for doubles in (*reversed(config.temperal_downsample), False):
+            latents += (config.num_res_blocks + 1) * 4 / rate
+            if doubles:
+                latents += 2 / rate
+                rate *= 2
+        return math.ceil(latents + 2 / rate)
+
+    def new_cache(self) -> list[Any]:
+        """See `videojob.models.family.VideoDecoder`."""
+        return [None] * self._vae._conv_num
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor, cache: list[Any], cancelled: Cancelled) -> torch.Tensor:
+        """See `videojob.models.family.VideoDecoder`."""
+        latents = latents.to(self._device, self._dtype)
+        features = self._vae.post_quant_conv(latents / self._inverse_std + self._mean)
+        pieces = []
+        for index in range(features.shape[2]):
+            _stop_if(cancelled)
+            pieces.append(
+                self._vae.decoder(
+                    features[:, :, index : index + 1],
+                    feat_cache=cache,
+                    feat_idx=[0],
+                    first_chunk=cache[0] is None,
+                )
+            )
+        return torch.cat(pieces, dim=2).clamp(-1.0, 1.0)
+
+
+def _stop_if(cancelled: Cancelled) -> None:
+    if cancelled():
+        raise ChunkError(Reason.CANCELLED, "The sequence was cancelled.")

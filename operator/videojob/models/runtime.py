@@ -1,0 +1,40 @@
+"""Torch made predictable, and its failures made readable."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from videojob.triton.contract import ChunkError, Precision, Reason
+
+DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def fix_kernels(threads: int) -> None:
+    """Make equal inputs give equal bytes: a fixed number of threads, no kernels chosen by timing them."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+@contextmanager
+def chunk_errors(what: str) -> Iterator[None]:
+    """Turn what a model raises into a ChunkError: OutOfMemory, or ModelFailed with the first line of its message."""
+    try:
+        yield
+    except ChunkError:
+        raise
+    except Exception as error:
+        if _is_out_of_memory(error):
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            raise ChunkError(
+                Reason.OUT_OF_MEMORY, f"{what} ran out of memory. Lower the resolution or the jobs on this replica."
+            ) from error
+        first_line = next(iter(str(error).splitlines()), "no message")
+        raise ChunkError(Reason.MODEL_FAILED, f"{what} failed: {type(error).__name__}: {first_line}") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # The CPU allocator raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

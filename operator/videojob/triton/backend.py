@@ -1,0 +1,102 @@
+"""What the `model.py` files share: reading requests and answering them through Triton's python backend.
+
+Importable only inside Triton, which provides `triton_python_backend_utils`.
+"""
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from videojob.triton.contract import ChunkError, Reason
+from videojob.triton.marks import CancelMarks
+from videojob.triton.sequences import Sequences
+from videojob.triton.settings import ModelSettings, ReplicaSettings, from_parameters
+
+
+class Instance:
+    """What Triton told this model instance when it loaded it.
+
+    Raises pb_utils.TritonModelException with a sentence where the configuration is unusable.
+    """
+
+    def __init__(self, args: dict[str, str]) -> None:
+        self._config = json.loads(args["model_config"])
+        parameters = {key: value["string_value"] for key, value in self._config.get("parameters", {}).items()}
+        self.model: ModelSettings
+        self.replica: ReplicaSettings
+        self.model, self.replica = from_parameters(parameters)
+        self.device = "cpu" if args["model_instance_kind"] == "CPU" else f"cuda:{args['model_instance_device_id']}"
+        self.marks = CancelMarks(Path(self.replica.control_dir))
+
+    @property
+    def directory(self) -> Path:
+        """The model's pipeline folder."""
+        return Path(self.model.directory)
+
+    def sequences(self) -> Sequences[Any]:
+        """An empty store of sequence state, idle as long as Triton's own sequences may be."""
+        batching = self._config["sequence_batching"]
+        return Sequences(
+            limit=min(self.replica.max_sequences, int(batching["oldest"]["max_candidate_sequences"])),
+            idle_seconds=int(batching["max_sequence_idle_microseconds"]) / 1e6,
+            clock=time.monotonic,
+        )
+
+
+def started(request: Any) -> bool:
+    """Whether the request starts its sequence."""
+    return bool(request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START)
+
+
+def ended(request: Any) -> bool:
+    """Whether the request ends its sequence."""
+    return bool(request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END)
+
+
+def tensor(request: Any, name: str) -> Any:
+    """The input tensor, None where it is absent or has no elements."""
+    found = pb_utils.get_input_tensor_by_name(request, name)
+    return None if found is None or 0 in found.shape() else found
+
+
+def scalar(request: Any, name: str) -> Any:
+    """The only element of an input, as a Python number, or as bytes.
+
+    Raises ChunkError (InvalidRequest) where the input has another number of elements.
+    """
+    found = tensor(request, name)
+    values = [] if found is None else found.as_numpy().reshape(-1).tolist()
+    if len(values) != 1:
+        raise ChunkError(Reason.INVALID_REQUEST, f"{name} must hold exactly one value.")
+    return values[0]
+
+
+def text(request: Any, name: str) -> str:
+    """The only string of an input. Raises ChunkError (InvalidRequest) where it is not UTF-8."""
+    try:
+        return str(scalar(request, name).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ChunkError(Reason.INVALID_REQUEST, f"{name} is not valid UTF-8.") from error
+
+
+def answer(requests: Sequence[Any], respond: Callable[[Any], list[Any]]) -> list[Any]:
+    """Responses to requests: what `respond` gives for each, or `<Reason>: <sentence>` for what it raises.
+
+    A stack trace goes to the server's log, never to the client.
+    """
+    responses = []
+    for request in requests:
+        try:
+            responses.append(pb_utils.InferenceResponse(output_tensors=respond(request)))
+        except Exception as error:
+            if not isinstance(error, ChunkError):
+                error = ChunkError(Reason.MODEL_FAILED, f"{type(error).__name__} in the serving code; see its log.")
+            if error.reason in {Reason.MODEL_FAILED, Reason.OUT_OF_MEMORY}:
+                pb_utils.Logger.log_error(traceback.format_exc())
+            responses.append(pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error))))
+    return responses

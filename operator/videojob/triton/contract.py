@@ -1,0 +1,125 @@
+"""What the models on a Triton server are called, take and answer: one place for the models, the runner and the tests.
+
+One request to the ensemble `<model>.video_chunk` makes one chunk. Tensors have no batch dimension added by Triton
+(`max_batch_size: 0`): the shapes below are the shapes sent. Requests of a job carry one correlation id
+(`sequence_id`, the string `<job uid>-<attempt>`), at most two are in flight, and they must reach the server in order:
+send them on one gRPC stream, because unary calls may overtake each other.
+
+| ensemble input   | dtype, shape                | meaning                                                         |
+|------------------|-----------------------------|-----------------------------------------------------------------|
+| PROMPT           | BYTES [1]                   | UTF-8                                                           |
+| SEED             | INT64 [1]                   |                                                                 |
+| SHOT, CHUNK      | INT32 [1]                   | index of the shot and of the chunk in the job                   |
+| WIDTH, HEIGHT    | INT32 [1]                   | pixels, multiples of 16                                         |
+| STEPS            | INT32 [1]                   | denoising steps, at least 1                                     |
+| GUIDANCE_SCALE   | FP32 [1]                    | above 1 the model runs with classifier-free guidance            |
+| MEMORY, optional | model dtype [1, C, T, h, w] | latents of `memory_chunks(CHUNK)`: with START and CHUNK > 0     |
+| TAIL, optional   | model dtype [1, C, T, h, w] | latents of `tail_chunks(CHUNK)`: with START and CHUNK > 0       |
+
+| ensemble output  | dtype, shape                | meaning                                                         |
+|------------------|-----------------------------|-----------------------------------------------------------------|
+| FRAMES           | UINT8 [F, H, W, 3]          | every generated frame of the chunk, RGB                         |
+| LATENTS          | model dtype [1, C, T, h, w] | the chunk's latents, for the checkpoint                         |
+| *_SECONDS        | FP32 [1]                    | compute only; TEXT_SECONDS is 0 for a cached prompt             |
+
+The first request of a sequence has `sequence_start`, the last `sequence_end`. A request with CHUNK = END_SEQUENCE,
+START and END frees the sequence on every model whatever state each is in, does no work and answers tensors without
+elements; its other inputs are still required and are ignored. It is needed after an error and after a cancel, because
+an ensemble stops at the model that failed and the later ones never see that request's END.
+"""
+
+import re
+from enum import StrEnum
+from typing import Final, Literal
+
+# Inputs of the ensemble.
+PROMPT: Final = "PROMPT"
+SEED: Final = "SEED"
+SHOT: Final = "SHOT"
+CHUNK: Final = "CHUNK"
+WIDTH: Final = "WIDTH"
+HEIGHT: Final = "HEIGHT"
+STEPS: Final = "STEPS"
+GUIDANCE_SCALE: Final = "GUIDANCE_SCALE"
+MEMORY: Final = "MEMORY"
+TAIL: Final = "TAIL"
+
+# Outputs of the ensemble.
+FRAMES: Final = "FRAMES"
+LATENTS: Final = "LATENTS"
+TEXT_SECONDS: Final = "TEXT_SECONDS"
+DENOISE_SECONDS: Final = "DENOISE_SECONDS"
+DECODE_SECONDS: Final = "DECODE_SECONDS"
+
+# Between text encoder and denoiser: model dtype [B, L, D], B = 2 (negative, positive) with guidance, else 1.
+PROMPT_EMBEDS: Final = "PROMPT_EMBEDS"
+
+# The control model: a correlation id that is to stop in, whether the mark was written out.
+CORRELATION_ID: Final = "CORRELATION_ID"
+ACCEPTED: Final = "ACCEPTED"
+
+END_SEQUENCE: Final = -1
+"""CHUNK of a request that only ends its sequence."""
+
+CONTROL_MODEL: Final = "control"
+"""Marks a correlation id as cancelled; one per server. Input CORRELATION_ID BYTES [1], output ACCEPTED BOOL [1]."""
+
+Stage = Literal["text_encoder", "denoiser", "vae_decoder", "video_chunk"]
+STAGES: Final[tuple[Stage, ...]] = ("text_encoder", "denoiser", "vae_decoder", "video_chunk")
+"""The Triton models of one VideoModel. Load and unload `video_chunk` alone (with unload_dependents): Triton loads an
+ensemble's steps with it, at once, and would load them a second time if they were loaded before."""
+
+Precision = Literal["float32", "bfloat16"]
+TRITON_DTYPE: Final[dict[Precision, str]] = {"float32": "FP32", "bfloat16": "BF16"}
+"""Datatype of MEMORY, TAIL and LATENTS in a request, by the VideoModel's precision."""
+
+
+def model_name(video_model: str, stage: Stage) -> str:
+    """Name on the server of one stage of a VideoModel, for example `tiny.denoiser`."""
+    return f"{video_model}.{stage}"
+
+
+class Reason(StrEnum):
+    """Why a chunk was not made."""
+
+    PROMPT_TOO_LONG = "PromptTooLong"
+    CANCELLED = "Cancelled"
+    OUT_OF_SEQUENCE = "OutOfSequence"
+    OUT_OF_MEMORY = "OutOfMemory"
+    INVALID_REQUEST = "InvalidRequest"
+    MODEL_FAILED = "ModelFailed"
+
+
+class ChunkError(Exception):
+    """A chunk that was not made: `reason` for programs, `sentence` for people, `<Reason>: <sentence>` on the wire."""
+
+    def __init__(self, reason: Reason, sentence: str) -> None:
+        super().__init__(f"{reason}: {sentence}")
+        self.reason = reason
+        self.sentence = sentence
+
+
+_REASON = re.compile(r"\b(" + "|".join(Reason) + r"): (.+)", re.DOTALL)
+# Triton's own words for a sequence it does not know: it dropped an idle one, was restarted, or the START failed.
+_UNKNOWN_SEQUENCE = "must specify the START flag on the first request of the sequence"
+# What the python backend makes of an exception while a model loads: its type and words, then the stack.
+_LOAD_FAILURE = re.compile(r"Internal: (?:\w+: )?(.+?)\s*\nAt:\n", re.DOTALL)
+
+
+def load_failure(message: str) -> str:
+    """The sentence in an error message of a model that could not be loaded, without names of exceptions and stack."""
+    found = _LOAD_FAILURE.search(message)
+    return found[1] if found else message.strip()
+
+
+def reason_of(message: str) -> tuple[Reason, str] | None:
+    """Reason and sentence of an error message from Triton, or None where none of the models above wrote it.
+
+    Triton prefixes messages (`in ensemble 'tiny.video_chunk', ...`); a request of a sequence that the server does not
+    know counts as OutOfSequence, because the answer to both is to start the sequence again from the last commit.
+    """
+    if found := _REASON.search(message):
+        return Reason(found[1]), found[2].strip()
+    if _UNKNOWN_SEQUENCE in message:
+        return Reason.OUT_OF_SEQUENCE, "The server does not know this sequence; start it again from the last commit."
+    return None

@@ -1,0 +1,24 @@
+"""The identity of a model's weights."""
+
+import hashlib
+from pathlib import Path
+
+_BLOCK_BYTES = 1 << 20
+
+
+def weights_digest(directory: Path) -> str:
+    """`sha256:<hex>` over the relative paths, sizes and contents of all files below `directory`, in sorted order.
+
+    Equal folders have equal digests wherever they lie. Raises FileNotFoundError where there is no file.
+    """
+    files = sorted((path.relative_to(directory).as_posix(), path) for path in directory.rglob("*") if path.is_file())
+    if not files:
+        raise FileNotFoundError(f"There is no model in {directory}: the folder is missing or empty.")
+    digest = hashlib.sha256()
+    for name, path in files:
+        # Lengths come first, so that no bytes can move from one field to the next unnoticed.
+        digest.update(f"{len(name.encode())}:{name}:{path.stat().st_size}:".encode())
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+    return f"sha256:{digest.hexdigest()}"

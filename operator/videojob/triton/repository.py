@@ -1,0 +1,103 @@
+"""Rendering: from the templates in model_repo/ to the models of a replica's Triton repository.
+
+A template is a valid Triton model with neutral names and a GPU instance. Rendering parses its config.pbtxt, sets what
+depends on the VideoModel and the machine, and writes it beside a copy of its code.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from videojob.triton.contract import CONTROL_MODEL, STAGES, TRITON_DTYPE, model_name
+from videojob.triton.settings import ModelSettings, ReplicaSettings, to_parameters
+
+Device = Literal["cpu", "gpu"]
+
+_CONFIG: Final = "config.pbtxt"
+# Templates carry BF16 wherever a tensor has the model's dtype.
+_MODEL_DTYPE: Final = model_config_pb2.TYPE_BF16
+
+
+def render(model_repo: Path, target: Path, model: ModelSettings, replica: ReplicaSettings, device: Device) -> str:
+    """Write the four models of a VideoModel below `target` and return the name of the one to load, the ensemble.
+
+    Each folder is replaced whole: a Triton that runs on `target` sees the old model or the new one, never a mixture.
+    Rendering the same again changes nothing on disk.
+    """
+    for stage in STAGES:
+        config = _read(model_repo / stage / _CONFIG)
+        config.name = model_name(model.name, stage)
+        _set_dtype(config, TRITON_DTYPE[model.precision])
+        for step in config.ensemble_scheduling.step:
+            step.model_name = model_name(model.name, step.model_name)
+        if config.backend == "python":
+            _set_kind(config, device)
+            _set_parameters(config, to_parameters(model, replica))
+        _publish(model_repo / stage, target / config.name, config)
+    return model_name(model.name, "video_chunk")
+
+
+def render_control(model_repo: Path, target: Path, replica: ReplicaSettings) -> str:
+    """Write the server's `control` model below `target` and return its name."""
+    config = _read(model_repo / CONTROL_MODEL / _CONFIG)
+    _set_parameters(config, {"control_dir": replica.control_dir})
+    _publish(model_repo / CONTROL_MODEL, target / CONTROL_MODEL, config)
+    return CONTROL_MODEL
+
+
+def remove(target: Path, video_model: str) -> None:
+    """Delete the models of a VideoModel below `target`, present or not. Unload them first."""
+    for stage in STAGES:
+        shutil.rmtree(target / model_name(video_model, stage), ignore_errors=True)
+
+
+def _read(path: Path) -> Any:
+    """Parse a config.pbtxt. Raises ValueError with the place where it is malformed."""
+    try:
+        return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise ValueError(f"{path} is no valid Triton model configuration: {error}") from error
+
+
+def _set_dtype(config: Any, dtype: str) -> None:
+    for tensor in (*config.input, *config.output):
+        if tensor.data_type == _MODEL_DTYPE:
+            tensor.data_type = model_config_pb2.DataType.Value(f"TYPE_{dtype}")
+
+
+def _set_kind(config: Any, device: Device) -> None:
+    for group in config.instance_group:
+        group.kind = model_config_pb2.ModelInstanceGroup.Kind.Value(f"KIND_{device.upper()}")
+
+
+def _set_parameters(config: Any, parameters: Mapping[str, str]) -> None:
+    for name, value in parameters.items():
+        config.parameters[name].string_value = value
+
+
+def _publish(template: Path, folder: Path, config: Any) -> None:
+    """Put the template's files and `config` at `folder`, by renames within one file system."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".render-", dir=folder.parent) as scratch:
+        new = Path(scratch) / "new"
+        shutil.copytree(template, new, ignore=shutil.ignore_patterns("__pycache__"))
+        (new / _CONFIG).write_text(text_format.MessageToString(config))
+        if folder.exists():
+            if _files(folder) == _files(new):
+                return
+            folder.rename(Path(scratch) / "old")
+        new.rename(folder)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """Contents by relative path; what Python compiled beside a running model does not count."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }

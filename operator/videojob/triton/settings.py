@@ -1,0 +1,83 @@
+"""What a Triton model must know of its VideoModel: written to config.pbtxt when rendered, read when it is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import get_args
+
+from videojob.chunks import ChunkLayout
+from videojob.families import FAMILIES, Family, FamilyName
+from videojob.triton.contract import Precision
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """One VideoModel as the stages see it; every latent count is in latents, not frames."""
+
+    name: str
+    family: FamilyName
+    directory: str
+    """A `save_pretrained` folder of the family's diffusers pipeline."""
+    precision: Precision
+    first_latents: int
+    latents: int
+    sink_latents: int
+    window_latents: int
+
+    @property
+    def traits(self) -> Family:
+        """Arithmetic facts of the model's family."""
+        return FAMILIES[self.family]
+
+    @property
+    def layout(self) -> ChunkLayout:
+        """How the model's videos are cut into chunks."""
+        return ChunkLayout(self.first_latents, self.latents, self.traits.frames_per_latent)
+
+
+@dataclass(frozen=True)
+class ReplicaSettings:
+    """What the stages must know of the replica they run on."""
+
+    control_dir: str
+    """Folder that the models of one server share, where cancelled sequences are marked."""
+    threads: int = 1
+    """CPU threads of each stage. Fixed, because the last bits of a sum depend on how it is divided."""
+    max_sequences: int = 4
+    """Sequences whose state a stage keeps; the least recently used one makes room and is refused afterwards."""
+
+
+def to_parameters(model: ModelSettings, replica: ReplicaSettings) -> dict[str, str]:
+    """The settings as config.pbtxt parameters, whose values are strings."""
+    return {field.name: str(getattr(part, field.name)) for part in (model, replica) for field in fields(part)}
+
+
+def from_parameters(parameters: Mapping[str, str]) -> tuple[ModelSettings, ReplicaSettings]:
+    """The settings that `to_parameters` wrote.
+
+    Raises ValueError with a sentence where a parameter is missing or has no such value.
+    """
+    expected = [field.name for part in (ModelSettings, ReplicaSettings) for field in fields(part)]
+    if missing := [name for name in expected if not parameters.get(name)]:
+        raise ValueError(
+            f"config.pbtxt lacks the parameters {', '.join(missing)}. A model_repo folder is a template: "
+            "render it with videojob.triton.repository before loading it."
+        )
+    precisions: dict[str, Precision] = {name: name for name in get_args(Precision)}
+    if parameters["precision"] not in precisions:
+        raise ValueError(f"Parameter precision is {parameters['precision']!r}, not one of {', '.join(precisions)}.")
+    model = ModelSettings(
+        name=parameters["name"],
+        family=FamilyName(parameters["family"]),
+        directory=parameters["directory"],
+        precision=precisions[parameters["precision"]],
+        first_latents=int(parameters["first_latents"]),
+        latents=int(parameters["latents"]),
+        sink_latents=int(parameters["sink_latents"]),
+        window_latents=int(parameters["window_latents"]),
+    )
+    replica = ReplicaSettings(
+        control_dir=parameters["control_dir"],
+        threads=int(parameters["threads"]),
+        max_sequences=int(parameters["max_sequences"]),
+    )
+    return model, replica

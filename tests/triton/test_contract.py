@@ -1,0 +1,54 @@
+import pytest
+
+from videojob.triton.contract import ChunkError, Reason, load_failure, model_name, reason_of
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            "in ensemble 'tiny.video_chunk', PromptTooLong: The prompt has 601 tokens; this model takes at most 512.",
+            (Reason.PROMPT_TOO_LONG, "The prompt has 601 tokens; this model takes at most 512."),
+        ),
+        (
+            "[StatusCode.INTERNAL] in ensemble 'm', ModelFailed: The denoiser failed: KeyError: 'a'\n",
+            (Reason.MODEL_FAILED, "The denoiser failed: KeyError: 'a'"),
+        ),
+        (
+            "in ensemble 'm', inference request for sequence a-1 to model 'm.denoiser' must specify the START flag on "
+            "the first request of the sequence",
+            (Reason.OUT_OF_SEQUENCE, "The server does not know this sequence; start it again from the last commit."),
+        ),
+        ("failed to connect to all addresses", None),
+        ("NotCancelled: no", None),
+        ("", None),
+    ],
+    ids=["ensemble", "colon in the sentence", "sequence unknown to Triton", "no server", "no reason", "empty"],
+)
+def test_reason_of(message: str, expected: tuple[Reason, str] | None) -> None:
+    assert reason_of(message) == expected
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_survives_the_wire(reason: Reason) -> None:
+    assert reason_of(f"in ensemble 'm', {ChunkError(reason, 'A sentence.')}") == (reason, "A sentence.")
+
+
+def test_model_names() -> None:
+    assert model_name("tiny", "video_chunk") == "tiny.video_chunk"
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (
+            "load failed for model 'm.video_chunk': version 1 is at UNAVAILABLE state: Internal: FileNotFoundError: "
+            "The folder is empty.\nAt:\n  model.py(39): initialize\n;",
+            "The folder is empty.",
+        ),
+        ("failed to load 'm', no such model\n", "failed to load 'm', no such model"),
+    ],
+    ids=["python backend", "Triton itself"],
+)
+def test_a_load_failure_is_a_sentence_without_a_stack(message: str, sentence: str) -> None:
+    assert load_failure(message) == sentence

@@ -1,0 +1,43 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from videojob.triton.digest import weights_digest
+
+
+def write(directory: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(content)
+    return directory
+
+
+FILES = {"model_index.json": b"{}", "vae/model.safetensors": b"weights"}
+
+
+def test_equal_folders_have_equal_digests(tmp_path: Path) -> None:
+    digest = weights_digest(write(tmp_path / "a", FILES))
+    assert digest == weights_digest(write(tmp_path / "b", dict(reversed(FILES.items()))))
+    assert digest.startswith("sha256:")
+    assert len(digest) == len("sha256:") + 64
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda files: {**files, "vae/model.safetensors": b"weightz"},
+        lambda files: {**files, "extra": b""},
+        lambda files: {"model_index.json": b"{}"},
+        lambda files: {"model_index.json": b"{}", "vae/model2.safetensors": b"weights"},
+        lambda files: {"model_index.json": b"{}v", "vae/model.safetensors": b"weights"[1:]},
+    ],
+    ids=["content", "more", "fewer", "name", "border"],
+)
+def test_any_change_changes_the_digest(tmp_path: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]]) -> None:
+    assert weights_digest(write(tmp_path / "a", FILES)) != weights_digest(write(tmp_path / "b", change(FILES)))
+
+
+def test_no_model_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no model in"):
+        weights_digest(tmp_path / "nowhere")
