@@ -1,0 +1,169 @@
+"""Single requests to a store: each with a time limit, retried within bounds, failing with a StoreError."""
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore, S3Store
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_exponential_jitter
+
+from videojob.store.errors import StoreError, error_code, explain
+
+T = TypeVar("T")
+Store = LocalStore | S3Store
+
+REQUEST_SECONDS: Final = 60.0
+TRIES: Final = 5
+SLOWEST_UPLOAD: Final = 1 << 20
+"""Bytes per second below which the upload of a file counts as stuck."""
+ASK_FIRST_BYTES: Final = 256 << 10
+"""An S3 server may refuse a create-only put and hang up before it has read the body; with a body of more than this the
+client would see a broken connection, not the refusal. So it asks first whether the object is there."""
+PART_BYTES: Final = 8 << 20
+"""Of a multipart upload; S3 takes 10,000 parts."""
+PARALLEL_PARTS: Final = 4
+LIST_PAGE: Final = 1000
+
+# A client that is killed while it writes to a local folder leaves a file called NAME#N; listings do not show it.
+_STAGED: Final = re.compile(r"#\d+$")
+
+
+def retry_policy() -> AsyncRetrying:
+    """At most 5 tries, some 5 seconds of pauses, for failures that may pass by themselves."""
+    return AsyncRetrying(
+        retry=retry_if_exception(lambda error: isinstance(error, StoreError) and error.retryable),
+        stop=stop_after_attempt(TRIES) | stop_after_delay(REQUEST_SECONDS),
+        wait=wait_exponential_jitter(initial=0.2, max=5),
+        reraise=True,
+    )
+
+
+class Objects:
+    """The objects of a store. Every method raises StoreError."""
+
+    def __init__(self, store: Store, retrying: AsyncRetrying | None = None) -> None:
+        self._store = store
+        self._retrying = retrying or retry_policy()
+
+    async def create(self, key: str, data: bytes) -> bool:
+        """Put an object unless there is one of that key; whether it was put.
+
+        False may also mean that an earlier try of this very call succeeded and its answer was lost.
+        """
+
+        async def action() -> bool:
+            if len(data) > ASK_FIRST_BYTES and await self._exists(key):
+                return False
+            try:
+                await obstore.put_async(self._store, key, data, mode="create")
+            except AlreadyExistsError:
+                return False
+            return True
+
+        return await self._run(f"write {key}", action)
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Put an object in place of what is there."""
+
+        async def action() -> None:
+            await obstore.put_async(self._store, key, data, mode="overwrite", use_multipart=False)
+
+        await self._run(f"write {key}", action)
+
+    async def upload(self, key: str, path: Path, size: int) -> None:
+        """Put a file of `size` bytes in place of what is there, in parts; it is seen whole or not at all."""
+
+        async def action() -> None:
+            await obstore.put_async(
+                self._store, key, path, mode="overwrite", chunk_size=PART_BYTES, max_concurrency=PARALLEL_PARTS
+            )
+
+        await self._run(f"write {key}", action, size / SLOWEST_UPLOAD)
+
+    async def get(self, key: str) -> bytes | None:
+        """The object, or None if there is none of that key."""
+
+        async def action() -> bytes | None:
+            try:
+                answer = await obstore.get_async(self._store, key)
+                return bytes(await answer.bytes_async())
+            except FileNotFoundError as error:
+                if error_code(str(error)) == "NoSuchBucket":
+                    raise
+                return None
+
+        return await self._run(f"read {key}", action)
+
+    async def list(self, prefix: str) -> list[str]:
+        """The keys below a folder, in no order."""
+
+        async def action() -> list[str]:
+            pages = obstore.list(self._store, prefix, chunk_size=LIST_PAGE)
+            return [entry["path"] async for page in pages for entry in page]
+
+        return await self._run(f"list {prefix}", action)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects, many at once where the store can. A key that is gone already ends its batch early."""
+        for first in range(0, len(keys), LIST_PAGE):
+            batch = keys[first : first + LIST_PAGE]
+
+            async def action(batch: Sequence[str] = batch) -> None:
+                try:
+                    await obstore.delete_async(self._store, batch)
+                except FileNotFoundError as error:
+                    if error_code(str(error)) == "NoSuchBucket":
+                        raise
+
+            await self._run(f"delete {batch[0]} and {len(batch) - 1} more", action)
+
+    async def tidy(self, prefix: str) -> None:
+        """Remove what a local folder keeps of deleted objects: empty folders, and parts that a killed writer left."""
+        store = self._store
+        if isinstance(store, LocalStore):
+            await self._run(f"tidy {prefix}", lambda: asyncio.to_thread(_tidy, folder_of(store), prefix))
+
+    async def _exists(self, key: str) -> bool:
+        try:
+            await obstore.head_async(self._store, key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    async def _run(self, doing: str, action: Callable[[], Awaitable[T]], more_seconds: float = 0.0) -> T:
+        async def once() -> T:
+            try:
+                async with asyncio.timeout(REQUEST_SECONDS + more_seconds):
+                    return await action()
+            except (BaseError, OSError) as error:
+                # Not chained: an S3 server's answer repeats the key id and the signature of the request.
+                raise explain(error, doing) from None
+
+        return await self._retrying.copy()(once)
+
+
+def folder_of(store: LocalStore) -> Path:
+    """The folder of a local store."""
+    return Path(str(store.prefix))
+
+
+def _tidy(root: Path, prefix: str) -> None:
+    for folder, _, names in os.walk(root / prefix, topdown=False):
+        for name in names:
+            if _STAGED.search(name):
+                Path(folder, name).unlink(missing_ok=True)
+        _remove_if_empty(Path(folder))
+    for parent in (root / prefix).relative_to(root).parents[:-1]:
+        _remove_if_empty(root / parent)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """A folder with something in it stays; so does one that another process has removed or filled meanwhile."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
