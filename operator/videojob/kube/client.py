@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio.client.api_client import ApiClient
@@ -110,6 +111,8 @@ async def configuration(kubeconfig: Path | None) -> Configuration:
         await load_kube_config(config_file=str(kubeconfig), client_configuration=settings)
     else:
         load_incluster_config(client_configuration=settings)
+    # With trust_env, the client's default, aiohttp starts two threads per request to look for proxies and netrc.
+    settings.client_session_kwargs = {"trust_env": bool(getproxies())}
     return settings
 
 
