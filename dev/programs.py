@@ -183,6 +183,8 @@ def main(names: Iterable[str]) -> int:
     except DevError as failure:
         print(failure, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

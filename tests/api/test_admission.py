@@ -8,9 +8,6 @@ import pytest
 
 from dev.cluster import Cluster
 from dev.errors import DevError
-from tests.cluster import cluster, namespace
-
-__all__ = ["cluster", "namespace"]
 
 Json = dict[str, Any]
 

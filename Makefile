@@ -1,0 +1,58 @@
+# make demo   set everything up and make a video
+# make test   set everything up and pass all checks
+# make up     start the local cluster, operator and pool, and leave them running; make down stops them
+
+PYTHON := $(firstword $(foreach name,python3.11 python3 python,\
+	$(shell $(name) -c 'import sys; sys.version_info[:2] == (3, 11) and print("$(name)")' 2>/dev/null)))
+RUN := .venv/bin/python
+
+.PHONY: setup up down demo test lint bench generate lock environment programs all-programs
+
+# Go programs are built while pip installs; -j2 makes the two run side by side.
+setup: .venv/made
+	@$(MAKE) --no-print-directory -j2 environment all-programs
+
+up demo: .venv/made
+	@$(MAKE) --no-print-directory -j2 environment programs
+	@$(RUN) -m dev $@
+
+down: .venv/made
+	@$(MAKE) --no-print-directory environment
+	@$(RUN) -m dev down
+
+test: setup lint
+	@$(RUN) -m pytest
+
+lint: .venv/made environment
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: setup
+	@$(RUN) -m pytest tests/bench --override-ini python_files='bench_*.py' --capture no
+
+generate: .venv/made environment
+	@$(RUN) -m videojob.api.crds manifests/crds
+	@$(RUN) -m dev.metrics_doc docs/metrics.md
+
+# The lock names no registry: hashes hold whatever mirror the files come from.
+lock: .venv/made environment
+	.venv/bin/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		requirements.in --output-file requirements.lock
+	.venv/bin/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate \
+		dev/programs/go.in --output-file dev/programs/go.txt
+
+environment: .venv/made
+	@$(RUN) dev/environment.py
+
+programs: .venv/made
+	@$(RUN) -m dev.programs etcd kube-apiserver kubectl
+
+all-programs: .venv/made
+	@$(RUN) -m dev.programs etcd kube-apiserver kubectl versitygw
+
+.venv/made:
+	@test -n "$(PYTHON)" || { echo "videojob needs Python 3.11 on PATH (python3.11 or python3): install it, then run make again." >&2; exit 1; }
+	@echo "Creating .venv with $(PYTHON) ..."
+	@$(PYTHON) -m venv .venv && touch $@

@@ -1,0 +1,84 @@
+"""Where the programs of the local cluster come from."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dev import programs
+from dev.errors import DevError
+from dev.programs import GROUPS, from_assets, group_of, program
+
+
+def executable(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [("kube-apiserver", "kubernetes"), ("kubectl", "kubernetes"), ("etcd", "etcd"), ("versitygw", "versitygw")],
+)
+def test_group_of(name: str, group: str) -> None:
+    assert group_of(name).name == group
+
+
+def test_an_unknown_program_is_refused_with_those_there_are() -> None:
+    with pytest.raises(DevError, match="No program is called kubelet; there are kube-apiserver, kubectl, etcd"):
+        group_of("kubelet")
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        pytest.param({}, None, id="not set"),
+        pytest.param({"KUBEBUILDER_ASSETS": ""}, None, id="empty"),
+        pytest.param({"KUBEBUILDER_ASSETS": "{folder}/none"}, None, id="no such folder"),
+        pytest.param({"KUBEBUILDER_ASSETS": "{folder}/assets"}, "assets/kubectl", id="holds it"),
+        pytest.param({"KUBEBUILDER_ASSETS": "{folder}/text"}, None, id="holds a file that is no program"),
+    ],
+)
+def test_from_assets(environment: dict[str, str], found: str | None, tmp_path: Path) -> None:
+    executable(tmp_path / "assets" / "kubectl")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "kubectl").touch()
+    given = {name: value.format(folder=tmp_path) for name, value in environment.items()}
+    assert from_assets("kubectl", given) == (found and tmp_path / found)
+
+
+def test_assets_come_before_the_cache_for_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
+    given = executable(tmp_path / "assets" / "kubectl")
+    built = executable(tmp_path / f"kubernetes-{programs.fingerprint(group_of('kubectl'))}" / "kube-apiserver")
+    assert program("kubectl", cache=tmp_path) == given
+    assert program("kube-apiserver", cache=tmp_path) == built
+
+
+def test_a_failed_build_names_its_log_and_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    go = executable(tmp_path / "bin" / "go")
+    go.write_text("#!/bin/sh\necho 'no space left on device' >&2\nexit 1\n")
+    monkeypatch.setenv("PATH", f"{go.parent}:{os.environ['PATH']}")
+    cache = tmp_path / "cache"
+    with pytest.raises(DevError, match=rf"Building etcd failed: no space left on device .*{re.escape(str(cache))}"):
+        program("etcd", cache=cache)
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
+def test_every_group_is_pinned(group: programs.Group) -> None:
+    folder = programs.MODULES / group.name
+    assert "\ntool" in (folder / "go.mod").read_text()
+    assert (folder / "go.sum").stat().st_size > 0
+
+
+def test_kubectl_tells_the_version_that_go_mod_pins() -> None:
+    pinned = re.search(r"k8s\.io/kubernetes (v\S+)", (programs.MODULES / "kubernetes" / "go.mod").read_text())
+    assert pinned is not None
+    told = subprocess.run((program("kubectl"), "version", "--client"), capture_output=True, text=True, check=True)
+    if "KUBEBUILDER_ASSETS" not in os.environ:
+        assert f"Client Version: {pinned[1]}\n" in told.stdout
