@@ -1,0 +1,50 @@
+"""What is made for a job, with every default filled in."""
+
+from videojob.api.conditions import Reason
+from videojob.api.gpupool import GPUPool
+from videojob.api.videojob import Resolved
+from videojob.api.videomodel import VideoModel
+from videojob.planner.snapshot import Job
+
+
+def resolve(job: Job, model: VideoModel, weights_digest: str) -> Resolved:
+    """Size, frames, chunks and weights, as they stay over all attempts."""
+    defaults = model.spec.defaults
+    fps = job.fps or defaults.fps
+    frames = max(1, round(job.seconds * fps))
+    return Resolved(
+        width=job.width or defaults.width,
+        height=job.height or defaults.height,
+        fps=fps,
+        steps=job.steps or defaults.steps,
+        guidance_scale=defaults.guidance_scale if job.guidance_scale is None else job.guidance_scale,
+        seed=job.seed,
+        frames=frames,
+        chunks=model.spec.layout.chunks_for(frames),
+        model_uid=model.metadata.uid,
+        model_generation=model.metadata.generation,
+        weights_digest=weights_digest,
+    )
+
+
+def store_uri(job: Job, pool: GPUPool) -> str:
+    """Where the job's files are in the pool's store."""
+    return f"{pool.spec.store.url.rstrip('/')}/{job.namespace}/{job.uid}"
+
+
+def beyond_limits(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
+    """What the model does not allow, as reason and sentence."""
+    limits, defaults = model.spec.limits, model.spec.defaults
+    width, height = job.width or defaults.width, job.height or defaults.height
+    if width <= limits.max_width and height <= limits.max_height and job.seconds <= limits.max_seconds:
+        return None
+    sizes = (
+        ("width", width, limits.max_width),
+        ("height", height, limits.max_height),
+        ("seconds", job.seconds, limits.max_seconds),
+    )
+    excesses = [f"{name} {wanted:g} is more than {limit:g}" for name, wanted, limit in sizes if wanted > limit]
+    return (
+        Reason.EXCEEDS_MODEL_LIMITS,
+        f"VideoModel {model.metadata.name} does not allow this: {', '.join(excesses)}.",
+    )
