@@ -1,0 +1,15 @@
+"""Watches that end without a word are noticed: liveness rests on it."""
+
+import asyncio
+
+from videojob.controller.shell import WATCHERS, dead_watches
+
+
+async def test_a_watch_is_dead_when_its_task_is_gone() -> None:
+    assert dead_watches() == WATCHERS
+    first, *others = sorted(WATCHERS)
+    task = asyncio.create_task(asyncio.Event().wait(), name=first)
+    assert dead_watches() == set(others)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert dead_watches() == WATCHERS
