@@ -25,6 +25,7 @@ RECOVERY_SECONDS = 30
 MODEL_SECONDS = 300
 
 SERVICES = ("triton-0", "operator", "runner-0")
+LOOPBACK = "127.0.0.1"
 
 Say = Callable[[str], None]
 """Told every step, in a few words."""
@@ -116,7 +117,12 @@ def _start(supervisor: Supervisor, say: Say) -> Cluster:
         _python(
             "operator",
             "videojob.controller",
-            {"namespace": NAMESPACE, "health-port": operator_health, "metrics-port": operator_metrics},
+            {
+                "namespace": NAMESPACE,
+                "bind-address": LOOPBACK,
+                "health-port": operator_health,
+                "metrics-port": operator_metrics,
+            },
             cluster.service_account("videojob-operator"),
         )
     )
@@ -130,6 +136,7 @@ def _start(supervisor: Supervisor, say: Say) -> Cluster:
                 "namespace": NAMESPACE,
                 "model-repository": REPOSITORY / "model_repo",
                 "repository": repository,
+                "bind-address": LOOPBACK,
                 "metrics-port": runner_metrics,
             },
             cluster.service_account("videojob-runner"),

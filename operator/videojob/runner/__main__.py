@@ -1,0 +1,5 @@
+"""`python -m videojob.runner`."""
+
+from videojob.runner.main import main
+
+main()

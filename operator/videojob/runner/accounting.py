@@ -1,0 +1,95 @@
+"""What an attempt adds to a job's timing and cost, and when the job will be done. Pure: times are passed in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from videojob.api.videojob import Cost, GPUSeconds, Progress, StageSeconds, Timing
+
+RECENT_CHUNKS = 8
+"""Chunks whose pace the estimate goes by."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """What the status said when the attempt began; everything the attempt spends is added to it."""
+
+    created: datetime
+    fps: int
+    chunks: int
+    accelerators: int
+    timing: Timing
+    cost: Cost
+
+    def progress(self, chunks_done: int, frames_ready: int) -> Progress:
+        """How far the job is."""
+        return Progress(
+            chunks_done=chunks_done,
+            chunks_total=self.chunks,
+            seconds_ready=round(frames_ready / self.fps, 3),
+            summary=f"{chunks_done}/{self.chunks}",
+        )
+
+    def timing_after(
+        self,
+        spent: StageSeconds,
+        running_seconds: float,
+        frames_ready: int,
+        first_request: datetime,
+        first_frames: datetime | None,
+    ) -> Timing:
+        """Where the time went; `spent`, `running_seconds` and the two moments are of this attempt alone."""
+        running = self.timing.running_seconds + running_seconds
+        queued, first_frame = self.timing.queued_seconds, self.timing.first_frame_seconds
+        if queued is None:
+            queued = _since(self.created, first_request)
+        if first_frame is None and first_frames is not None:
+            first_frame = _since(self.created, first_frames)
+        return Timing(
+            queued_seconds=queued,
+            first_frame_seconds=first_frame,
+            running_seconds=round(running, 3),
+            real_time_factor=round(running * self.fps / frames_ready, 3) if frames_ready else None,
+            stages=add_stages(self.timing.stages, spent),
+        )
+
+    def cost_after(self, spent: StageSeconds, frames_ready: int) -> Cost:
+        """Accelerator time; muxing and uploading need no accelerator."""
+        before = self.cost.gpu_seconds
+        text = before.text_encode + spent.text_encode * self.accelerators
+        denoise = before.denoise + spent.denoise * self.accelerators
+        decode = before.vae_decode + spent.vae_decode * self.accelerators
+        total = text + denoise + decode
+        return Cost(
+            gpu_seconds=GPUSeconds(
+                text_encode=round(text, 3),
+                denoise=round(denoise, 3),
+                vae_decode=round(decode, 3),
+                total=round(total, 3),
+            ),
+            per_video_second=round(total * self.fps / frames_ready, 3) if frames_ready else None,
+        )
+
+
+def add_stages(left: StageSeconds, right: StageSeconds) -> StageSeconds:
+    """The sum, stage by stage."""
+    return StageSeconds(
+        **{stage: round(getattr(left, stage) + getattr(right, stage), 3) for stage in StageSeconds.model_fields}
+    )
+
+
+def estimated_completion(gaps: Sequence[float], remaining: int, now: datetime) -> datetime | None:
+    """When `remaining` chunks will be done, at the pace of the last ones.
+
+    `gaps` are the seconds before each commit of this attempt. The first holds waiting and rebuilding and often a
+    smaller chunk, so it counts only while it is all there is. None where nothing was measured.
+    """
+    measured = gaps[1:][-RECENT_CHUNKS:] or gaps[:1]
+    if not measured:
+        return None
+    return (now + timedelta(seconds=remaining * sum(measured) / len(measured))).replace(microsecond=0)
+
+
+def _since(start: datetime, end: datetime) -> float:
+    # The clocks are two: the API server's and ours.
+    return round(max(0.0, (end - start).total_seconds()), 3)

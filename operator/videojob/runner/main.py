@@ -1,0 +1,68 @@
+"""Starts a runner, and turns what stops it into one sentence."""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Sequence
+
+from prometheus_client import REGISTRY, start_http_server
+
+from videojob.kube.client import KubeClient, KubeError, configuration
+from videojob.runner.clock import Clock
+from videojob.runner.metrics import Metrics
+from videojob.runner.options import Options, parse
+from videojob.runner.replica import Replica
+
+log = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """The runner cannot start; the text says why and what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run until SIGTERM or SIGINT. Exits with status 1 and a sentence where that is not possible."""
+    options = parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kubernetes").setLevel(logging.ERROR)  # It warns of what we tell in a sentence.
+    try:
+        asyncio.run(_run(options))
+    except (StartError, KubeError) as error:
+        sys.exit(f"videojob.runner: {error}")
+    except Exception as error:
+        log.exception("The runner met an error that it does not know")
+        sys.exit(f"videojob.runner: {type(error).__name__}: {error}")
+
+
+async def _run(options: Options) -> None:
+    kube = await _connect(options)
+    metrics = Metrics(REGISTRY, options.pool, options.replica)
+    if options.metrics_port is not None:
+        try:
+            start_http_server(options.metrics_port, options.bind_address)
+        except OSError as error:
+            raise StartError(f"Port {options.metrics_port} cannot serve metrics: {error.strerror}.") from error
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    identity = f"{socket.gethostname()}_{uuid.uuid4()}"
+    try:
+        await Replica(options, kube, Clock(), metrics, identity).run(stopping)
+    finally:
+        await kube.close()
+
+
+async def _connect(options: Options) -> KubeClient:
+    try:
+        options.repository.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"The folder {options.repository} cannot be made: {error.strerror}.") from error
+    try:
+        return KubeClient(await configuration(options.kubeconfig))
+    except Exception as error:  # The library raises whatever it stumbles over in a malformed file.
+        if options.kubeconfig is None:
+            raise StartError("There is no cluster: set KUBECONFIG to a kubeconfig file, or run it in a pod.") from error
+        raise StartError(f"KUBECONFIG names {options.kubeconfig}, which cannot be used: {error}") from error

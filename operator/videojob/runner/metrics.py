@@ -1,0 +1,123 @@
+"""What dashboards see of a runner. Labels are pool, replica, model and a stage: never a job, a user or a prompt."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from videojob import __version__
+
+LABELS = ("pool", "replica", "model")
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+
+
+class Metrics:
+    """The runner's metrics, bound to one replica."""
+
+    def __init__(self, registry: CollectorRegistry, pool: str, replica: str) -> None:
+        self._place = (pool, replica)
+        self._stage_seconds = Histogram(
+            "videojob_runner_stage_seconds",
+            "Seconds of work on a chunk, or on the whole video for the final mux and upload.",
+            (*LABELS, "stage"),
+            registry=registry,
+            buckets=SECONDS,
+        )
+        self._gpu_seconds = Counter(
+            "videojob_runner_gpu_seconds_total",
+            "Accelerator time: compute seconds times the replica's accelerators.",
+            (*LABELS, "stage"),
+            registry=registry,
+        )
+        self._chunk_gap = Histogram(
+            "videojob_runner_chunk_gap_seconds",
+            "Seconds between two chunks of a job in the store.",
+            LABELS,
+            registry=registry,
+            buckets=SECONDS,
+        )
+        self._first_frame = Histogram(
+            "videojob_runner_first_frame_seconds",
+            "Seconds from a job's creation to its first frames in the store.",
+            LABELS,
+            registry=registry,
+            buckets=SECONDS,
+        )
+        self._real_time_factor = Histogram(
+            "videojob_runner_real_time_factor",
+            "Wall seconds on replicas per second of finished video.",
+            LABELS,
+            registry=registry,
+            buckets=(0.1, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 5.0, 10.0, 30.0, 100.0, 300.0),
+        )
+        self._chunks = Counter(
+            "videojob_runner_chunks_total", "Chunks committed to the store.", LABELS, registry=registry
+        )
+        self._attempts = Counter(
+            "videojob_runner_attempts_total",
+            "Attempts that ended, by the reason that the job was left with.",
+            (*LABELS, "reason"),
+            registry=registry,
+        )
+        self._retries = Counter(
+            "videojob_runner_retries_total",
+            "Retries: sequences started again, and writes to the API server tried again.",
+            ("pool", "replica", "what"),
+            registry=registry,
+        )
+        self._store_errors = Counter(
+            "videojob_runner_store_errors_total",
+            "Requests that the object store refused or did not answer.",
+            ("pool", "replica"),
+            registry=registry,
+        )
+        self._active = Gauge(
+            "videojob_runner_active_jobs", "Jobs that the runner holds.", ("pool", "replica"), registry=registry
+        )
+        self._heartbeat = Gauge(
+            "videojob_runner_heartbeat_age_seconds",
+            "Seconds since the replica's Lease was last renewed.",
+            ("pool", "replica"),
+            registry=registry,
+        )
+        build = Gauge("videojob_runner_build_info", "Always 1, with the version.", ("version",), registry=registry)
+        build.labels(__version__).set(1)
+
+    def stage(self, model: str, stage: str, seconds: float, accelerators: int = 0) -> None:
+        """A stage has worked on a chunk; on so many accelerators."""
+        self._stage_seconds.labels(*self._place, model, stage).observe(seconds)
+        if accelerators:
+            self._gpu_seconds.labels(*self._place, model, stage).inc(seconds * accelerators)
+
+    def chunk(self, model: str, gap_seconds: float | None) -> None:
+        """A chunk is in the store; so long after the one before it, if there was one in this attempt."""
+        self._chunks.labels(*self._place, model).inc()
+        if gap_seconds is not None:
+            self._chunk_gap.labels(*self._place, model).observe(gap_seconds)
+
+    def first_frame(self, model: str, seconds: float) -> None:
+        """A job's first frames are in the store."""
+        self._first_frame.labels(*self._place, model).observe(seconds)
+
+    def ended(self, model: str, reason: str) -> None:
+        """An attempt has ended; `reason` is one of the API's."""
+        self._attempts.labels(*self._place, model, reason).inc()
+
+    def finished(self, model: str, real_time_factor: float) -> None:
+        """A video is complete."""
+        self._real_time_factor.labels(*self._place, model).observe(real_time_factor)
+
+    def retry(self, what: str) -> None:
+        """Something is tried again: `sequence` or `api`."""
+        self._retries.labels(*self._place, what).inc()
+
+    def store_error(self) -> None:
+        """The store refused, or did not answer."""
+        self._store_errors.labels(*self._place).inc()
+
+    def active(self, jobs: int) -> None:
+        """So many jobs are held now."""
+        self._active.labels(*self._place).set(jobs)
+
+    def heartbeat(self, age: Callable[[], float]) -> None:
+        """Where to read the heartbeat's age, in seconds."""
+        self._heartbeat.labels(*self._place).set_function(age)

@@ -1,0 +1,327 @@
+"""The Triton server of the replica, as the runner uses it: every call has a time limit, no request is ever cancelled.
+
+A gRPC cancel does not reach the models inside an ensemble and can leave a request in flight for ever
+(triton-inference-server/server #6739). So a sequence is stopped by marking it through the `control` model and ended
+with END_SEQUENCE, and its stream is closed only once every answer has come or the server is gone.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import InferInput, InferRequestedOutput
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from videojob.triton import contract
+
+T = TypeVar("T")
+Array = NDArray[Any]
+log = logging.getLogger(__name__)
+
+CALL_SECONDS = 10.0
+LOAD_SECONDS = 1800.0
+"""Weights of many gigabytes, from a cold disk."""
+ANSWER_SECONDS = 900.0
+"""Longer than any chunk: a server that is silent for so long counts as gone."""
+CLOSE_SECONDS = 10.0
+
+_CHANNEL = [
+    # Frames of a large chunk, where they come through gRPC.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # Else a server that comes back is looked for only every two minutes.
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+_GONE = {"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED", "StatusCode.UNKNOWN"}
+
+
+class TritonGoneError(Exception):
+    """The server does not answer; the text says what happened."""
+
+
+class TritonRefusedError(Exception):
+    """The server answered with an error of its own; the text is its sentence."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input of a request."""
+
+    name: str
+    values: Array
+
+    def to_triton(self) -> InferInput:
+        """As tritonclient wants it."""
+        tensor = InferInput(self.name, list(self.values.shape), np_to_triton_dtype(self.values.dtype))
+        tensor.set_data_from_numpy(self.values)
+        return tensor
+
+
+@dataclass(frozen=True)
+class Region:
+    """Shared memory that the server is to write an output to."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request of a sequence."""
+
+    inputs: tuple[Tensor, ...]
+    start: bool = False
+    end: bool = False
+    frames_to: Region | None = None
+
+
+class Answer:
+    """What the server answered to one request."""
+
+    def __init__(self, result: Any) -> None:
+        self._result = result
+
+    def array(self, output: str) -> Array:
+        """An output that came with the answer; numpy has no bfloat16 of its own, so that one is ml_dtypes'."""
+        values: Array | None = self._result.as_numpy(output)
+        if values is None:
+            raise TritonRefusedError(f"Triton's answer has no output {output}.")
+        return values
+
+    def shape(self, output: str) -> tuple[int, ...]:
+        """The shape of an output, wherever its contents are."""
+        return tuple(self._result.get_output(output).shape)
+
+    def seconds(self, output: str) -> float:
+        """An output that is a single duration."""
+        return float(self.array(output).reshape(-1)[0])
+
+
+class Triton:
+    """A connection to one server."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._client = InferenceServerClient(url, channel_args=_CHANNEL)
+        self._streams: set[Stream] = set()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._client.close()
+
+    async def check(self) -> None:
+        """Raises TritonGoneError where the server does not answer."""
+        try:
+            # Live, not ready: a server that loads a model is not ready.
+            live = await self._call(self._client.is_server_live(client_timeout=CALL_SECONDS))
+        except TritonRefusedError as error:
+            raise TritonGoneError(str(error)) from error
+        if not live:
+            raise TritonGoneError(f"Triton at {self.url} says that it is not alive.")
+
+    async def model_ready(self, name: str) -> bool:
+        """Whether the server has the model. Raises TritonGoneError."""
+        try:
+            return bool(await self._call(self._client.is_model_ready(name, client_timeout=CALL_SECONDS)))
+        except TritonRefusedError:
+            return False
+
+    async def load(self, name: str) -> None:
+        """Load a model from the repository: an ensemble with its steps. Raises TritonGoneError, TritonRefusedError."""
+        await self._call(self._client.load_model(name, client_timeout=LOAD_SECONDS), LOAD_SECONDS)
+
+    async def unload(self, name: str) -> None:
+        """Unload an ensemble with its steps. Raises TritonGoneError, TritonRefusedError."""
+        await self._call(self._client.unload_model(name, unload_dependents=True, client_timeout=CALL_SECONDS))
+
+    async def cancel(self, correlation_id: str) -> None:
+        """Mark a sequence: its denoiser stops at the next step. Raises TritonGoneError, TritonRefusedError."""
+        tensor = Tensor(contract.CORRELATION_ID, np.array([correlation_id.encode()], dtype=np.object_))
+        await self._call(self._client.infer(contract.CONTROL_MODEL, [tensor.to_triton()], client_timeout=CALL_SECONDS))
+
+    async def register(self, region: Region) -> None:
+        """Let the server map a region. Raises TritonRefusedError where it is on another machine; TritonGoneError."""
+        await self._call(
+            self._client.register_system_shared_memory(
+                region.name, f"/{region.name}", region.size, client_timeout=CALL_SECONDS
+            )
+        )
+
+    async def unregister(self, name: str) -> None:
+        """Let the server drop a region. Raises TritonGoneError, and TritonRefusedError where a request uses it."""
+        await self._call(self._client.unregister_system_shared_memory(name, client_timeout=CALL_SECONDS))
+
+    async def registered(self) -> set[str]:
+        """Names of the regions that the server has mapped. Raises TritonGoneError, TritonRefusedError."""
+        status = await self._call(self._client.get_system_shared_memory_status(client_timeout=CALL_SECONDS))
+        return set(status.regions)
+
+    def stream(self, model: str, correlation_id: str) -> "Stream":
+        """Open a sequence on the ensemble of a VideoModel. Call it where an event loop runs."""
+        stream = Stream(self._client, contract.model_name(model, "video_chunk"), correlation_id)
+        self._streams.add(stream)
+        stream.reader.add_done_callback(lambda _: self._streams.discard(stream))
+        return stream
+
+    def give_up(self, why: str) -> None:
+        """Fail every stream, because the server hangs: their tasks would otherwise wait for answers that never come."""
+        for stream in tuple(self._streams):
+            stream.fail(TritonGoneError(why))
+
+    async def _call(self, request: Awaitable[T], seconds: float = CALL_SECONDS) -> T:
+        try:
+            # gRPC has the same limit; this one also ends calls whose channel hangs before they are sent.
+            async with asyncio.timeout(seconds + 1):
+                return await request
+        except InferenceServerException as error:
+            if error.status() in _GONE:
+                raise TritonGoneError(f"Triton at {self.url} does not answer: {error.message()}") from error
+            raise TritonRefusedError(str(error.message())) from error
+        except (TimeoutError, grpc.RpcError) as error:
+            raise TritonGoneError(f"Triton at {self.url} does not answer: {error or 'it took too long'}") from error
+
+
+class Stream:
+    """One gRPC stream with the requests of one correlation id: answers come in the order of the requests.
+
+    Single calls may overtake each other on their way to the server, requests on a stream cannot.
+    """
+
+    def __init__(self, client: InferenceServerClient, model: str, correlation_id: str) -> None:
+        self.correlation_id = correlation_id
+        self._model = model
+        self._requests: asyncio.Queue[Request | None] = asyncio.Queue()
+        self._answers: asyncio.Queue[Answer | Exception] = asyncio.Queue()
+        self._failure: TritonGoneError | None = None
+        self.unanswered = 0
+        """Requests whose answer has not been taken yet."""
+        self.reader = asyncio.create_task(self._read(client))
+
+    def send(self, request: Request) -> None:
+        """Send a request, behind those sent before."""
+        self.unanswered += 1
+        self._requests.put_nowait(request)
+
+    async def answer(self, seconds: float = ANSWER_SECONDS) -> Answer:
+        """The next answer. Raises ChunkError for a chunk that was not made, TritonGoneError."""
+        if self._failure and self._answers.empty():
+            raise self._failure
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await self._answers.get()
+        except TimeoutError:
+            raise TritonGoneError(f"Triton has not answered for {seconds:g} s.") from None
+        self.unanswered -= 1
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def end(self, seconds: float) -> list[Answer | Exception]:
+        """End the sequence, whatever state it is in, and return what was still in flight before, in order.
+
+        Waits for at most `seconds`. Whoever gets fewer answers than requests were in flight must take for granted that
+        the server may still write to their regions. Raises nothing.
+        """
+        before: list[Answer | Exception] = []
+        in_flight = self.unanswered
+        self.send(Request(_END_INPUTS, start=True, end=True))
+        try:
+            async with asyncio.timeout(seconds):
+                for _ in range(in_flight):
+                    try:
+                        before.append(await self.answer())
+                    except contract.ChunkError as error:
+                        before.append(error)
+                await self.answer()
+        except (TimeoutError, TritonGoneError, contract.ChunkError) as error:
+            log.warning("The sequence %s was not ended in order: %s", self.correlation_id, error or "no answer")
+        return before
+
+    async def close(self) -> None:
+        """Close the stream. Call it when the last answer has been taken, or the server is gone."""
+        self._requests.put_nowait(None)
+        await asyncio.wait({self.reader}, timeout=CLOSE_SECONDS)
+
+    def fail(self, error: TritonGoneError) -> None:
+        """Give every waiting and later caller this error."""
+        self._failure = error
+        self._answers.put_nowait(error)
+
+    async def _read(self, client: InferenceServerClient) -> None:
+        try:
+            async for result, error in client.stream_infer(self._outgoing()):
+                self._answers.put_nowait(Answer(result) if error is None else _chunk_error(str(error.message())))
+        except (grpc.RpcError, InferenceServerException) as error:
+            text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+            self.fail(TritonGoneError(f"The connection to Triton broke: {text}"))
+        except asyncio.CancelledError:
+            self.fail(TritonGoneError("The connection to Triton was closed."))
+            raise
+        else:
+            self.fail(TritonGoneError("Triton closed the connection."))
+
+    async def _outgoing(self) -> AsyncIterator[dict[str, Any]]:
+        while (request := await self._requests.get()) is not None:
+            yield {
+                "model_name": self._model,
+                "inputs": [tensor.to_triton() for tensor in request.inputs],
+                "outputs": _outputs(request),
+                "sequence_id": self.correlation_id,
+                "sequence_start": request.start,
+                "sequence_end": request.end,
+            }
+
+
+def chunk_inputs(
+    *,
+    prompt: str,
+    seed: int,
+    shot: int,
+    chunk: int,
+    width: int,
+    height: int,
+    steps: int,
+    guidance_scale: float,
+) -> tuple[Tensor, ...]:
+    """The inputs that every request has."""
+    return (
+        Tensor(contract.PROMPT, np.array([prompt.encode()], dtype=np.object_)),
+        Tensor(contract.SEED, np.array([seed], dtype=np.int64)),
+        Tensor(contract.SHOT, np.array([shot], dtype=np.int32)),
+        Tensor(contract.CHUNK, np.array([chunk], dtype=np.int32)),
+        Tensor(contract.WIDTH, np.array([width], dtype=np.int32)),
+        Tensor(contract.HEIGHT, np.array([height], dtype=np.int32)),
+        Tensor(contract.STEPS, np.array([steps], dtype=np.int32)),
+        Tensor(contract.GUIDANCE_SCALE, np.array([guidance_scale], dtype=np.float32)),
+    )
+
+
+_END_INPUTS = chunk_inputs(
+    prompt="", seed=0, shot=0, chunk=contract.END_SEQUENCE, width=16, height=16, steps=1, guidance_scale=1.0
+)
+_OUTPUTS = (
+    contract.LATENTS,
+    contract.TEXT_SECONDS,
+    contract.DENOISE_SECONDS,
+    contract.DECODE_SECONDS,
+)
+
+
+def _outputs(request: Request) -> list[InferRequestedOutput]:
+    frames = InferRequestedOutput(contract.FRAMES)
+    if request.frames_to is not None:
+        frames.set_shared_memory(request.frames_to.name, request.frames_to.size)
+    return [frames, *(InferRequestedOutput(name) for name in _OUTPUTS)]
+
+
+def _chunk_error(message: str) -> contract.ChunkError:
+    known = contract.reason_of(message)
+    if known is None:
+        return contract.ChunkError(contract.Reason.MODEL_FAILED, message)
+    return contract.ChunkError(*known)

@@ -1,0 +1,339 @@
+"""The making of one video in one attempt: from the last commit to the record of the output."""
+
+import asyncio
+import hashlib
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+
+from videojob.api import transitions
+from videojob.api.conditions import Reason
+from videojob.api.videojob import Cost, OutputStatus, Resolved, StageSeconds, Timing, VideoJob
+from videojob.families import FAMILIES
+from videojob.kube.client import KubeClient
+from videojob.media import Mp4Writer
+from videojob.runner import latents
+from videojob.runner.accounting import Account, add_stages, estimated_completion
+from videojob.runner.buffers import FrameBuffers
+from videojob.runner.clock import Clock
+from videojob.runner.events import Events
+from videojob.runner.metrics import Metrics
+from videojob.runner.pipeline import Made, Past, Pipeline, Recipe
+from videojob.runner.resume import resume_at
+from videojob.runner.serving import Served, Serving
+from videojob.runner.status import JobLostError, Owner, StatusWriter
+from videojob.runner.stop import Stop
+from videojob.runner.storage import PoolStore
+from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
+from videojob.store import ChunkRecord, JobStore, OutputRecord
+from videojob.triton import contract
+from videojob.triton.contract import ChunkError
+
+log = logging.getLogger(__name__)
+
+RESTARTS = 3
+"""Restarts of the sequence in a row without a newly committed chunk, before the attempt fails."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+GPU_STAGES = ("text_encode", "denoise", "vae_decode")
+
+_REASONS = {
+    contract.Reason.OUT_OF_MEMORY: Reason.OUT_OF_MEMORY,
+    contract.Reason.INVALID_REQUEST: Reason.INVALID_REQUEST,
+    contract.Reason.PROMPT_TOO_LONG: Reason.PROMPT_TOO_LONG,
+}
+_USELESS = (contract.Reason.PROMPT_TOO_LONG, contract.Reason.INVALID_REQUEST)
+"""What fails again however often it is tried."""
+
+
+class HandBackError(Exception):
+    """The job cannot go on here, through no fault of its own: it waits for a replica again, with this reason."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class AttemptFailedError(Exception):
+    """The attempt failed through the job itself; `final` where every other attempt would fail likewise."""
+
+    def __init__(self, reason: Reason, message: str, *, final: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.final = final
+
+
+@dataclass(frozen=True)
+class Services:
+    """What every attempt on a replica uses."""
+
+    kube: KubeClient
+    clock: Clock
+    metrics: Metrics
+    triton: Triton
+    serving: Serving
+    buffers: FrameBuffers
+    store: PoolStore
+    accelerators: int
+    ready_seconds: float
+    """How long an attempt waits for its model before it is handed back."""
+    may_write: Callable[[], bool]
+
+
+@dataclass
+class _Spent:
+    """What the attempt has used so far."""
+
+    began: float
+    last_commit: float
+    first_request: datetime | None = None
+    first_frames: datetime | None = None
+    stages: StageSeconds = field(default_factory=StageSeconds)
+    gaps: list[float] = field(default_factory=list)
+
+
+class Video:
+    """One video in the making. The status that it shows is written by `status`, at its pace."""
+
+    def __init__(
+        self,
+        services: Services,
+        job: VideoJob,
+        resolved: Resolved,
+        owner: Owner,
+        files: JobStore,
+        status: StatusWriter,
+        events: Events,
+        stop: Stop,
+    ) -> None:
+        self._services = services
+        self._clock = services.clock
+        self._job = job
+        self._resolved = resolved
+        self._owner = owner
+        self._files = files
+        self._status = status
+        self._events = events
+        self._stop = stop
+        self._model = job.spec.model
+        self._account = Account(
+            created=job.metadata.creation_timestamp or services.clock.now(),
+            fps=resolved.fps,
+            chunks=resolved.chunks,
+            accelerators=services.accelerators,
+            timing=job.status.timing or Timing(),
+            cost=job.status.cost or Cost(),
+        )
+        began = services.clock.monotonic()
+        self._spent = _Spent(began, last_commit=began)
+        self._committed: list[ChunkRecord] = []
+
+    async def make(self) -> OutputStatus:
+        """Make what is missing. Raises StoppedError, HandBackError, AttemptFailedError, JobLostError, StoreError."""
+        record = await self._files.output()
+        if record is None:
+            await self._make_chunks()
+            record = await self._stop.race(self._make_output())
+        self._status.check()
+        await self._files.discard_chunks()
+        self._show(self._resolved.chunks, record.frames)
+        return OutputStatus(
+            uri=self._files.uri(record.key),
+            sha256=record.sha256,
+            size_bytes=record.size_bytes,
+            frames=record.frames,
+            duration_seconds=record.duration_seconds,
+        )
+
+    async def _make_chunks(self) -> None:
+        """Make every chunk that is not in the store, starting the sequence again where it fails."""
+        restarts = 0
+
+        def restartable(error: BaseException) -> bool:
+            if isinstance(error, ChunkError):
+                return error.reason not in _USELESS
+            return isinstance(error, TritonGoneError | TritonRefusedError)
+
+        async def again(state: RetryCallState) -> None:
+            nonlocal restarts
+            restarts += 1
+            error = state.outcome.exception() if state.outcome else None
+            message = f"The sequence starts again from chunk {len(self._committed)}: {error}"
+            log.warning("%s: %s", self._job.metadata.name, message)
+            self._services.metrics.retry("sequence")
+            await self._events.write("Warning", "Restarted", message)
+
+        retrying = AsyncRetrying(
+            stop=lambda state: restarts >= RESTARTS,
+            wait=lambda state: min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**restarts),
+            retry=retry_if_exception(restartable),
+            before_sleep=again,
+            sleep=lambda seconds: self._stop.race(asyncio.sleep(seconds)),
+            reraise=True,
+        )
+        try:
+            async for attempt in retrying:
+                with attempt:
+                    before = len(self._committed)
+                    try:
+                        await self._run_sequence()
+                    except TritonGoneError:
+                        self._services.serving.doubt(self._model)
+                        raise
+                    finally:
+                        if len(self._committed) > before:
+                            restarts = 0
+        except ChunkError as error:
+            reason = _REASONS.get(error.reason, Reason.CHUNK_FAILED)
+            final = error.reason is contract.Reason.PROMPT_TOO_LONG
+            raise AttemptFailedError(reason, error.sentence, final=final) from error
+        except (TritonGoneError, TritonRefusedError) as error:
+            raise AttemptFailedError(Reason.TRITON_UNAVAILABLE, str(error)) from error
+
+    async def _run_sequence(self) -> None:
+        """Make the chunks from the last commit on, as one sequence."""
+        self._committed = list(await self._files.committed())
+        if len(self._committed) >= self._resolved.chunks:
+            return
+        served = await self._served()
+        spec = served.model.spec
+        resume = resume_at(
+            len(self._committed),
+            spec.layout,
+            sink_latents=spec.sink_latents,
+            window_latents=spec.window_latents,
+            tail_latents=FAMILIES[spec.family].tail_latents,
+        )
+        stored = {
+            index: latents.unpack(await self._files.read_latents(self._committed[index])) for index in resume.needed
+        }
+        past = Past(
+            memory=latents.join([stored[index] for index in resume.memory]),
+            tail=latents.join([stored[index] for index in resume.tail]),
+        )
+        recipe = Recipe(
+            model=self._model,
+            correlation_id=correlation_id(self._job),
+            prompt=self._job.spec.shots[0].prompt,
+            resolved=self._resolved,
+            layout=spec.layout,
+        )
+        now = self._clock.now()
+        self._spent.first_request = self._spent.first_request or now
+        self._status.status = transitions.running(
+            self._status.status, now=now, generation=self._job.metadata.generation
+        )
+        self._show(len(self._committed), self._frames_ready)
+        services = self._services
+        await Pipeline(recipe, services.triton, services.buffers, self._clock, self._commit).run(
+            resume, past, self._stop
+        )
+
+    async def _served(self) -> Served:
+        """The model, once it is loaded. Raises HandBackError where it is another one, or takes too long."""
+        serving, seconds = self._services.serving, self._services.ready_seconds
+        try:
+            served = await self._stop.race(serving.ready(self._model, seconds))
+        except TritonGoneError as error:
+            raise HandBackError(Reason.TRITON_UNAVAILABLE, str(error)) from error
+        if (served.model.metadata.uid, served.digest) != (self._resolved.model_uid, self._resolved.weights_digest):
+            raise HandBackError(
+                Reason.WEIGHTS_CHANGED,
+                f"Replica {self._owner.replica} has the weights {served.digest} of VideoModel {self._model}; "
+                f"the job has begun with {self._resolved.weights_digest}.",
+            )
+        return served
+
+    async def _commit(self, made: Made) -> None:
+        """Put a chunk into the store, and show the progress. Raises StoreError, JobLostError, ChunkError."""
+        self._status.check()
+        started = self._clock.monotonic()
+        commit = await self._files.commit_chunk(
+            index=made.index,
+            attempt=self._owner.attempt,
+            frames=made.frames,
+            segment=made.segment,
+            latents=latents.pack(made.latents),
+            stage_seconds=made.seconds.model_dump(),
+        )
+        if commit.adopted and commit.record.attempt != self._owner.attempt:
+            await self._adopt(commit.record, made)
+        ended = self._clock.monotonic()
+        self._count(made.seconds.model_copy(update={"upload": ended - started}))
+        gap = ended - self._spent.last_commit
+        self._services.metrics.chunk(self._model, gap if self._spent.gaps else None)
+        self._spent.gaps.append(gap)
+        self._spent.last_commit = ended
+        self._committed.append(commit.record)
+        self._show(len(self._committed), self._frames_ready)
+
+    async def _adopt(self, record: ChunkRecord, made: Made) -> None:
+        """Another attempt has committed this chunk: one before this, or one that took the job over."""
+        if not await self._status.owned():
+            raise JobLostError("another attempt goes on with it")
+        if record.segment.sha256 != hashlib.sha256(made.segment).hexdigest():
+            raise ChunkError(
+                contract.Reason.OUT_OF_SEQUENCE,
+                f"An earlier attempt has committed chunk {record.index} with other bytes; the job goes on from those.",
+            )
+
+    async def _make_output(self) -> OutputRecord:
+        """Join the segments and commit the video."""
+        fps, frames = self._resolved.fps, self._frames_ready
+        with tempfile.TemporaryDirectory(prefix="videojob-") as folder:
+            path = Path(folder) / "output.mp4"
+            started = self._clock.monotonic()
+            with Mp4Writer(path, fps) as mp4:
+                for chunk in self._committed:
+                    await asyncio.to_thread(mp4.add, await self._files.read_segment(chunk))
+            muxed = self._clock.monotonic()
+            self._status.check()
+            record = await self._files.commit_output(
+                attempt=self._owner.attempt, path=path, frames=frames, duration_seconds=frames / fps
+            )
+        self._count(StageSeconds(mux=muxed - started, upload=self._clock.monotonic() - muxed))
+        return record
+
+    @property
+    def _frames_ready(self) -> int:
+        return sum(record.frames for record in self._committed)
+
+    def _count(self, seconds: StageSeconds) -> None:
+        self._spent.stages = add_stages(self._spent.stages, seconds)
+        for stage, value in seconds.model_dump().items():
+            if value:
+                accelerators = self._services.accelerators if stage in GPU_STAGES else 0
+                self._services.metrics.stage(self._model, stage, value, accelerators)
+
+    def _show(self, chunks_done: int, frames_ready: int) -> None:
+        """Let the status say how far the job is."""
+        now, spent, status = self._clock.now(), self._spent, self._status.status
+        running = self._clock.monotonic() - spent.began
+        if frames_ready and spent.first_frames is None:
+            spent.first_frames = now
+        timing = self._account.timing_after(
+            spent.stages, running, frames_ready, spent.first_request or now, spent.first_frames
+        )
+        known = status.timing is not None and status.timing.first_frame_seconds is not None
+        if timing.first_frame_seconds is not None and not known:
+            self._services.metrics.first_frame(self._model, timing.first_frame_seconds)
+        remaining = self._resolved.chunks - chunks_done
+        self._status.show(
+            status.model_copy(
+                update={
+                    "progress": self._account.progress(chunks_done, frames_ready),
+                    "timing": timing,
+                    "cost": self._account.cost_after(spent.stages, frames_ready),
+                    "estimated_completion_time": estimated_completion(spent.gaps, remaining, now),
+                }
+            )
+        )
+
+
+def correlation_id(job: VideoJob) -> str:
+    """The name of a job's sequence on the server, in its current attempt."""
+    return f"{job.metadata.uid}-{job.status.attempts}"

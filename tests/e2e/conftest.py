@@ -1,0 +1,42 @@
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from dev.cluster import Cluster
+from tests.e2e.system import System
+from tests.models.fixtures import tiny_model
+from videojob.kube.client import KubeClient, configuration
+
+__all__ = ["tiny_model"]
+
+REPLICAS = ("blue", "green")
+"""Two replicas; green is started by the tests that need a second one."""
+
+
+@pytest.fixture(scope="session")
+def installed(cluster: Cluster, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Everything, with two replicas of one slot each; the processes are started by `system`."""
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "e2e"}})
+    started = System(cluster, None, tmp_path_factory.mktemp("system"), "e2e", tiny_model, "e2e")  # type: ignore[arg-type]
+    try:
+        started.install(*REPLICAS)
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture
+async def system(installed: System) -> AsyncIterator[System]:
+    """The whole system, up and ready; jobs that a test leaves behind are deleted."""
+    installed.client = KubeClient(await configuration(installed.cluster.kubeconfig))
+    try:
+        for replica in installed.replicas.values():
+            replica.faults.clear()
+            replica.log_start = len(replica.log.read_text()) if replica.log.exists() else 0
+        installed.start("blue")
+        await installed.ready("blue")
+        yield installed
+        await installed.clean()
+    finally:
+        await installed.client.close()

@@ -1,0 +1,453 @@
+"""The whole system as separate processes on one machine, whose parts a test can kill, stop and start again."""
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import aiohttp
+import pytest
+
+from dev.cluster import NAMESPACE, Cluster, free_ports
+from dev.processes import die_with_parent
+from dev.supervisor import REPOSITORY
+from dev.tritonserver import command, remove_stale_regions
+from tests.e2e.faults import Faults
+from videojob.api import transitions
+from videojob.api.conditions import ConditionType, find
+from videojob.api.patch import status_patch
+from videojob.api.replica import REPORT_ANNOTATION, ModelState, ReplicaReport, lease_name
+from videojob.api.videojob import Resolved, VideoJob, VideoJobStatus
+from videojob.kube.client import LEASES, VIDEO_JOBS, VIDEO_MODELS, KubeClient, KubeError
+
+PATIENCE = 180.0
+"""Seconds after which a condition that a test waits for counts as never coming."""
+LEASE_SECONDS = 4
+MODEL = "tiny"
+
+
+@dataclass
+class Replica:
+    """A tritonserver and the runner beside it."""
+
+    name: str
+    folder: Path
+    ports: list[int]
+    faults: Faults
+    log_start: int = 0
+    """Where the runner's log was when the test began."""
+    triton: subprocess.Popen[bytes] | None = None
+    runner: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        """The runner's log."""
+        return self.folder / "runner.log"
+
+
+@dataclass
+class System:
+    """One cluster, one operator, one pool. The caller stops it."""
+
+    cluster: Cluster
+    client: KubeClient
+    folder: Path
+    namespace: str
+    model: Path
+    pool: str
+    replicas: dict[str, Replica] = field(default_factory=dict)
+    operator: subprocess.Popen[bytes] | None = None
+    quiet: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Path:
+        """Folder of the pool's store."""
+        return self.folder / "store"
+
+    def install(self, *names: str) -> None:
+        """Apply model, queue and pool with these replicas."""
+        for name in names:
+            folder = self.folder / name
+            faults = Faults(folder / "faults")
+            faults.templates(folder / "model_repo")
+            self.replicas[name] = Replica(name, folder, free_ports(4), faults)
+        self.cluster.apply(
+            {
+                "apiVersion": "videojob.dev/v1alpha1",
+                "kind": "VideoModel",
+                "metadata": {"name": MODEL},
+                "spec": {
+                    "family": "AnyFlowFAR",
+                    "source": {"directory": str(self.model)},
+                    "precision": "float32",
+                    "sinkLatents": 1,
+                    "windowLatents": 6,
+                    "memory": {"weightsBytes": 1, "perJobBytes": 1},
+                    "limits": {"maxWidth": 256, "maxHeight": 256, "maxSeconds": 60},
+                    "defaults": {"width": 64, "height": 48, "fps": 12, "steps": 2},
+                },
+            },
+            {
+                "apiVersion": "videojob.dev/v1alpha1",
+                "kind": "VideoQueue",
+                "metadata": {"name": "default", "namespace": self.namespace},
+            },
+            self._pool(),
+        )
+
+    def _pool(self, **spec: Any) -> dict[str, Any]:
+        return {
+            "apiVersion": "videojob.dev/v1alpha1",
+            "kind": "GPUPool",
+            "metadata": {"name": self.pool},
+            "spec": {
+                "accelerator": "cpu",
+                "endpoints": [
+                    {"name": replica.name, "url": f"127.0.0.1:{replica.ports[0]}", "maxJobs": 1}
+                    for replica in self.replicas.values()
+                ],
+                "models": [MODEL],
+                "store": {"url": self.store.as_uri()},
+                **spec,
+            },
+        }
+
+    def start_operator(self) -> None:
+        """Start the operator, unless it runs."""
+        if self.operator is None or self.operator.poll() is not None:
+            self.operator = self._spawn(
+                [sys.executable, "-m", "videojob.controller", "--namespace", NAMESPACE],
+                {"KUBECONFIG": str(self.cluster.service_account("videojob-operator"))},
+                self.folder / "operator.log",
+            )
+
+    def start_triton(self, name: str) -> None:
+        """Start the replica's tritonserver, unless it runs."""
+        replica = self.replicas[name]
+        if replica.triton is not None and replica.triton.poll() is None:
+            return
+        repository = replica.folder / "repository"
+        repository.mkdir(parents=True, exist_ok=True)
+        remove_stale_regions(repository)
+        grpc, http, metrics, _ = replica.ports
+        argv, environment = command(repository, grpc_port=grpc, http_port=http, metrics_port=metrics)
+        replica.triton = self._spawn(argv, environment, replica.folder / "triton.log")
+
+    def start_runner(self, name: str) -> None:
+        """Start the replica's runner, unless it runs."""
+        replica = self.replicas[name]
+        if replica.runner is None or replica.runner.poll() is not None:
+            replica.runner = self.another_runner(name)
+
+    def another_runner(self, name: str, metrics_port: int | None = None) -> subprocess.Popen[bytes]:
+        """Start a runner for the replica, whether there is one or not."""
+        replica = self.replicas[name]
+        argv = [
+            *(sys.executable, "-m", "videojob.runner", "--namespace", NAMESPACE),
+            *("--pool", self.pool, "--replica", name, "--lease-seconds", str(LEASE_SECONDS)),
+            *("--model-repository", str(replica.folder / "model_repo")),
+            *("--repository", str(replica.folder / "repository")),
+            *("--metrics-port", str(metrics_port or replica.ports[3])),
+        ]
+        environment = {"KUBECONFIG": str(self.cluster.service_account("videojob-runner"))}
+        return self._spawn(argv, environment, replica.log)
+
+    def start(self, *names: str) -> None:
+        """Start what does not run of the operator and these replicas."""
+        self.start_operator()
+        for name in names:
+            self.start_triton(name)
+            self.start_runner(name)
+
+    async def ready(self, *names: str) -> None:
+        """Wait until these replicas have loaded the model."""
+        for name in names:
+            await self.until(lambda name=name: self._is_ready(name), f"replica {name} is not ready")
+
+    async def _is_ready(self, name: str) -> bool:
+        replica = self.replicas[name]
+        for process in (replica.triton, replica.runner):
+            assert process is not None and process.poll() is None, f"a process of {name} ended; see {replica.folder}"
+        try:
+            report = await self.report(name)
+        except KubeError:
+            return False
+        loaded = report.models and all(model.state is ModelState.READY for model in report.models)
+        return bool(loaded) and not (report.triton_error or report.store_error or report.draining)
+
+    async def report(self, name: str) -> ReplicaReport:
+        """What the replica's runner says of it."""
+        lease = await self.client.get(LEASES, lease_name(self.pool, name), NAMESPACE)
+        return ReplicaReport.model_validate_json(lease["metadata"]["annotations"][REPORT_ANNOTATION])
+
+    def kill(self, process: subprocess.Popen[bytes] | None, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to a process, and wait for its end where it cannot refuse."""
+        assert process is not None
+        process.send_signal(number)
+        if number is signal.SIGKILL:
+            process.wait()
+
+    @contextmanager
+    def silent_api_server(self) -> Iterator[None]:
+        """The API server answers nobody."""
+        pid = int((self.cluster.kubeconfig.parent / "run" / "kube-apiserver.pid").read_text())
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def kill_triton(self, name: str) -> None:
+        """Kill the replica's tritonserver, and what it started: a stub that was waiting for it may hang for ever."""
+        triton = self.replicas[name].triton
+        assert triton is not None
+        stubs = children(triton.pid)
+        self.kill(triton)
+        for pid in stubs:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Stop everything."""
+        for process in (self.operator, *(replica.runner for replica in self.replicas.values())):
+            if process is not None and process.poll() is None:
+                self.kill(process)
+        for replica in self.replicas.values():
+            if replica.triton is not None and replica.triton.poll() is None:
+                self.kill_triton(replica.name)
+            remove_stale_regions(replica.folder / "repository")
+
+    async def submit(self, name: str, seconds: float = 4.0, prompt: str = "a red fox", **spec: Any) -> None:
+        """Apply a job; 4 s are 48 frames in 5 chunks."""
+        body = {
+            "apiVersion": "videojob.dev/v1alpha1",
+            "kind": "VideoJob",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {"model": MODEL, "shots": [{"prompt": prompt, "seconds": seconds}], "seed": 7, **spec},
+        }
+        await self.client.create(VIDEO_JOBS, body, self.namespace)
+
+    async def undisturbed(self, **spec: Any) -> str:
+        """sha256 of the video of a job that nothing happens to; made once for each kind."""
+        key = json.dumps(spec, sort_keys=True)
+        if key not in self.quiet:
+            name = f"quiet-{len(self.quiet)}"
+            await self.submit(name, **spec)
+            self.quiet[key] = self.output_sha256(await self.until_finished(name))
+        return self.quiet[key]
+
+    async def assign(self, name: str, replica: str, *, weights_digest: str) -> None:
+        """Assign a job as the operator would, but to weights of the test's choice."""
+        job = await self.job(name)
+        model = await self.client.get(VIDEO_MODELS, MODEL)
+        status = transitions.assigned(
+            job.status,
+            pool=self.pool,
+            replica=replica,
+            resolved=Resolved(
+                width=64,
+                height=48,
+                fps=12,
+                steps=2,
+                guidance_scale=1.0,
+                seed=7,
+                frames=48,
+                chunks=5,
+                model_uid=model["metadata"]["uid"],
+                model_generation=1,
+                weights_digest=weights_digest,
+            ),
+            store_uri=self.store.as_uri(),
+            now=datetime.now(UTC),
+            generation=job.metadata.generation,
+        )
+        await self.client.json_patch(VIDEO_JOBS, name, status_patch([], job.status, status), self.namespace, "status")
+
+    async def begin_delete(self, name: str) -> None:
+        """Delete a job, and do not wait until it is gone."""
+        await self.client.delete(VIDEO_JOBS, name, self.namespace)
+
+    async def until_gone(self, name: str) -> None:
+        """Wait until a job does not exist."""
+
+        async def gone() -> bool:
+            try:
+                await self.job(name)
+            except KubeError as error:
+                return error.not_found
+            return False
+
+        await self.until(gone, f"{name} is not deleted")
+
+    async def delete(self, name: str) -> None:
+        """Delete a job, and wait until it is gone."""
+        await self.begin_delete(name)
+        await self.until_gone(name)
+
+    async def log_says(self, name: str, words: str) -> bool:
+        """Whether the log of the replica's runner has had these words since the test began."""
+        replica = self.replicas[name]
+        return words in replica.log.read_text()[replica.log_start :]
+
+    def free_port(self) -> int:
+        """A port for a process that the test starts itself."""
+        return free_ports(1)[0]
+
+    def regions(self, name: str) -> set[str]:
+        """Frame buffers of the replica's runners in shared memory."""
+        hashed = hashlib.sha256(f"{self.pool}/{name}".encode()).hexdigest()[:12]
+        return {path.name for path in Path("/dev/shm").glob(f"videojob-frames-{hashed}-*")}
+
+    async def clean(self) -> None:
+        """Delete every job."""
+        jobs = await self.client.list(VIDEO_JOBS, self.namespace)
+        await asyncio.gather(*(self.delete(job["metadata"]["name"]) for job in jobs["items"]))
+
+    async def change(self, name: str, **spec: Any) -> None:
+        """Change fields of a job's spec."""
+        await self.client.merge_patch(VIDEO_JOBS, name, {"spec": spec}, self.namespace)
+
+    async def job(self, name: str) -> VideoJob:
+        """The job as it is."""
+        return VideoJob.model_validate(await self.client.get(VIDEO_JOBS, name, self.namespace))
+
+    async def until_status(self, name: str, holds: Callable[[VideoJobStatus], bool], what: str) -> VideoJobStatus:
+        """Wait until the job's status is so, and return it."""
+        seen: VideoJobStatus | None = None
+
+        async def look() -> bool:
+            nonlocal seen
+            seen = (await self.job(name)).status
+            return holds(seen)
+
+        try:
+            await self.until(look, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{seen.model_dump_json(indent=1) if seen else ''}") from None
+        assert seen is not None
+        return seen
+
+    async def until_finished(self, name: str) -> VideoJobStatus:
+        """Wait until the job has ended, and return its status."""
+        return await self.until_status(name, lambda status: status.phase.finished, f"{name} does not end")
+
+    async def until_chunks(self, name: str, count: int) -> VideoJobStatus:
+        """Wait until so many chunks of the job are in the store, and return its status."""
+        uid = (await self.job(name)).metadata.uid
+
+        async def look() -> bool:
+            return len(self.records(uid)) >= count
+
+        await self.until(look, f"{name} does not get to {count} chunks")
+        return (await self.job(name)).status
+
+    async def until(self, holds: Callable[[], Any], what: str) -> None:
+        """Wait until a condition holds; fail after some patience."""
+        deadline = time.monotonic() + PATIENCE
+        while not await holds():
+            if time.monotonic() > deadline:
+                pytest.fail(f"Within {PATIENCE:g} s: {what}; logs are in {self.folder}.")
+            await asyncio.sleep(0.05)
+
+    def records(self, uid: str) -> dict[int, dict[str, Any]]:
+        """The records of the job's chunks, by index."""
+        found: dict[int, dict[str, Any]] = {}
+        for path in (self.store / self.namespace / uid / "chunks").glob("*.json"):
+            try:
+                found[int(path.stem)] = json.loads(path.read_text())
+            except (FileNotFoundError, ValueError):
+                continue
+        return found
+
+    def chunk_files(self, uid: str, index: int) -> dict[str, bytes]:
+        """A committed chunk: its segment, latents and record, by suffix."""
+        root = self.store / self.namespace / uid
+        record = self.records(uid)[index]
+        return {
+            ".mp4": (root / record["segment"]["key"]).read_bytes(),
+            ".safetensors": (root / record["latents"]["key"]).read_bytes(),
+            ".json": json.dumps(record).encode(),
+        }
+
+    def put_chunk(self, uid: str, index: int, files: dict[str, bytes], *, attempt: int) -> None:
+        """Commit such a chunk to another job, as that attempt."""
+        root, record = self.store / self.namespace / uid, json.loads(files[".json"])
+        record["attempt"] = attempt
+        for part, suffix in (("segment", ".mp4"), ("latents", ".safetensors")):
+            record[part]["key"] = f"attempts/{attempt}/{index}{suffix}"
+            path = root / record[part]["key"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(files[suffix])
+        new = root / "record.new"
+        new.write_text(json.dumps(record))
+        new.rename(root / "chunks" / f"{index}.json")
+
+    def copy_output(self, source: str, target: str) -> None:
+        """Give a job the finished video of another."""
+        shutil.copytree(self.store / self.namespace / source, self.store / self.namespace / target)
+
+    def files(self, uid: str) -> set[str]:
+        """Every file of the job, relative to its folder."""
+        root = self.store / self.namespace / uid
+        return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+    def output_sha256(self, status: VideoJobStatus) -> str:
+        """sha256 of the video itself, which must be what the status says."""
+        assert status.output is not None
+        data = self.path(status.output.uri).read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        assert (digest, len(data)) == (status.output.sha256, status.output.size_bytes)
+        return digest
+
+    def path(self, uri: str) -> Path:
+        """The file of a file:// URL."""
+        return Path(unquote(urlsplit(uri).path))
+
+    async def metrics(self, name: str) -> str:
+        """What Prometheus reads from the replica's runner."""
+        url = f"http://127.0.0.1:{self.replicas[name].ports[3]}/metrics"
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            return await answer.text()
+
+    def condition(self, status: VideoJobStatus, type_: ConditionType) -> tuple[str, str, str]:
+        """Status, reason and message of a condition."""
+        condition = find(status.conditions, type_)
+        assert condition is not None, f"there is no condition {type_}"
+        return condition.status, condition.reason, condition.message
+
+    def _spawn(self, argv: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                argv,
+                cwd=REPOSITORY,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=die_with_parent(),  # noqa: PLW1509 - no threads run here yet
+            )
+
+
+def children(pid: int) -> list[int]:
+    """Ids of the processes that a process has started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            # After the command's name, which may hold anything: state, parent.
+            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == pid:
+                found.append(int(entry.name))
+    return found

@@ -1,0 +1,128 @@
+"""A job becomes a video, and says so."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.system import MODEL, System
+from videojob.api.conditions import ConditionType
+from videojob.api.videojob import Phase
+from videojob.kube.client import EVENTS, VIDEO_JOBS, Change
+from videojob.media import probe
+
+pytestmark = pytest.mark.timeout(900)
+
+
+async def test_a_job_becomes_a_video(system: System) -> None:
+    await system.submit("plain", width=80, height=64, fps=8, seconds=5)
+
+    status = await system.until_finished("plain")
+
+    assert status.phase is Phase.SUCCEEDED, status
+    assert system.condition(status, ConditionType.COMPLETE)[:2] == ("True", "Succeeded")
+    assert system.condition(status, ConditionType.RUNNING)[0] == "False"
+    assert (status.attempts, status.failures) == (1, 0)
+    # 40 frames: chunk 0 makes 1, each later one 12, and 9 of the last are dropped.
+    assert status.progress is not None
+    assert status.progress.summary == "5/5"
+    assert status.progress.seconds_ready == 5.0
+    assert status.output is not None
+    assert (status.output.frames, status.output.duration_seconds) == (40, 5.0)
+    system.output_sha256(status)
+    video = probe(system.path(status.output.uri))
+    assert (video.frames, video.duration_seconds, video.width, video.height) == (40, 5, 80, 64)
+
+
+async def test_time_and_cost_are_told(system: System) -> None:
+    await system.submit("measured", prompt="a prompt that no other job has")
+
+    status = await system.until_finished("measured")
+
+    timing, cost = status.timing, status.cost
+    assert timing is not None and cost is not None and cost.per_video_second is not None
+    assert timing.queued_seconds is not None and timing.first_frame_seconds is not None
+    assert 0 <= timing.queued_seconds < timing.first_frame_seconds
+    assert all(seconds > 0 for seconds in timing.stages.model_dump().values()), timing.stages
+    assert timing.real_time_factor is not None and timing.real_time_factor > 0
+    # One accelerator a replica: GPU-seconds are the compute seconds of the three stages.
+    stages, gpu = timing.stages, cost.gpu_seconds
+    assert (gpu.text_encode, gpu.denoise, gpu.vae_decode) == (stages.text_encode, stages.denoise, stages.vae_decode)
+    assert abs(gpu.total - (gpu.text_encode + gpu.denoise + gpu.vae_decode)) < 0.01
+    assert abs(cost.per_video_second - gpu.total / 4) < 0.01
+
+
+async def test_writes_are_few(system: System) -> None:
+    """At most one a second, and the last: not one a chunk."""
+    await system.submit("frugal", seconds=20)
+    versions: set[str] = set()
+
+    async def watch() -> None:
+        async for event in system.client.watch(VIDEO_JOBS, system.namespace, fieldSelector="metadata.name=frugal"):
+            if isinstance(event, Change) and event.object["status"].get("startTime"):
+                versions.add(event.object["metadata"]["resourceVersion"])
+
+    watching = asyncio.create_task(watch())
+    status = await system.until_finished("frugal")
+    watching.cancel()
+
+    assert status.progress is not None and status.progress.chunks_total == 21
+    assert status.timing is not None
+    # The operator's assignment, one a second, the end.
+    assert len(versions) <= 1 + status.timing.running_seconds + 1
+
+
+async def test_only_the_video_stays_in_the_store(system: System) -> None:
+    await system.submit("tidy")
+
+    await system.until_finished("tidy")
+
+    assert system.files((await system.job("tidy")).metadata.uid) == {"output.json", "output/1.mp4"}
+
+
+async def test_the_end_is_an_event(system: System) -> None:
+    await system.submit("told")
+
+    await system.until_finished("told")
+
+    async def reasons() -> bool:
+        events = await system.client.list(EVENTS, system.namespace, fieldSelector="involvedObject.name=told")
+        return "Succeeded" in {event["reason"] for event in events["items"]}
+
+    await system.until(reasons, "no Event says that the job has succeeded")
+
+
+async def test_jobs_share_nothing_but_the_server(system: System) -> None:
+    """The same job gives the same bytes, whatever ran before; another seed gives others."""
+    for name, seed in (("first", 7), ("other", 8), ("again", 7)):
+        await system.submit(name, seed=seed)
+
+    first, other, again = [await system.until_finished(name) for name in ("first", "other", "again")]
+
+    assert system.output_sha256(first) == system.output_sha256(again)
+    assert system.output_sha256(first) != system.output_sha256(other)
+
+
+async def test_a_prompt_that_is_too_long_fails_at_once_and_says_both_counts(system: System) -> None:
+    await system.submit("long", prompt="x" * 600)
+
+    status = await system.until_finished("long")
+
+    assert (status.phase, status.reason, status.attempts) == (Phase.FAILED, "PromptTooLong", 1)
+    message = system.condition(status, ConditionType.FAILED)[2]
+    assert "601" in message and "512" in message
+
+
+async def test_metrics_name_no_job(system: System, tmp_path: Path) -> None:
+    await system.submit("counted")
+    await system.until_finished("counted")
+
+    metrics = await system.metrics("blue")
+
+    labels = {"pool": system.pool, "replica": "blue", "model": MODEL}
+    rows = ",".join(f'{name}="{value}"' for name, value in sorted(labels.items()))
+    assert f"videojob_runner_chunks_total{{{rows}}}" in metrics
+    for stage in ("text_encode", "denoise", "vae_decode", "mux", "upload"):
+        assert f'stage="{stage}"' in metrics
+    assert "videojob_runner_heartbeat_age_seconds" in metrics
+    assert "counted" not in metrics and (await system.job("counted")).metadata.uid not in metrics

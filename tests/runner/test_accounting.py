@@ -1,0 +1,88 @@
+"""Timing, cost and estimates, over all attempts."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from videojob.api.videojob import Cost, GPUSeconds, StageSeconds, Timing
+from videojob.runner.accounting import Account, estimated_completion
+
+CREATED = datetime(2026, 1, 1, tzinfo=UTC)
+SPENT = StageSeconds(text_encode=0.5, denoise=4, vae_decode=2, mux=0.25, upload=1)
+
+
+def account(**known: object) -> Account:
+    values: dict[str, object] = {
+        "created": CREATED,
+        "fps": 8,
+        "chunks": 5,
+        "accelerators": 2,
+        "timing": Timing(),
+        "cost": Cost(),
+    }
+    return Account(**{**values, **known})  # type: ignore[arg-type]
+
+
+def after(seconds: float) -> datetime:
+    return CREATED + timedelta(seconds=seconds)
+
+
+def test_progress_counts_chunks_and_seconds() -> None:
+    progress = account().progress(2, 13)
+
+    assert (progress.chunks_done, progress.chunks_total, progress.summary) == (2, 5, "2/5")
+    assert progress.seconds_ready == 1.625
+
+
+def test_before_the_first_frames_there_is_no_first_frame_and_no_factor() -> None:
+    timing = account().timing_after(StageSeconds(), 1.0, 0, after(3), None)
+
+    assert (timing.queued_seconds, timing.first_frame_seconds, timing.real_time_factor) == (3.0, None, None)
+    assert account().cost_after(SPENT, 0).per_video_second is None
+
+
+def test_the_first_attempt() -> None:
+    timing = account().timing_after(SPENT, 6.0, 16, after(3), after(9))
+
+    assert (timing.queued_seconds, timing.first_frame_seconds) == (3.0, 9.0)
+    assert (timing.running_seconds, timing.real_time_factor) == (6.0, 3.0)
+    assert timing.stages == SPENT
+
+
+def test_a_later_attempt_adds_and_keeps_what_was_first() -> None:
+    before = Timing(queued_seconds=1, first_frame_seconds=2, running_seconds=10, stages=SPENT)
+
+    timing = account(timing=before).timing_after(SPENT, 6.0, 16, after(30), after(90))
+
+    assert (timing.queued_seconds, timing.first_frame_seconds) == (1, 2)
+    assert (timing.running_seconds, timing.real_time_factor) == (16.0, 8.0)
+    assert timing.stages == StageSeconds(text_encode=1, denoise=8, vae_decode=4, mux=0.5, upload=2)
+
+
+def test_every_accelerator_costs_and_only_their_work_does() -> None:
+    before = Cost(gpu_seconds=GPUSeconds(denoise=10, total=10))
+
+    cost = account(cost=before).cost_after(SPENT, 16)
+
+    assert cost.gpu_seconds == GPUSeconds(text_encode=1, denoise=18, vae_decode=4, total=23)
+    assert cost.per_video_second == 11.5
+
+
+def test_a_clock_that_is_behind_gives_no_negative_times() -> None:
+    assert account().timing_after(SPENT, 1, 1, after(-5), after(-1)).queued_seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("gaps", "remaining", "seconds"),
+    [
+        pytest.param([], 4, None, id="nothing measured"),
+        pytest.param([9.0], 2, 18, id="the first chunk alone"),
+        pytest.param([9.0, 2.0, 4.0], 2, 6, id="then the first no longer counts"),
+        pytest.param([9.0, *[100.0] * 5, *[1.0] * 8], 3, 3, id="only the recent ones count"),
+        pytest.param([9.0, 2.0], 0, 0, id="nothing remains"),
+    ],
+)
+def test_estimate(gaps: list[float], remaining: int, seconds: float | None) -> None:
+    expected = None if seconds is None else after(seconds)
+
+    assert estimated_completion(gaps, remaining, CREATED) == expected

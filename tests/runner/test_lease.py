@@ -1,0 +1,184 @@
+"""Who holds a replica, on a real API server with the rights of a runner."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from dev.cluster import NAMESPACE
+from videojob.api.replica import DRAIN_ANNOTATION, POOL_LABEL, REPLICA_LABEL, REPORT_ANNOTATION, ReplicaReport
+from videojob.kube.client import LEASES, KubeClient
+from videojob.runner.clock import Clock
+from videojob.runner.lease import Lease, LeaseLostError
+
+SECONDS = 3
+_numbers = itertools.count()
+
+
+class FakeTime:
+    """A monotonic clock that the test can move on, as a pause of the process does."""
+
+    def __init__(self) -> None:
+        self.skipped = 0.0
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time() + self.skipped
+
+
+@pytest.fixture
+def replica() -> str:
+    return f"lease-{next(_numbers)}"
+
+
+@pytest.fixture
+def lease(kube: KubeClient, replica: str) -> Callable[..., Lease]:
+    def make(identity: str, time: FakeTime | None = None) -> Lease:
+        clock = Clock(lambda: datetime.now(UTC), (time or FakeTime()).monotonic)
+        return Lease(kube, clock, namespace=NAMESPACE, pool="p", replica=replica, identity=identity, seconds=SECONDS)
+
+    return make
+
+
+def report(slots: int = 1) -> Callable[[], ReplicaReport]:
+    return lambda: ReplicaReport(slots=slots)
+
+
+async def stored(kube: KubeClient, replica: str) -> dict[str, Any]:
+    return await kube.get(LEASES, f"p-{replica}", NAMESPACE)
+
+
+@asynccontextmanager
+async def kept(lease: Lease, report: Callable[[], ReplicaReport]) -> AsyncIterator[asyncio.Queue[None]]:
+    """The Lease is being renewed; each renewal puts something into the queue."""
+    renewals: asyncio.Queue[None] = asyncio.Queue()
+    task = asyncio.create_task(lease.keep(report, lambda: renewals.put_nowait(None)))
+    try:
+        yield renewals
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_taking_makes_the_lease(lease: Callable[..., Lease], kube: KubeClient, replica: str) -> None:
+    mine = lease("me")
+    assert not mine.held
+
+    await mine.take(report(2), wait_for_holder=False)
+
+    made = await stored(kube, replica)
+    assert mine.held
+    assert (made["spec"]["holderIdentity"], made["spec"]["leaseDurationSeconds"]) == ("me", SECONDS)
+    assert (made["metadata"]["labels"][POOL_LABEL], made["metadata"]["labels"][REPLICA_LABEL]) == ("p", replica)
+    assert json.loads(made["metadata"]["annotations"][REPORT_ANNOTATION])["slots"] == 2
+
+
+async def test_a_new_runner_takes_over_and_the_old_one_sees_it(
+    lease: Callable[..., Lease], kube: KubeClient, replica: str
+) -> None:
+    old, new = lease("old"), lease("new")
+    await old.take(report(), wait_for_holder=False)
+    keeping = asyncio.create_task(old.keep(report(), lambda: None))
+
+    await new.take(report(), wait_for_holder=False)
+
+    with pytest.raises(LeaseLostError, match="another runner"):
+        await asyncio.wait_for(keeping, 30)
+    assert not old.held
+    assert (await stored(kube, replica))["spec"]["leaseTransitions"] == 1
+
+
+async def test_one_that_was_replaced_waits_until_the_holder_is_gone(lease: Callable[..., Lease]) -> None:
+    holder, waiting = lease("holder"), lease("waiting")
+    await holder.take(report(), wait_for_holder=False)
+    async with kept(holder, report()) as renewals:
+        taking = asyncio.create_task(waiting.take(report(), wait_for_holder=True))
+        for _ in range(2 * 3):  # Two whole durations of a living holder.
+            await asyncio.wait_for(renewals.get(), 30)
+        assert not taking.done()
+
+    await asyncio.wait_for(taking, 30)
+    assert waiting.held
+
+
+async def test_a_pause_longer_than_the_lease_loses_it_though_nobody_took_it(
+    lease: Callable[..., Lease], kube: KubeClient, replica: str
+) -> None:
+    time = FakeTime()
+    mine = lease("me", time)
+    await mine.take(report(), wait_for_holder=False)
+    before = (await stored(kube, replica))["metadata"]["resourceVersion"]
+
+    time.skipped += SECONDS + 1
+
+    assert not mine.held
+    with pytest.raises(LeaseLostError, match="could not be renewed"):
+        await asyncio.wait_for(mine.keep(report(), lambda: None), 30)
+    assert (await stored(kube, replica))["metadata"]["resourceVersion"] == before
+
+
+async def test_a_change_of_the_report_is_written_at_once_and_no_change_is_not(
+    lease: Callable[..., Lease], kube: KubeClient, replica: str
+) -> None:
+    mine, slots = lease("me"), 1
+    await mine.take(lambda: ReplicaReport(slots=slots), wait_for_holder=False)
+    async with kept(mine, lambda: ReplicaReport(slots=slots)) as renewals:
+        await asyncio.wait_for(renewals.get(), 30)
+        mine.report_changed()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert renewals.empty()
+
+        slots = 4
+        mine.report_changed()
+        await asyncio.wait_for(renewals.get(), 30)
+    made = await stored(kube, replica)
+    assert json.loads(made["metadata"]["annotations"][REPORT_ANNOTATION])["slots"] == 4
+
+
+async def test_a_drain_is_noticed_and_survives_a_takeover(
+    lease: Callable[..., Lease], kube: KubeClient, replica: str
+) -> None:
+    mine = lease("me")
+    await mine.take(report(), wait_for_holder=False)
+    assert mine.drain_reason == ""
+    async with kept(mine, report()) as renewals:
+        await kube.merge_patch(
+            LEASES, f"p-{replica}", {"metadata": {"annotations": {DRAIN_ANNOTATION: "maintenance"}}}, NAMESPACE
+        )
+        while not mine.drain_reason:
+            await asyncio.wait_for(renewals.get(), 30)
+
+    successor = lease("successor")
+    await successor.take(report(), wait_for_holder=False)
+    assert successor.drain_reason == "maintenance"
+
+
+async def test_leaving_names_no_holder_and_lets_the_next_one_in(
+    lease: Callable[..., Lease], kube: KubeClient, replica: str
+) -> None:
+    mine, following = lease("me"), lease("following")
+    await mine.take(report(), wait_for_holder=False)
+
+    await mine.leave()
+
+    assert not mine.held
+    assert "holderIdentity" not in (await stored(kube, replica))["spec"]
+    await asyncio.wait_for(following.take(report(), wait_for_holder=True), 2 * SECONDS)
+    assert following.held
+
+
+async def test_one_that_was_replaced_cannot_leave_for_its_successor(
+    lease: Callable[..., Lease], kube: KubeClient, replica: str
+) -> None:
+    old, new = lease("old"), lease("new")
+    await old.take(report(), wait_for_holder=False)
+    await new.take(report(), wait_for_holder=False)
+
+    await old.leave()
+
+    assert (await stored(kube, replica))["spec"]["holderIdentity"] == "new"

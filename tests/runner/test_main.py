@@ -1,0 +1,208 @@
+"""The runner as a process: what it says where something is missing, and that it heals when it comes."""
+
+import asyncio
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dev.cluster import NAMESPACE, Cluster, free_ports
+from dev.processes import die_with_parent
+from dev.supervisor import REPOSITORY
+from videojob.api.replica import REPORT_ANNOTATION, ReplicaReport
+from videojob.kube.client import GPU_POOLS, LEASES, KubeClient, KubeError, configuration
+
+_numbers = itertools.count()
+PATIENCE = 60.0
+
+
+def command(pool: str, folder: Path, *options: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "videojob.runner", "--pool", pool, "--replica", "r"),
+        *("--model-repository", str(REPOSITORY / "model_repo"), "--repository", str(folder / "repository")),
+        *options,
+    ]
+
+
+def said(pool: str, folder: Path, *options: str, **environment: str) -> tuple[int, str]:
+    """Exit status and what was said, of a runner that ends by itself."""
+    ended = subprocess.run(
+        command(pool, folder, *options),
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return ended.returncode, ended.stderr
+
+
+def test_no_cluster_is_one_sentence(tmp_path: Path) -> None:
+    code, words = said("p", tmp_path, KUBECONFIG="")
+
+    assert (code, words.count("\n")) == (1, 1)
+    assert "set KUBECONFIG" in words
+
+
+def test_a_kubeconfig_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("not a kubeconfig")
+
+    code, words = said("p", tmp_path, KUBECONFIG=str(tmp_path / "config"))
+
+    assert (code, words.count("\n")) == (1, 1)
+    assert str(tmp_path / "config") in words
+
+
+def test_rights_that_are_missing_are_one_sentence(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody", "namespace": NAMESPACE}}
+    )
+
+    code, words = said("p", tmp_path, KUBECONFIG=str(cluster.service_account("nobody")))
+
+    assert (code, words.count("\n")) == (1, 1)
+    assert "forbidden" in words
+
+
+def test_a_metrics_port_that_is_taken_is_one_sentence(cluster: Cluster, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, words = said(
+            "p", tmp_path, "--metrics-port", str(port), KUBECONFIG=str(cluster.service_account("videojob-runner"))
+        )
+
+    assert (code, words.count("\n")) == (1, 1)
+    assert str(port) in words
+
+
+class Runner:
+    """A runner without a Triton, and what it reports."""
+
+    def __init__(self, pool: str, client: KubeClient, log: Path) -> None:
+        self.pool = pool
+        self._client = client
+        self._log = log
+
+    async def says(self, words: str) -> None:
+        """Wait until its log has these words."""
+        await self._until(lambda: _true(words in self._log.read_text()))
+
+    async def reports(self, holds: Callable[[ReplicaReport], bool]) -> None:
+        """Wait until its report is so."""
+
+        async def look() -> bool:
+            try:
+                lease = await self._client.get(LEASES, f"{self.pool}-r", NAMESPACE)
+            except KubeError as error:
+                assert error.not_found
+                return False
+            return holds(ReplicaReport.model_validate_json(lease["metadata"]["annotations"][REPORT_ANNOTATION]))
+
+        await self._until(look)
+
+    async def _until(self, holds: Callable[[], Any]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not await holds():  # noqa: ASYNC110 - nothing tells when it holds
+                await asyncio.sleep(0.05)
+
+
+async def _true(value: bool) -> bool:
+    return value
+
+
+@pytest.fixture
+async def admin(cluster: Cluster) -> AsyncIterator[KubeClient]:
+    client = KubeClient(await configuration(cluster.kubeconfig))
+    yield client
+    await client.close()
+
+
+def start(argv: list[str], log: Path, kubeconfig: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            argv,
+            cwd=REPOSITORY,
+            env={**os.environ, "KUBECONFIG": str(kubeconfig)},
+            stdout=output,
+            stderr=output,
+            preexec_fn=die_with_parent(),  # noqa: PLW1509 - it only calls the kernel
+        )
+
+
+@asynccontextmanager
+async def running(cluster: Cluster, admin: KubeClient, folder: Path) -> AsyncIterator[Runner]:
+    """A runner of a pool that does not exist yet; it ends by SIGTERM with status 0."""
+    pool, log = f"pool-{next(_numbers)}", folder / "log"
+    process = start(command(pool, folder), log, cluster.service_account("videojob-runner"))
+    try:
+        yield Runner(pool, admin, log)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, 30) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def pool(name: str, folder: Path, **changes: Any) -> dict[str, Any]:
+    endpoint = {"name": "r", "url": f"127.0.0.1:{free_ports(1)[0]}", "maxJobs": 3}
+    spec = {
+        "accelerator": "cpu",
+        "endpoints": [endpoint],
+        "models": ["missing"],
+        "store": {"url": (folder / "store").as_uri()},
+    }
+    return {
+        "apiVersion": "videojob.dev/v1alpha1",
+        "kind": "GPUPool",
+        "metadata": {"name": name},
+        "spec": spec | changes,
+    }
+
+
+async def test_a_runner_without_a_pool_waits_for_it(cluster: Cluster, admin: KubeClient, tmp_path: Path) -> None:
+    async with running(cluster, admin, tmp_path) as runner:
+        await runner.says(f"there is no GPUPool called {runner.pool}")
+
+        other = {"name": "other", "url": "127.0.0.1:1"}
+        await admin.create(GPU_POOLS, pool(runner.pool, tmp_path, endpoints=[other]))
+        await runner.says(f"the GPUPool {runner.pool} has no endpoint called r")
+
+        await admin.merge_patch(GPU_POOLS, runner.pool, {"spec": pool(runner.pool, tmp_path)["spec"]})
+        await runner.reports(lambda report: report.slots == 3)
+
+
+async def test_what_does_not_work_is_reported(cluster: Cluster, admin: KubeClient, tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("no folder")
+    async with running(cluster, admin, tmp_path) as runner:
+        await admin.create(GPU_POOLS, pool(runner.pool, tmp_path))
+
+        await runner.reports(lambda report: "Triton at 127.0.0.1:" in report.triton_error)
+        await runner.reports(lambda report: "folder" in report.store_error)
+        (tmp_path / "store").unlink()
+        await runner.reports(lambda report: report.store_error == "")
+
+
+async def test_the_pool_may_change_while_it_runs(cluster: Cluster, admin: KubeClient, tmp_path: Path) -> None:
+    async with running(cluster, admin, tmp_path) as runner:
+        body = pool(runner.pool, tmp_path)
+        await admin.create(GPU_POOLS, body)
+        await runner.reports(lambda report: report.slots == 3)
+
+        body["spec"]["endpoints"][0]["maxJobs"] = 1
+        await admin.merge_patch(GPU_POOLS, runner.pool, {"spec": body["spec"]})
+        await runner.reports(lambda report: report.slots == 1)
+
+        body["spec"]["endpoints"][0]["url"] = "127.0.0.1:7"
+        await admin.merge_patch(GPU_POOLS, runner.pool, {"spec": body["spec"]})
+        await runner.reports(lambda report: "127.0.0.1:7 " in report.triton_error)

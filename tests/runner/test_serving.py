@@ -1,0 +1,159 @@
+"""Models on a real Triton: loaded, found again, lost, replaced, and what is said when they do not load."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.triton.conftest import MODEL_REPO
+from tests.triton.server import Server
+from videojob.api.meta import ObjectMeta
+from videojob.api.replica import LoadedModel, ModelState
+from videojob.api.videomodel import Memory, Precision, Source, VideoModel, VideoModelSpec
+from videojob.families import FamilyName
+from videojob.runner.serving import Serving
+from videojob.runner.triton import Triton
+from videojob.triton.digest import weights_digest
+from videojob.triton.settings import ReplicaSettings
+
+PATIENCE = 240.0
+ENSEMBLE = "served.video_chunk"
+
+
+def model(directory: Path, uid: str = "one", **spec: object) -> VideoModel:
+    return VideoModel(
+        metadata=ObjectMeta(name="served", uid=uid),
+        spec=VideoModelSpec(
+            family=FamilyName.ANYFLOW_FAR,
+            source=Source(directory=str(directory)),
+            precision=Precision.FLOAT32,
+            memory=Memory(weights_bytes=1, per_job_bytes=1),
+            **spec,  # type: ignore[arg-type]
+        ),
+    )
+
+
+def rendered(server: Server) -> bool:
+    return (server.repository / ENSEMBLE).exists()
+
+
+class Watched:
+    """Serving, and a way to wait for what it reports."""
+
+    def __init__(self, triton: Triton, server: Server, control_dir: Path) -> None:
+        self._changed = asyncio.Event()
+        self.serving = Serving(
+            triton,
+            model_repository=MODEL_REPO,
+            repository=server.repository,
+            device="cpu",
+            replica=ReplicaSettings(str(control_dir)),
+            changed=self._changed.set,
+        )
+
+    async def until(self, state: ModelState, holds: Callable[[LoadedModel], bool] = lambda model: True) -> LoadedModel:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                self._changed.clear()
+                (reported,) = self.serving.report()
+                if reported.state is state and holds(reported):
+                    return reported
+                await self._changed.wait()
+
+
+@pytest.fixture
+async def make(
+    triton: Triton, server: Server, control_dir: Path
+) -> AsyncIterator[Callable[[], "asynccontextmanager[Watched]"]]:
+    @asynccontextmanager
+    async def serving() -> AsyncIterator[Watched]:
+        watched = Watched(triton, server, control_dir)
+        looking = asyncio.create_task(watched.serving.run())
+        try:
+            yield watched
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+            await watched.serving.close()
+
+    yield serving  # type: ignore[misc]
+    await triton.unload(ENSEMBLE)
+
+
+@pytest.mark.timeout(900)
+async def test_a_model_from_its_first_failure_to_its_end(
+    make: Callable[[], "asynccontextmanager[Watched]"],
+    triton: Triton,
+    server: Server,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One test, because each load takes seconds: fails, heals, is found again, is lost, changes, is dropped."""
+    loaded: list[str] = []
+    load = Triton.load
+
+    async def counted(self: Triton, name: str) -> None:
+        loaded.append(name)
+        await load(self, name)
+
+    monkeypatch.setattr(Triton, "load", counted)
+    directory = tmp_path / "model"
+    async with make() as first:
+        first.serving.want({"served": model(directory)})
+        failed = await first.until(ModelState.FAILED)
+        assert str(directory) in failed.message
+        with pytest.raises(Exception, match=str(directory)):
+            await first.serving.ready("served", 0.01)
+
+        shutil.copytree(tiny_model, directory)
+        ready = await first.until(ModelState.READY)
+        assert (ready.uid, ready.message) == ("one", "")
+        assert ready.digest == weights_digest(tiny_model)
+        assert (await first.serving.ready("served", PATIENCE)).digest == ready.digest
+    assert loaded == [ENSEMBLE]
+
+    async with make() as second:
+        second.serving.want({"served": model(directory)})
+        await second.until(ModelState.READY)
+        assert loaded == [ENSEMBLE], "a runner that was restarted loaded the model again"
+
+        await triton.unload(ENSEMBLE)  # As a restart of the server does.
+        await second.until(ModelState.LOADING)
+        await second.until(ModelState.READY)
+        assert loaded == [ENSEMBLE] * 2
+
+        second.serving.want({"served": model(directory, uid="two", sink_latents=0)})
+        await second.until(ModelState.READY, lambda reported: reported.uid == "two")
+        assert loaded == [ENSEMBLE] * 3, "a VideoModel that was made anew, and differs, was not loaded"
+
+        second.serving.want({})
+        assert second.serving.report() == ()
+        async with asyncio.timeout(PATIENCE):
+            while await triton.model_ready(ENSEMBLE) or rendered(server):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.05)
+    assert await triton.model_ready("tiny.video_chunk"), "another model was unloaded as well"
+
+
+async def test_a_server_that_does_not_answer_is_told() -> None:
+    changed = asyncio.Event()
+    triton = Triton("127.0.0.1:1")
+    serving = Serving(
+        triton,
+        model_repository=MODEL_REPO,
+        repository=Path("unused"),
+        device="cpu",
+        replica=ReplicaSettings("unused"),
+        changed=changed.set,
+    )
+    looking = asyncio.create_task(serving.run())
+
+    await asyncio.wait_for(changed.wait(), PATIENCE)
+
+    assert "Triton at 127.0.0.1:1 does not answer" in serving.error
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+    await triton.close()
