@@ -1,0 +1,16 @@
+"""Fixtures of the benchmarks."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from dev.cluster import Cluster
+from videojob.kube.client import KubeClient, configuration
+
+
+@pytest.fixture
+async def client(cluster: Cluster) -> AsyncIterator[KubeClient]:
+    """An administrator's client."""
+    found = KubeClient(await configuration(cluster.kubeconfig))
+    yield found
+    await found.close()

@@ -1,0 +1,124 @@
+"""One job through the whole system, followed from outside: the API's watch, and the files in the store."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from time import time
+from typing import Any
+
+from tests.bench.breakdown import Chunk, Moments, pieces
+from tests.e2e.system import System
+from videojob.api.videojob import Phase, StageSeconds, VideoJob
+from videojob.kube.client import VIDEO_JOBS, Snapshot
+
+JOB_SECONDS = 300.0
+"""After which a job counts as never ending."""
+LOOK_SECONDS = 0.01
+"""Between looks at the store: the last chunk's record is there only while the video is joined."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job that has succeeded; times in seconds."""
+
+    wall: float
+    """From before its creation until a watch said Succeeded."""
+    first_frame: float
+    told_first_frame: float
+    """As status tells it: from a creation time that Kubernetes cuts to whole seconds."""
+    stages: StageSeconds
+    frames: int
+    sha256: str
+    attempts: int
+    pieces: dict[str, float] | None
+    """None where the last chunk's record was gone before it was seen."""
+
+
+async def make_video(system: System, name: str, *, chunks: int, seconds: float, prompt: str, **spec: Any) -> Done:
+    """Submit a job of so many chunks and follow it to its end."""
+    records = _Records(system, chunks)
+    created = time()
+    await system.submit(name, seconds, prompt, **spec)
+    looking = asyncio.create_task(records.look())
+    try:
+        async with asyncio.timeout(JOB_SECONDS):
+            job = await _finished(system, name, records)
+        finished = time()
+    finally:
+        looking.cancel()
+    status = job.status
+    assert status.phase is Phase.SUCCEEDED, status
+    timing, output = status.timing, status.output
+    assert timing is not None and timing.first_frame_seconds is not None and output is not None
+    return Done(
+        wall=finished - created,
+        first_frame=_born(job) + timing.first_frame_seconds - created,
+        told_first_frame=timing.first_frame_seconds,
+        stages=timing.stages,
+        frames=output.frames,
+        sha256=system.output_sha256(status),
+        attempts=status.attempts,
+        pieces=records.pieces(job, created, finished),
+    )
+
+
+async def _finished(system: System, name: str, records: "_Records") -> VideoJob:
+    async for event in system.client.watch(VIDEO_JOBS, system.namespace, fieldSelector=f"metadata.name={name}"):
+        job = VideoJob.model_validate(event.items[0] if isinstance(event, Snapshot) else event.object)
+        records.uid = job.metadata.uid
+        if job.status.phase.finished:
+            return job
+    raise AssertionError("a watch ends only with an error")
+
+
+def _born(job: VideoJob) -> float:
+    birth = job.metadata.creation_timestamp
+    assert isinstance(birth, datetime)
+    return birth.timestamp()
+
+
+class _Records:
+    """What the store says of a job's chunks while it is made; the system removes it at the end."""
+
+    def __init__(self, system: System, chunks: int) -> None:
+        self._system = system
+        self._chunks = chunks
+        self._seen: dict[int, Chunk] = {}
+        self._last_segment = self._last_commit = 0.0
+        self.uid = ""
+
+    async def look(self) -> None:
+        """Look, until cancelled."""
+        while True:
+            if self.uid:
+                for index in range(self._chunks):
+                    if index not in self._seen:
+                        self._note(index)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def pieces(self, job: VideoJob, created: float, finished: float) -> dict[str, float] | None:
+        """The job's wall time in pieces, if every record was seen."""
+        timing = job.status.timing
+        assert timing is not None and timing.queued_seconds is not None
+        if len(self._seen) < self._chunks:
+            return None
+        moments = Moments(
+            created=created,
+            first_request=_born(job) + timing.queued_seconds,
+            last_segment=self._last_segment,
+            last_commit=self._last_commit,
+            output=(self._system.store / self._system.namespace / self.uid / "output.json").stat().st_mtime,
+            finished=finished,
+        )
+        return pieces([self._seen[index] for index in range(self._chunks)], moments)
+
+    def _note(self, index: int) -> None:
+        folder = self._system.store / self._system.namespace / self.uid
+        segment, record = folder / "attempts" / "1" / f"{index}.mp4", folder / "chunks" / f"{index}.json"
+        try:
+            moments = segment.stat().st_mtime, record.stat().st_mtime
+            spent = self._system.records(self.uid)[index]["stage_seconds"]
+        except (FileNotFoundError, KeyError):
+            return
+        self._seen[index] = Chunk(spent["text_encode"], spent["denoise"], spent["vae_decode"], spent["mux"])
+        self._last_segment, self._last_commit = moments
