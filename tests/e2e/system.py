@@ -31,6 +31,7 @@ from videojob.api.patch import status_patch
 from videojob.api.replica import REPORT_ANNOTATION, ModelState, ReplicaReport, lease_name
 from videojob.api.videojob import Resolved, VideoJob, VideoJobStatus
 from videojob.kube.client import LEASES, VIDEO_JOBS, VIDEO_MODELS, KubeClient, KubeError
+from videojob.runner.buffers import SHM
 
 PATIENCE = 180.0
 """Seconds after which a condition that a test waits for counts as never coming."""
@@ -228,6 +229,8 @@ class System:
             if replica.triton is not None and replica.triton.poll() is None:
                 self.kill_triton(replica.name)
             remove_stale_regions(replica.folder / "repository")
+            for region in self.regions(replica.name):
+                (SHM / region).unlink(missing_ok=True)
 
     async def submit(self, name: str, seconds: float = 4.0, prompt: str = "a red fox", **spec: Any) -> None:
         """Apply a job; 4 s are 48 frames in 5 chunks."""
@@ -308,7 +311,7 @@ class System:
     def regions(self, name: str) -> set[str]:
         """Frame buffers of the replica's runners in shared memory."""
         hashed = hashlib.sha256(f"{self.pool}/{name}".encode()).hexdigest()[:12]
-        return {path.name for path in Path("/dev/shm").glob(f"videojob-frames-{hashed}-*")}
+        return {path.name for path in SHM.glob(f"videojob-frames-{hashed}-*")}
 
     async def clean(self) -> None:
         """Delete every job."""

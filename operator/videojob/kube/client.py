@@ -240,6 +240,10 @@ class KubeClient:
         except KubeError as error:
             self._observe(verb.lower(), kind.plural, error.code)
             raise
+        except asyncio.CancelledError:
+            # It may have taken place all the same: a write that nobody waits for any more still counts.
+            self._observe(verb.lower(), kind.plural, 0)
+            raise
         self._observe(verb.lower(), kind.plural, 200)
         return answer
 
