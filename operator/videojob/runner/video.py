@@ -260,7 +260,7 @@ class Video:
             latents=latents.pack(made.latents),
             stage_seconds=made.seconds.model_dump(),
         )
-        if commit.adopted and commit.record.attempt != self._owner.attempt:
+        if commit.adopted:
             await self._adopt(commit.record, made)
         ended = self._clock.monotonic()
         self._count(made.seconds.model_copy(update={"upload": ended - started}))
@@ -272,13 +272,16 @@ class Video:
         self._show(len(self._committed), self._frames_ready)
 
     async def _adopt(self, record: ChunkRecord, made: Made) -> None:
-        """Another attempt has committed this chunk: one before this, or one that took the job over."""
+        """The chunk was committed before: by an attempt before this one, by one after it, or by a write of our own.
+
+        A write of our own is one whose answer was lost. Whoever it was, the job goes on only from what is in the store.
+        """
         if not await self._status.owned():
             raise JobLostError("another attempt goes on with it")
         if record.segment.sha256 != hashlib.sha256(made.segment).hexdigest():
             raise ChunkError(
                 contract.Reason.OUT_OF_SEQUENCE,
-                f"An earlier attempt has committed chunk {record.index} with other bytes; the job goes on from those.",
+                f"Chunk {record.index} was committed before with other bytes; the job goes on from those.",
             )
 
     async def _make_output(self) -> OutputRecord:
