@@ -30,7 +30,7 @@ from videojob.api.conditions import ConditionType, find
 from videojob.api.patch import status_patch
 from videojob.api.replica import REPORT_ANNOTATION, ModelState, ReplicaReport, lease_name
 from videojob.api.videojob import Resolved, VideoJob, VideoJobStatus
-from videojob.kube.client import LEASES, VIDEO_JOBS, VIDEO_MODELS, KubeClient, KubeError
+from videojob.kube.client import LEASES, VIDEO_JOBS, VIDEO_MODELS, Json, KubeClient, KubeError
 from videojob.runner.buffers import SHM
 
 PATIENCE = 180.0
@@ -51,6 +51,7 @@ class Replica:
     """Where the runner's log was when the test began."""
     triton: subprocess.Popen[bytes] | None = None
     runner: subprocess.Popen[bytes] | None = None
+    runner_began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def log(self) -> Path:
@@ -150,6 +151,7 @@ class System:
         """Start the replica's runner, unless it runs."""
         replica = self.replicas[name]
         if replica.runner is None or replica.runner.poll() is not None:
+            replica.runner_began = datetime.now(UTC)
             replica.runner = self.another_runner(name)
 
     def another_runner(self, name: str, metrics_port: int | None = None) -> subprocess.Popen[bytes]:
@@ -182,16 +184,19 @@ class System:
         for process in (replica.triton, replica.runner):
             assert process is not None and process.poll() is None, f"a process of {name} ended; see {replica.folder}"
         try:
-            report = await self.report(name)
+            lease = await self.client.get(LEASES, lease_name(self.pool, name), NAMESPACE)
         except KubeError:
             return False
+        # A runner that is only being started finds the report of the one before.
+        if _acquired(lease) < self.replicas[name].runner_began:
+            return False
+        report = _report(lease)
         loaded = report.models and all(model.state is ModelState.READY for model in report.models)
         return bool(loaded) and not (report.triton_error or report.store_error or report.draining)
 
     async def report(self, name: str) -> ReplicaReport:
         """What the replica's runner says of it."""
-        lease = await self.client.get(LEASES, lease_name(self.pool, name), NAMESPACE)
-        return ReplicaReport.model_validate_json(lease["metadata"]["annotations"][REPORT_ANNOTATION])
+        return _report(await self.client.get(LEASES, lease_name(self.pool, name), NAMESPACE))
 
     def kill(self, process: subprocess.Popen[bytes] | None, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to a process, and wait for its end where it cannot refuse."""
@@ -442,6 +447,14 @@ class System:
                 stderr=subprocess.STDOUT,
                 preexec_fn=die_with_parent(),  # noqa: PLW1509 - no threads run here yet
             )
+
+
+def _report(lease: Json) -> ReplicaReport:
+    return ReplicaReport.model_validate_json(lease["metadata"]["annotations"][REPORT_ANNOTATION])
+
+
+def _acquired(lease: Json) -> datetime:
+    return datetime.fromisoformat(lease["spec"]["acquireTime"])
 
 
 def children(pid: int) -> list[int]:
