@@ -53,6 +53,18 @@ GROUPS = (
     Group("kubernetes", {"kube-apiserver": "kube-apiserver", "kubectl": "kubectl"}, version_of="k8s.io/kubernetes"),
     Group("etcd", {"etcd": "server"}),
     Group("versitygw", {"versitygw": "versitygw"}),
+    Group(
+        "nodes",
+        {name: name for name in ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")},
+        version_of="k8s.io/kubernetes",
+    ),
+    Group("containerd", {name: name for name in ("containerd", "containerd-shim-runc-v2", "ctr")}),
+    Group("cni", {name: name for name in ("bridge", "host-local", "loopback")}),
+    Group("coredns", {"coredns": "coredns"}),
+    Group("helm", {"helm": "helm"}),
+    Group("helm-docs", {"helm-docs": "helm-docs"}),
+    Group("prometheus", {"prometheus": "prometheus", "promtool": "promtool"}),
+    Group("kwok", {"kwok": "kwok"}),
 )
 CLUSTER = ("etcd", "kube-apiserver", "kubectl")
 """What a local cluster runs."""
