@@ -28,8 +28,8 @@ def test_group_of(name: str, group: str) -> None:
 
 
 def test_an_unknown_program_is_refused_with_those_there_are() -> None:
-    with pytest.raises(DevError, match="No program is called kubelet; there are kube-apiserver, kubectl, etcd"):
-        group_of("kubelet")
+    with pytest.raises(DevError, match="No program is called kubectx; there are kube-apiserver, kubectl, etcd"):
+        group_of("kubectx")
 
 
 @pytest.mark.parametrize(
