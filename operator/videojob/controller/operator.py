@@ -19,7 +19,6 @@ from videojob.controller.effects import Effects
 from videojob.controller.election import Election
 from videojob.controller.events import Recorder
 from videojob.controller.files import Files
-from videojob.controller.health import serve_health, serve_metrics
 from videojob.controller.leases import Leases
 from videojob.controller.loop import PlanningLoop
 from videojob.controller.metrics import Metrics, State
@@ -28,6 +27,7 @@ from videojob.controller.shell import dead_watches, watch
 from videojob.controller.stores import clean
 from videojob.controller.summaries import Summaries
 from videojob.controller.writer import Writer
+from videojob.health import serve_health, serve_metrics
 from videojob.kube.client import LEASES, Json, KubeClient, KubeError, ResourceKind
 from videojob.kube.client import Snapshot as Listed
 from videojob.planner.snapshot import Snapshot
