@@ -10,12 +10,11 @@ from videojob.planner.snapshot import Job
 def resolve(job: Job, model: VideoModel, weights_digest: str) -> Resolved:
     """Size, frames, chunks and weights, as they stay over all attempts."""
     defaults = model.spec.defaults
-    fps = job.fps or defaults.fps
-    frames = max(1, round(job.seconds * fps))
+    frames = frames_of(job, model)
     return Resolved(
         width=job.width or defaults.width,
         height=job.height or defaults.height,
-        fps=fps,
+        fps=job.fps or defaults.fps,
         steps=job.steps or defaults.steps,
         guidance_scale=defaults.guidance_scale if job.guidance_scale is None else job.guidance_scale,
         seed=job.seed,
@@ -25,6 +24,11 @@ def resolve(job: Job, model: VideoModel, weights_digest: str) -> Resolved:
         model_generation=model.metadata.generation,
         weights_digest=weights_digest,
     )
+
+
+def frames_of(job: Job, model: VideoModel) -> int:
+    """Frames of the job's video."""
+    return max(1, round(job.seconds * (job.fps or model.spec.defaults.fps)))
 
 
 def store_uri(job: Job, pool: GPUPool) -> str:

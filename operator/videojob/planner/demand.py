@@ -1,0 +1,136 @@
+"""What each pool is asked to do: the predicted seconds of the jobs that run or wait there.
+
+A job that no replica holds and that could run on several pools counts for the one that is predicted to have drained it
+first, so that two pools do not both grow for the same job. Jobs choose in the order in which they are planned.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from videojob.api.gpupool import GPUPool, ScalingMode
+from videojob.api.videomodel import VideoModel
+from videojob.api.videoqueue import StopPolicy
+from videojob.planner.estimate import Estimates, remaining_work
+from videojob.planner.placement import runs_on
+from videojob.planner.resolve import beyond_limits, store_uri
+from videojob.planner.snapshot import Job, Snapshot
+
+
+class Demand(NamedTuple):
+    """What a pool is asked to do."""
+
+    backlog_seconds: float = 0.0
+    """Predicted replica seconds of the jobs that run or wait here."""
+    waiting: int = 0
+    """Jobs that wait."""
+    running: int = 0
+    """Jobs that a replica holds, and may keep."""
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that run or wait."""
+        return self.waiting + self.running
+
+
+def demands(snapshot: Snapshot, estimates: Estimates) -> dict[str, Demand]:
+    """The demand on every pool of the snapshot; the order of its jobs does not matter.
+
+    A job that a replica holds counts there, unless it is being taken back for good (suspend, cancel, deletion,
+    HoldAndDrain). One that waits counts if it can run: its queue is open, its model is there and allows it, and a pool
+    serves it; with finished chunks it is bound to the pool that has them. A job that pauses after a failure waits, too.
+    """
+    loads = {name: _Load(pool) for name, pool in sorted(snapshot.pools.items())}
+    options = {name: _options(model, loads, estimates) for name, model in snapshot.models.items()}
+    waiting: list[Job] = []
+    for job in snapshot.jobs:
+        if job.phase.finished or job.suspend or job.cancel or job.deleted:
+            continue
+        queue = snapshot.queues.get(job.queue_key)
+        policy = queue.spec.stop_policy if queue is not None else None
+        if job.assignment is None:
+            if policy is StopPolicy.NONE:
+                waiting.append(job)
+        elif job.assignment.pool in loads and policy is not StopPolicy.HOLD_AND_DRAIN:
+            model = snapshot.models.get(job.model)
+            seconds = 0.0 if model is None else estimates.remaining_seconds(job.assignment.pool, job, model)
+            loads[job.assignment.pool].run(seconds)
+    waiting.sort(key=lambda job: (-job.priority, job.created, job.uid))
+    for job in waiting:
+        model = snapshot.models.get(job.model)
+        if model is not None and _possible(job, model):
+            _choose(job, remaining_work(job, model), options[job.model])
+    return {name: load.demand for name, load in loads.items()}
+
+
+class _Load:
+    """What was given to a pool so far."""
+
+    def __init__(self, pool: GPUPool) -> None:
+        self.pool = pool
+        self.replicas = _most_replicas(pool)
+        self._seconds = 0.0
+        self._waiting = self._running = 0
+
+    @property
+    def demand(self) -> Demand:
+        return Demand(self._seconds, self._waiting, self._running)
+
+    def drained_after(self, seconds: float) -> float:
+        """When the pool, as large as it may be, is done with all that it has and with so much more."""
+        return (self._seconds + seconds) / self.replicas
+
+    def run(self, seconds: float) -> None:
+        self._seconds += seconds
+        self._running += 1
+
+    def wait(self, seconds: float) -> None:
+        self._seconds += seconds
+        self._waiting += 1
+
+
+class _Option(NamedTuple):
+    """A pool that serves a model, and its replica seconds for a chunk."""
+
+    load: _Load
+    chunk_seconds: float
+
+
+def _options(model: VideoModel, loads: Mapping[str, _Load], estimates: Estimates) -> tuple[_Option, ...]:
+    return tuple(
+        _Option(load, estimates.default_chunk_seconds(name, model))
+        for name, load in loads.items()
+        if model.metadata.name in load.pool.spec.models and runs_on(model, load.pool)
+    )
+
+
+def _possible(job: Job, model: VideoModel) -> bool:
+    """Whether the model, as it is now, can make what is left of the job."""
+    if job.resolved is None:
+        return beyond_limits(job, model) is None
+    return job.resolved.model_uid == model.metadata.uid
+
+
+def _choose(job: Job, work: float, options: tuple[_Option, ...]) -> None:
+    """Count a waiting job for the pool that drains it first; of equal ones for the first by name."""
+    if job.chunks_done > 0:
+        options = tuple(_homes(job, options))
+    if options:
+        load, chunk_seconds = min(options, key=lambda option: option.load.drained_after(work * option.chunk_seconds))
+        load.wait(work * chunk_seconds)
+
+
+def _homes(job: Job, options: tuple[_Option, ...]) -> Iterator[_Option]:
+    """The pool that has the job's finished chunks, as long as it has the store that they are in."""
+    for option in options:
+        pool = option.load.pool
+        if pool.metadata.name == job.pool and job.store_uri in (None, store_uri(job, pool)):
+            yield option
+
+
+def _most_replicas(pool: GPUPool) -> int:
+    """Replicas that the pool may have, at least 1."""
+    spec = pool.spec
+    if not spec.made_of_pods:
+        return len(spec.endpoints)
+    external = spec.replicas if spec.scaling.mode is ScalingMode.EXTERNAL else None
+    return max(1, spec.scaling.max_replicas, external or 0)
