@@ -47,6 +47,26 @@ POOL: Json = {
 }
 
 
+PODS: Json = {
+    "accelerator": "nvidia-h200",
+    "jobsPerReplica": 2,
+    "models": ["tiny"],
+    "operatorNamespace": "team-a",
+    "scaling": {"minReplicas": 1, "maxReplicas": 8, "targetSeconds": 60},
+    "store": {"url": "file:///store"},
+    "template": {
+        "image": "registry.example/videojob-triton:1",
+        "tritonResources": {"requests": {"cpu": 4, "memory": "64Gi"}, "limits": {"memory": "64Gi"}},
+        "nodeSelector": {"gpu": "h200"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+        "volumes": [{"name": "weights", "persistentVolumeClaim": {"claimName": "weights"}}],
+        "volumeMounts": [{"name": "weights", "mountPath": "/weights", "readOnly": True}],
+        "env": [{"name": "HF_HOME", "value": "/weights"}],
+    },
+}
+
+
 def manifest(kind: str, spec: Json, name: str = "one") -> Json:
     return {"apiVersion": "videojob.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
 
@@ -137,6 +157,16 @@ def test_a_job_name_that_fits_no_label_is_refused(cluster: Cluster, namespace: s
         ("VideoModel", MODEL, "memory", None, "spec.memory: Required value"),
         ("VideoModel", MODEL, "windowLatents", 2, "windowLatents must hold at least one chunk"),
         ("VideoModel", MODEL, "limits", {"maxWidth": 64}, "the default size is beyond limits"),
+        ("GPUPool", POOL, "jobsPerReplica", 2, "are for pools made of pods: remove them, or endpoints"),
+        ("GPUPool", POOL, "template", {}, "are for pools made of pods: remove them, or endpoints"),
+        ("GPUPool", PODS, "replicas", 2, "replicas is for scaling.mode External"),
+        ("GPUPool", PODS, "scaling.minReplicas", 9, "minReplicas is more than maxReplicas"),
+        ("GPUPool", PODS, "scaling.mode", "Manual", 'supported values: "Backlog", "External"'),
+        ("GPUPool", PODS, "template.resourceName", "gpu", "should match"),
+        ("GPUPool", PODS, "template.terminationGracePeriodSeconds", 5, "should be greater than or equal to 30"),
+        ("GPUPool", PODS, "template.tritonResources", {"limits": {"cpu": [1]}}, "must be of type"),
+        ("GPUPool", PODS, "template.image", "two words", "should match"),
+        ("GPUPool", PODS, "template.shell", "bash", "unknown field"),
         ("GPUPool", POOL, "endpoints", [], "should have at least 1 items"),
         ("GPUPool", POOL, "endpoints", [POOL["endpoints"][0]] * 2, "Duplicate value"),
         ("GPUPool", POOL, "endpoints.0.url", "http://localhost", "should match"),
@@ -224,3 +254,29 @@ def test_kubectl_get_shows_where_the_video_is(cluster: Cluster, namespace: str) 
     assert plain[0].split() == ["NAME", "MODEL", "QUEUE", "PHASE", "PROGRESS", "READY", "AGE"]
     wide = cluster.kubectl("get", "vj", "--namespace", namespace, "-o", "wide").splitlines()
     assert wide[0].split() == [*plain[0].split(), "POOL", "REPLICA", "ATTEMPTS", "REASON", "OUTPUT"]
+
+
+def test_a_pool_made_of_pods_is_taken_whole(cluster: Cluster, namespace: str) -> None:
+    name = f"pods-{namespace}"
+    cluster.kubectl("create", "-f", "-", input=json.dumps(manifest("GPUPool", PODS, name)))
+    kept = json.loads(cluster.kubectl("get", "gpupool", name, "-o", "json"))["spec"]
+    assert kept["template"]["tritonResources"] == PODS["template"]["tritonResources"]
+    assert kept["template"]["volumes"] == PODS["template"]["volumes"]
+    assert (kept["scaling"]["mode"], kept["scaling"]["idleSeconds"]) == ("Backlog", 300)
+    for change, words in (
+        ({"operatorNamespace": None}, "operatorNamespace is immutable"),
+        ({"endpoints": POOL["endpoints"]}, "a pool of endpoints does not become one of pods"),
+    ):
+        with pytest.raises(DevError, match=words):
+            cluster.kubectl("patch", "gpupool", name, "--type=merge", "--patch", json.dumps({"spec": change}))
+
+
+def test_the_replicas_of_a_pool_are_scaled_from_outside_only_where_it_says_so(cluster: Cluster, namespace: str) -> None:
+    name = f"scaled-{namespace}"
+    external = {**PODS, "scaling": {"mode": "External"}, "replicas": 1}
+    cluster.kubectl("create", "-f", "-", input=json.dumps(manifest("GPUPool", external, name)))
+    cluster.kubectl("scale", "gpupool", name, "--replicas=3")
+    assert cluster.kubectl("get", "gpupool", name, "-o", "jsonpath={.spec.replicas}") == "3"
+    cluster.kubectl("create", "-f", "-", input=json.dumps(manifest("GPUPool", PODS, f"own-{namespace}")))
+    with pytest.raises(DevError, match="with mode Backlog the operator decides"):
+        cluster.kubectl("patch", "gpupool", f"own-{namespace}", "--type=merge", "--patch", '{"spec": {"replicas": 3}}')

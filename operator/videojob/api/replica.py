@@ -24,6 +24,8 @@ class ModelState(StrEnum):
     LOADING = "Loading"
     READY = "Ready"
     FAILED = "Failed"
+    UNLOADED = "Unloaded"
+    """It made room for another one, and is loaded again when a job comes for it."""
 
 
 class LoadedModel(Resource):

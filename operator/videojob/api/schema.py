@@ -33,3 +33,5 @@ def immutable(field: str, advice: str) -> tuple[str, str]:
 MAP_BY_TYPE: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
 MAP_BY_NAME: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
 SET: JsonDict = {"x-kubernetes-list-type": "set"}
+INT_OR_STRING: JsonDict = {"x-kubernetes-int-or-string": True}
+ANY: JsonDict = {"x-kubernetes-preserve-unknown-fields": True}

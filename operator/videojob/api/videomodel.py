@@ -67,8 +67,16 @@ class Defaults(Resource):
     guidance_scale: Annotated[float, Field(ge=0, le=30)] = 1.0
 
 
+class Estimate(Resource):
+    """What a chunk is predicted to take, until the operator has measured it."""
+
+    chunk_seconds: Annotated[
+        float, Field(gt=0, le=86400, description="Wall seconds of a chunk at the default size and steps.")
+    ] = 10
+
+
 class VideoModelSpec(Resource):
-    """A model. All but limits and defaults is immutable, because running jobs rest on it."""
+    """A model. All but limits, defaults and estimate is immutable, because running jobs rest on it."""
 
     family: Annotated[FamilyName, Field(description="The diffusers family.")]
     source: Source
@@ -83,6 +91,7 @@ class VideoModelSpec(Resource):
     memory: Memory
     limits: Limits = Limits()
     defaults: Defaults = Defaults()
+    estimate: Estimate = Estimate()
 
     @property
     def layout(self) -> ChunkLayout:
