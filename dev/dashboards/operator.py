@@ -1,0 +1,287 @@
+"""Operator: who leads, whether it plans in time, what it watches and writes."""
+
+from dev.dashboards.board import (
+    Board,
+    Query,
+    Section,
+    graph,
+    label_values,
+    leading,
+    number,
+    or_zero,
+    quantile,
+    states,
+)
+
+# The namespace of the operators themselves, which Prometheus adds when it scrapes pods.
+OPERATORS = 'namespace=~"$namespace"'
+WRITES = f"videojob_operator_api_writes_total{{{OPERATORS}"
+
+
+def _process(metric: str) -> str:
+    return f"{metric}{{{OPERATORS}}} and on (instance) videojob_operator_build_info"
+
+
+BOARD = Board(
+    name="operator",
+    title="Operator",
+    description="Whether the operator leads, plans in time, sees every change, and gets its writes through.",
+    variables=(
+        label_values("namespace", "namespace", "videojob_operator_build_info", "Namespaces in which operators run."),
+    ),
+    sections=(
+        Section(
+            "Now",
+            (
+                number(
+                    "Leaders",
+                    Query(f"sum(videojob_operator_leader{{{OPERATORS}}})"),
+                    "One operator plans and writes. None for longer than 15 s: nobody does.",
+                    thresholds=((None, "red"), (1, "green"), (2, "red")),
+                    runbook="VideojobOperatorLoopStale",
+                ),
+                number(
+                    "Operators",
+                    Query(f"count by (version) (videojob_operator_build_info{{{OPERATORS}}})", "{{version}}"),
+                    "Operators that answer Prometheus, by version. The others stand by with warm caches.",
+                ),
+                number(
+                    "Age of the loop",
+                    Query("max(" + leading(f"videojob_operator_loop_age_seconds{{{OPERATORS}}}") + ")"),
+                    "Seconds since the leader's planning loop last went round.",
+                    unit="s",
+                    thresholds=((None, "green"), (30, "orange"), (60, "red")),
+                    runbook="VideojobOperatorLoopStale",
+                ),
+                number(
+                    "Plan, p99",
+                    Query(quantile(0.99, "videojob_operator_planning_seconds", OPERATORS)),
+                    "Seconds that one pass over all jobs takes.",
+                    unit="s",
+                    thresholds=((None, "green"), (1, "orange")),
+                ),
+                number(
+                    "Writes throttled",
+                    Query(or_zero(f'sum(increase({WRITES}, code="429"}}[$window]))')),
+                    "API writes within the window that the API server put off (429).",
+                    thresholds=((None, "green"), (1, "orange")),
+                    runbook="VideojobApiThrottled",
+                ),
+                number(
+                    "Files left behind",
+                    Query("max(" + leading(f"videojob_orphaned_prefixes{{{OPERATORS}}}") + ")"),
+                    "Deleted jobs whose files are still in a store; the leader tries again.",
+                    thresholds=((None, "green"), (1, "orange")),
+                    runbook="VideojobStoreErrors",
+                ),
+            ),
+        ),
+        Section(
+            "Planning",
+            (
+                states(
+                    "Who leads",
+                    Query(f"max by (instance) (videojob_operator_leader{{{OPERATORS}}})", "{{instance}}"),
+                    "The Lease makes sure that it is never two.",
+                    {"0": ("stands by", "text"), "1": ("leads", "green")},
+                    runbook="VideojobOperatorLoopStale",
+                ),
+                graph(
+                    "Age of the loop",
+                    (
+                        Query(
+                            f"max by (instance) (videojob_operator_loop_age_seconds{{{OPERATORS}}})",
+                            "{{instance}}",
+                        ),
+                    ),
+                    "Seconds since the planning loop last went round.",
+                    unit="s",
+                    thresholds=((None, "green"), (60, "red")),
+                    runbook="VideojobOperatorLoopStale",
+                ),
+                graph(
+                    "Seconds a plan takes",
+                    tuple(
+                        Query(quantile(q, "videojob_operator_planning_seconds", OPERATORS), f"p{q * 100:g}")
+                        for q in (0.5, 0.99)
+                    ),
+                    "Grows with the jobs that are not finished.",
+                    unit="s",
+                ),
+                graph(
+                    "Lag from change to plan",
+                    tuple(
+                        Query(quantile(q, "videojob_operator_event_lag_seconds", OPERATORS), f"p{q * 100:g}")
+                        for q in (0.5, 0.95, 0.99)
+                    ),
+                    "From the first change that was not planned yet to the plan that takes it in.",
+                    unit="s",
+                ),
+                graph(
+                    "Plans a second",
+                    (
+                        Query(
+                            "sum by (instance) "
+                            f"(rate(videojob_operator_planning_seconds_count{{{OPERATORS}}}[$__rate_interval]))",
+                            "{{instance}}",
+                        ),
+                    ),
+                    "Changes that come close together are planned at once.",
+                    unit="ops",
+                ),
+                graph(
+                    "Jobs given to replicas a second",
+                    (
+                        Query(
+                            or_zero("sum by (pool) (rate(videojob_assignments_total[$__rate_interval]))"),
+                            "{{pool}}",
+                        ),
+                    ),
+                    "What the planning is for.",
+                    unit="ops",
+                ),
+            ),
+        ),
+        Section(
+            "Watching",
+            (
+                graph(
+                    "Watch events a second",
+                    (
+                        Query(
+                            "sum by (kind) "
+                            f"(rate(videojob_operator_watch_events_total{{{OPERATORS}}}[$__rate_interval]))",
+                            "{{kind}}",
+                        ),
+                    ),
+                    "Of all operators: each of them watches.",
+                    unit="ops",
+                ),
+                graph(
+                    "Watches opened again",
+                    (
+                        Query(
+                            or_zero(
+                                "sum by (kind) "
+                                f"(increase(videojob_operator_watch_reconnects_total{{{OPERATORS}}}[$window]))"
+                            ),
+                            "{{kind}}",
+                        ),
+                    ),
+                    "Within the window. Now and then is normal: the API server ends long watches.",
+                    runbook="VideojobWatchReconnects",
+                ),
+                graph(
+                    "Changes that a watch did not bring",
+                    (
+                        Query(
+                            or_zero(
+                                "sum by (kind) "
+                                f"(increase(videojob_operator_missed_changes_total{{{OPERATORS}}}[$window]))"
+                            ),
+                            "{{kind}}",
+                        ),
+                    ),
+                    "Within the window; an audit found them. They should be none.",
+                    runbook="VideojobWatchReconnects",
+                ),
+            ),
+        ),
+        Section(
+            "Writing",
+            (
+                graph(
+                    "API writes a second, by kind",
+                    (
+                        Query(
+                            f"sum by (verb, kind) (rate({WRITES}}}[$__rate_interval]))",
+                            "{{verb}} {{kind}}",
+                        ),
+                    ),
+                    "A job that starts at once costs two.",
+                    unit="ops",
+                ),
+                graph(
+                    "API writes a second, by answer",
+                    (Query(f"sum by (code) (rate({WRITES}}}[$__rate_interval]))", "{{code}}"),),
+                    "409: somebody else changed it, and the next plan sees it. 429: the API server puts us off. 0: no "
+                    "answer.",
+                    unit="ops",
+                    stacked=True,
+                    runbook="VideojobApiThrottled",
+                ),
+                graph(
+                    "Seconds an API write takes, p95",
+                    (
+                        Query(
+                            quantile(0.95, "videojob_operator_api_write_seconds", OPERATORS, "verb, kind"),
+                            "{{verb}} {{kind}}",
+                        ),
+                    ),
+                    "From the request to the answer.",
+                    unit="s",
+                    runbook="VideojobApiThrottled",
+                ),
+                graph(
+                    "Runners' writes tried again",
+                    (
+                        Query(
+                            or_zero('sum by (pool) (increase(videojob_runner_retries_total{what="api"}[$window]))'),
+                            "{{pool}}",
+                        ),
+                    ),
+                    "Within the window: how the API server does as runners see it.",
+                    runbook="VideojobApiThrottled",
+                ),
+                graph(
+                    "Events not posted",
+                    (
+                        Query(
+                            or_zero(f"sum(increase(videojob_operator_events_dropped_total{{{OPERATORS}}}[$window]))"),
+                            "Events",
+                        ),
+                    ),
+                    "Within the window. Kubernetes Events are given up under load, status writes are not.",
+                ),
+                graph(
+                    "Errors of the object store",
+                    (
+                        Query(
+                            or_zero("sum by (pool) (increase(videojob_runner_store_errors_total[$window]))"),
+                            "{{pool}}",
+                        ),
+                    ),
+                    "Within the window, as runners meet them.",
+                    runbook="VideojobStoreErrors",
+                ),
+            ),
+        ),
+        Section(
+            "Process",
+            (
+                graph(
+                    "Memory",
+                    (Query(_process("process_resident_memory_bytes"), "{{instance}}"),),
+                    "Resident memory of each operator.",
+                    unit="bytes",
+                ),
+                graph(
+                    "CPU",
+                    (
+                        Query(
+                            f"rate(process_cpu_seconds_total{{{OPERATORS}}}[$__rate_interval]) "
+                            "and on (instance) videojob_operator_build_info",
+                            "{{instance}}",
+                        ),
+                    ),
+                    "Cores that each operator uses.",
+                ),
+                graph(
+                    "Open files",
+                    (Query(_process("process_open_fds"), "{{instance}}"),),
+                    "File descriptors of each operator.",
+                ),
+            ),
+        ),
+    ),
+)

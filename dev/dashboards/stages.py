@@ -1,0 +1,247 @@
+"""Stages and cost: where the time of a chunk goes, what overlaps, what a second of video costs."""
+
+from dev.dashboards.board import (
+    Board,
+    Query,
+    Section,
+    bars,
+    graph,
+    label_values,
+    mean,
+    number,
+    or_zero,
+    quantile,
+)
+
+RUNNERS = 'pool=~"$pool", model=~"$model"'
+JOBS = 'namespace=~"$namespace", queue=~"$queue", model=~"$model"'
+DECODE = RUNNERS + ', stage="vae_decode"'
+SPENT = f"sum by (stage) (rate(videojob_runner_stage_seconds_sum{{{RUNNERS}}}[$window]))"
+
+
+def _cost(by: str, gpu_by: str = "") -> str:
+    """GPU-seconds for a second of finished video."""
+    gpu, video = (
+        f"sum by ({labels}) (increase({metric}{{{JOBS}}}[$__range]))"
+        for metric, labels in (("videojob_gpu_seconds_total", gpu_by or by), ("videojob_video_seconds_total", by))
+    )
+    return f"{gpu} / on ({by}) group_left {video}" if gpu_by else f"{gpu} / {video}"
+
+
+def _overlap(by: str) -> str:
+    hidden, decoded = (
+        f"sum by ({by}) (rate({metric}[$window]))"
+        for metric in (
+            f"videojob_runner_overlap_seconds_total{{{RUNNERS}}}",
+            f"videojob_runner_stage_seconds_sum{{{DECODE}}}",
+        )
+    )
+    return f"{hidden} / {decoded}"
+
+
+BOARD = Board(
+    name="stages",
+    title="Stages and cost",
+    description="Where the time of a chunk goes, how much decoding hides behind denoising, and what videos cost.",
+    variables=(
+        label_values("namespace", "namespace", "videojob_jobs", "Namespaces of the jobs, for cost."),
+        label_values("queue", "queue", 'videojob_jobs{namespace=~"$namespace"}', "VideoQueues, for cost."),
+        label_values("pool", "pool", "videojob_runner_slots", "GPUPools, for stages."),
+        label_values("model", "model", "videojob_runner_chunks_total", "VideoModels."),
+    ),
+    sections=(
+        Section(
+            "In the time range",
+            (
+                number(
+                    "GPU-seconds",
+                    Query(f"sum(increase(videojob_runner_gpu_seconds_total{{{RUNNERS}}}[$__range]))"),
+                    "Accelerator time of all stages, as runners count it while they work.",
+                    unit="s",
+                ),
+                number(
+                    "Video finished",
+                    Query(or_zero(f"sum(increase(videojob_video_seconds_total{{{JOBS}}}[$__range]))")),
+                    "Seconds of finished video.",
+                    unit="s",
+                ),
+                number(
+                    "GPU-seconds a video-second",
+                    Query(
+                        f"sum(increase(videojob_gpu_seconds_total{{{JOBS}}}[$__range])) / "
+                        f"sum(increase(videojob_video_seconds_total{{{JOBS}}}[$__range]))"
+                    ),
+                    "Of jobs that ended in the range, failed ones included: what a second of video really cost.",
+                ),
+                number(
+                    "Decoding that is hidden",
+                    Query(
+                        f"sum(rate(videojob_runner_overlap_seconds_total{{{RUNNERS}}}[$window])) / "
+                        f"sum(rate(videojob_runner_stage_seconds_sum{{{DECODE}}}[$window]))"
+                    ),
+                    "Share of the decoding time in which the next chunk was denoised: it costs the user nothing.",
+                    unit="percentunit",
+                    thresholds=((None, "orange"), (0.5, "green")),
+                ),
+                number(
+                    "Real-time factor, p50",
+                    Query(quantile(0.5, "videojob_runner_real_time_factor", RUNNERS)),
+                    "Seconds on replicas for a second of finished video.",
+                    thresholds=((None, "green"), (1, "orange")),
+                ),
+                number(
+                    "Started again",
+                    Query(
+                        or_zero(
+                            'sum(increase(videojob_runner_retries_total{pool=~"$pool", what="sequence"}[$__range]))'
+                        )
+                    ),
+                    "Sequences that a runner started again from the last commit: work that was paid twice.",
+                    thresholds=((None, "green"), (1, "orange")),
+                ),
+            ),
+        ),
+        Section(
+            "Stages",
+            (
+                graph(
+                    "A chunk, by stage",
+                    (
+                        Query(
+                            SPENT
+                            + f" / on () group_left sum(rate(videojob_runner_chunks_total{{{RUNNERS}}}[$window]))",
+                            "{{stage}}",
+                        ),
+                    ),
+                    "Seconds of work for a chunk, stacked; mux and upload of a whole video are spread over its chunks. "
+                    "Stages overlap, so the stack is higher than the time between two chunks.",
+                    unit="s",
+                    stacked=True,
+                    size="half",
+                ),
+                graph(
+                    "Seconds a stage takes, p95",
+                    (
+                        Query(
+                            quantile(0.95, "videojob_runner_stage_seconds", RUNNERS, "stage"),
+                            "{{stage}}",
+                        ),
+                    ),
+                    "For a chunk; mux and upload also for the whole video at its end.",
+                    unit="s",
+                    size="half",
+                ),
+                graph(
+                    "Share of the work, by stage",
+                    (
+                        Query(
+                            SPENT + " / on () group_left "
+                            f"sum(rate(videojob_runner_stage_seconds_sum{{{RUNNERS}}}[$window]))",
+                            "{{stage}}",
+                        ),
+                    ),
+                    "Of all seconds of work.",
+                    unit="percentunit",
+                    stacked=True,
+                ),
+                graph(
+                    "Decoding that is hidden",
+                    (Query(_overlap("model"), "{{model}}"),),
+                    "Share of the decoding time in which the next chunk was denoised.",
+                    unit="percentunit",
+                ),
+                graph(
+                    "Seconds a stage takes on average, by model",
+                    (
+                        Query(
+                            mean("videojob_runner_stage_seconds", RUNNERS, "model, stage"),
+                            "{{model}} {{stage}}",
+                        ),
+                    ),
+                    "To compare models, and a model before and after a change.",
+                    unit="s",
+                ),
+            ),
+        ),
+        Section(
+            "Cost",
+            (
+                graph(
+                    "Accelerators at work, by stage",
+                    (
+                        Query(
+                            f"sum by (stage) (rate(videojob_runner_gpu_seconds_total{{{RUNNERS}}}[$__rate_interval]))",
+                            "{{stage}}",
+                        ),
+                    ),
+                    "Accelerator-seconds spent in a second.",
+                    stacked=True,
+                ),
+                graph(
+                    "Accelerators at work, by model",
+                    (
+                        Query(
+                            f"sum by (model) (rate(videojob_runner_gpu_seconds_total{{{RUNNERS}}}[$__rate_interval]))",
+                            "{{model}}",
+                        ),
+                    ),
+                    "Accelerator-seconds spent in a second.",
+                    stacked=True,
+                ),
+                graph(
+                    "Video finished a minute",
+                    (
+                        Query(
+                            or_zero(f"60 * sum by (model) (rate(videojob_video_seconds_total{{{JOBS}}}[$window]))"),
+                            "{{model}}",
+                        ),
+                    ),
+                    "Seconds of finished video.",
+                    unit="s",
+                ),
+                bars(
+                    "GPU-seconds a video-second, by model",
+                    Query(_cost("model"), "{{model}}"),
+                    "Of jobs that ended in the time range.",
+                ),
+                bars(
+                    "GPU-seconds a video-second, by queue",
+                    Query(_cost("namespace, queue"), "{{namespace}}/{{queue}}"),
+                    "Of jobs that ended in the time range.",
+                ),
+                bars(
+                    "GPU-seconds a video-second, by stage",
+                    Query(_cost("model", "model, stage"), "{{model}} {{stage}}"),
+                    "Of jobs that ended in the time range: where a cheaper stage would help.",
+                ),
+                bars(
+                    "GPU-seconds, by queue",
+                    Query(
+                        f"sum by (namespace, queue) (increase(videojob_gpu_seconds_total{{{JOBS}}}[$__range]))",
+                        "{{namespace}}/{{queue}}",
+                    ),
+                    "Of jobs that ended in the time range, whatever their end: what to charge.",
+                    unit="s",
+                ),
+                bars(
+                    "GPU-seconds, by model",
+                    Query(
+                        f"sum by (model) (increase(videojob_gpu_seconds_total{{{JOBS}}}[$__range]))",
+                        "{{model}}",
+                    ),
+                    "Of jobs that ended in the time range.",
+                    unit="s",
+                ),
+                bars(
+                    "Video finished, by queue",
+                    Query(
+                        f"sum by (namespace, queue) (increase(videojob_video_seconds_total{{{JOBS}}}[$__range]))",
+                        "{{namespace}}/{{queue}}",
+                    ),
+                    "Seconds of video of jobs that ended in the time range.",
+                    unit="s",
+                ),
+            ),
+        ),
+    ),
+)
