@@ -55,10 +55,12 @@ def demands(snapshot: Snapshot, estimates: Estimates) -> dict[str, Demand]:
             seconds = 0.0 if model is None else estimates.remaining_seconds(job.assignment.pool, job, model)
             loads[job.assignment.pool].run(seconds)
     waiting.sort(key=lambda job: (-job.priority, job.created, job.uid))
+    works: dict[_Shape, float | None] = {}
     for job in waiting:
         model = snapshot.models.get(job.model)
-        if model is not None and _possible(job, model):
-            _choose(job, remaining_work(job, model), options[job.model])
+        work = None if model is None else _work(job, model, works)
+        if work is not None:
+            _choose(job, work, options[job.model])
     return {name: load.demand for name, load in loads.items()}
 
 
@@ -103,11 +105,25 @@ def _options(model: VideoModel, loads: Mapping[str, _Load], estimates: Estimates
     )
 
 
-def _possible(job: Job, model: VideoModel) -> bool:
-    """Whether the model, as it is now, can make what is left of the job."""
-    if job.resolved is None:
-        return beyond_limits(job, model) is None
-    return job.resolved.model_uid == model.metadata.uid
+class _Shape(NamedTuple):
+    """What the work of a job that has not begun depends on; most jobs of a burst are alike."""
+
+    model: str
+    seconds: float
+    fps: int | None
+    width: int | None
+    height: int | None
+    steps: int | None
+
+
+def _work(job: Job, model: VideoModel, works: dict[_Shape, float | None]) -> float | None:
+    """The remaining work of the job; None where the model, as it is now, cannot do it."""
+    if job.resolved is not None:
+        return remaining_work(job, model) if job.resolved.model_uid == model.metadata.uid else None
+    shape = _Shape(job.model, job.seconds, job.fps, job.width, job.height, job.steps)
+    if shape not in works:
+        works[shape] = remaining_work(job, model) if beyond_limits(job, model) is None else None
+    return works[shape]
 
 
 def _choose(job: Job, work: float, options: tuple[_Option, ...]) -> None:
