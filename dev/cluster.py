@@ -1,9 +1,10 @@
-"""A real API server with TLS and RBAC on loopback, and kubeconfigs for those who use it.
+"""A real API server with TLS and RBAC, and kubeconfigs for those who use it.
 
-Everything secret lies in one folder that only its owner can read. Certificates and ports are new at every start; etcd's
+It listens on loopback, or, for a cluster with nodes, where pods reach it (`Network`). Everything secret lies in one folder that only its owner can read. Certificates and ports are new at every start; etcd's
 data stays, so objects outlive a restart.
 """
 
+import ipaddress
 import json
 import random
 import re
@@ -30,6 +31,33 @@ TOKEN_HOURS = 24 * 365
 
 _LOG_LINE = re.compile(r"[EWIF]\d{4} ")
 """What kubectl's libraries log beside its own answer."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What an API server must know of the network of a cluster with nodes."""
+
+    host: str
+    """The address of this machine that nodes and pods reach; the API server listens there."""
+    node: str
+    """The address of the node."""
+    services: str
+    """The range of ClusterIPs; its first address is that of the API server's own service."""
+
+    @property
+    def api_server(self) -> str:
+        """The ClusterIP of the API server."""
+        return str(ipaddress.ip_network(self.services)[1])
+
+
+LOOPBACK = "127.0.0.1"
+NODE_USERS = {
+    "kube-controller-manager": ("system:kube-controller-manager", None),
+    "kube-scheduler": ("system:kube-scheduler", None),
+    "kube-proxy": ("system:kube-proxy", None),
+    "kubelet": ("system:node:local", "system:nodes"),
+}
+"""User and group of each program that a cluster with nodes has beside its API server."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +115,14 @@ class Cluster:
         _write_kubeconfig(path, self.config()["clusters"][0]["cluster"], {"token": token})
         return path
 
+    def with_certificate(self, name: str) -> Path:
+        """A kubeconfig for one of NODE_USERS."""
+        path = self.folder / f"{name}.kubeconfig"
+        pki = self.folder / "pki"
+        user = {"client-certificate": str(pki / f"{name}.crt"), "client-key": str(pki / f"{name}.key")}
+        _write_kubeconfig(path, self.config()["clusters"][0]["cluster"], user)
+        return path
+
     def config(self) -> dict[str, Any]:
         """The administrator's kubeconfig, with one context, and certificates in it rather than paths."""
         config: dict[str, Any] = json.loads(
@@ -95,22 +131,25 @@ class Cluster:
         return config
 
 
-def start(supervisor: Supervisor) -> Cluster:
-    """Start etcd and kube-apiserver, and return when the API server is ready.
+def start(supervisor: Supervisor, network: Network | None = None) -> Cluster:
+    """Start etcd and kube-apiserver, and return when the API server is ready; with a network it takes nodes.
 
     Raises:
         DevError: they do not get ready; the sentence names a log.
     """
     folder = supervisor.folder / "cluster"
     folder.mkdir(mode=0o700, exist_ok=True)
-    pki = _certificates(folder / "pki")
+    pki = _certificates(folder / "pki", network)
     etcd_port, peer_port, port = free_ports(3)
     supervisor.run(_etcd(folder / "etcd", pki, etcd_port, peer_port))
-    supervisor.run(_api_server(pki, port, etcd_port))
+    supervisor.run(_api_server(pki, port, etcd_port, network))
     kubeconfig = supervisor.folder / "kubeconfig"
     _write_kubeconfig(
         kubeconfig,
-        {"server": f"https://127.0.0.1:{port}", "certificate-authority": str(pki / "ca.crt")},
+        {
+            "server": f"https://{network.host if network else LOOPBACK}:{port}",
+            "certificate-authority": str(pki / "ca.crt"),
+        },
         {"client-certificate": str(pki / "admin.crt"), "client-key": str(pki / "admin.key")},
     )
     cluster = Cluster(folder, kubeconfig)
@@ -185,16 +224,23 @@ def free_ports(count: int) -> list[int]:
     raise DevError("There is no free port between 20000 and 32000.")
 
 
-def _certificates(folder: Path) -> Path:
+def _certificates(folder: Path, network: Network | None) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     authority = trustme.CA(organization_name="videojob local cluster")
     authority.cert_pem.write_to_path(folder / "ca.crt")
-    for name, certificate in (
-        ("server", authority.issue_cert("127.0.0.1", "localhost")),
-        ("etcd-client", authority.issue_cert("kube-apiserver", common_name="kube-apiserver")),
-        ("admin", authority.issue_cert("admin", common_name="admin", organization_name="system:masters")),
-        ("service-accounts", authority.issue_cert("service-accounts")),
-    ):
+    names = ["127.0.0.1", "localhost"]
+    issued = {
+        "etcd-client": authority.issue_cert("kube-apiserver", common_name="kube-apiserver"),
+        "admin": authority.issue_cert("admin", common_name="admin", organization_name="system:masters"),
+        "service-accounts": authority.issue_cert("service-accounts"),
+    }
+    if network is not None:
+        names += [network.host, network.api_server, "kubernetes.default.svc"]
+        issued["node"] = authority.issue_cert(network.node)
+        for name, (user, group) in NODE_USERS.items():
+            issued[name] = authority.issue_cert(name, common_name=user, organization_name=group)
+    issued["server"] = authority.issue_cert(*names)
+    for name, certificate in issued.items():
         certificate.cert_chain_pems[0].write_to_path(folder / f"{name}.crt")
         certificate.private_key_pem.write_to_path(folder / f"{name}.key")
     return folder
@@ -221,26 +267,36 @@ def _etcd(data: Path, pki: Path, port: int, peer_port: int) -> Process:
     return Process("etcd", _argv("etcd", flags))
 
 
-def _api_server(pki: Path, port: int, etcd_port: int) -> Process:
+def _api_server(pki: Path, port: int, etcd_port: int, network: Network | None) -> Process:
+    address = network.host if network else LOOPBACK
     flags = {
         "etcd-servers": f"https://127.0.0.1:{etcd_port}",
         "etcd-cafile": pki / "ca.crt",
         "etcd-certfile": pki / "etcd-client.crt",
         "etcd-keyfile": pki / "etcd-client.key",
-        "bind-address": "127.0.0.1",
-        "advertise-address": "127.0.0.1",
-        "endpoint-reconciler-type": "none",  # A loopback address is no endpoint for the kubernetes service.
+        "bind-address": address,
+        "advertise-address": address,
         "secure-port": port,
         "tls-cert-file": pki / "server.crt",
         "tls-private-key-file": pki / "server.key",
         "client-ca-file": pki / "ca.crt",
         "anonymous-auth": "false",
-        "authorization-mode": "RBAC",
+        "authorization-mode": "Node,RBAC" if network else "RBAC",
         "service-account-issuer": "https://kubernetes.default.svc",
         "service-account-key-file": pki / "service-accounts.crt",
         "service-account-signing-key-file": pki / "service-accounts.key",
-        "service-cluster-ip-range": "10.0.0.0/24",
+        "service-cluster-ip-range": network.services if network else "10.0.0.0/24",
     }
+    if network is None:
+        flags["endpoint-reconciler-type"] = "none"  # A loopback address is no endpoint for the kubernetes service.
+    else:
+        flags |= {
+            "enable-admission-plugins": "NodeRestriction",
+            "kubelet-preferred-address-types": "InternalIP",
+            "kubelet-certificate-authority": pki / "ca.crt",
+            "kubelet-client-certificate": pki / "admin.crt",
+            "kubelet-client-key": pki / "admin.key",
+        }
     return Process("kube-apiserver", _argv("kube-apiserver", flags))
 
 

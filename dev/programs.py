@@ -36,6 +36,8 @@ class Group:
     """The name of each program, and the name that `go install` gives it."""
     version_of: str = ""
     """The module whose version the programs are to tell as their own; Kubernetes programs have no version otherwise."""
+    tags: str = ""
+    """Build tags, with commas between them."""
 
     @property
     def linker_flags(self) -> str:
@@ -59,11 +61,17 @@ GROUPS = (
         version_of="k8s.io/kubernetes",
     ),
     Group("containerd", {name: name for name in ("containerd", "containerd-shim-runc-v2", "ctr")}),
-    Group("cni", {name: name for name in ("bridge", "host-local", "loopback")}),
+    Group("cni", {name: name for name in ("ptp", "host-local", "loopback")}),
+    Group("pause", {"pause": "pause"}),
     Group("coredns", {"coredns": "coredns"}),
     Group("helm", {"helm": "helm"}),
     Group("helm-docs", {"helm-docs": "helm-docs"}),
-    Group("prometheus", {"prometheus": "prometheus", "promtool": "promtool"}),
+    Group(
+        "prometheus",
+        {"prometheus": "prometheus", "promtool": "promtool"},
+        # The clouds' service discoveries are most of what there is to compile.
+        tags="remove_all_sd,enable_kubernetes_sd",
+    ),
     Group("kwok", {"kwok": "kwok"}),
 )
 CLUSTER = ("etcd", "kube-apiserver", "kubectl")
@@ -112,9 +120,10 @@ def from_assets(name: str, environment: Mapping[str, str]) -> Path | None:
 
 def fingerprint(group: Group) -> str:
     """Twelve hexadecimal digits that change with everything a build of the group depends on."""
-    digest = hashlib.sha256(f"{group.linker_flags} {platform.machine()}".encode())
-    for name in ("go.mod", "go.sum"):
-        digest.update((MODULES / group.name / name).read_bytes())
+    digest = hashlib.sha256(f"{group.linker_flags} {platform.machine()}{group.tags}".encode())
+    folder = MODULES / group.name
+    for path in (folder / "go.mod", folder / "go.sum", *sorted(folder.glob("*.go"))):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -126,7 +135,8 @@ def _build(group: Group, folder: Path, cache: Path) -> None:
     with tempfile.TemporaryDirectory(dir=cache, prefix=f".{group.name}-") as temporary, log.open("wb") as output:
         built = Path(temporary, "bin")
         environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(built), "GOTOOLCHAIN": "local", "GOWORK": "off"}
-        command = (go, "install", "-trimpath", "-buildvcs=false", f"-ldflags={group.linker_flags}", "tool")
+        options = ("-trimpath", "-buildvcs=false", f"-ldflags={group.linker_flags}", f"-tags={group.tags}")
+        command = (go, "install", *options, "tool")
         try:
             subprocess.run(
                 command,

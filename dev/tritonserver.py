@@ -29,10 +29,10 @@ def command(repository: Path, *, grpc_port: int, http_port: int, metrics_port: i
     Raises DevError where the wheel lacks what this Python needs.
     """
     argv = [
-        str(_wheel() / "bin" / "tritonserver"),
+        str(wheel() / "bin" / "tritonserver"),
         f"--model-repository={repository}",
         "--model-control-mode=explicit",
-        f"--backend-directory={_backends()}",
+        f"--backend-directory={backends()}",
         f"--backend-config=python,shm-region-prefix-name={region_prefix(repository)}",
         "--grpc-address=127.0.0.1",
         f"--grpc-port={grpc_port}",
@@ -49,7 +49,7 @@ def command(repository: Path, *, grpc_port: int, http_port: int, metrics_port: i
         *dict.fromkeys(map(sysconfig.get_path, ("purelib", "platlib"))),
     ]
     # The libpython that made this environment must come first: another build's fails on the standard library's modules.
-    libraries = [str(sysconfig.get_config_var("LIBDIR")), str(_wheel().parents[1] / "nvidia_pytriton.libs")]
+    libraries = [str(sysconfig.get_config_var("LIBDIR")), str(wheel().parents[1] / "nvidia_pytriton.libs")]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(packages),
@@ -72,26 +72,30 @@ def remove_stale_regions(repository: Path) -> None:
         region.unlink(missing_ok=True)
 
 
-def _wheel() -> Path:
+def wheel() -> Path:
+    """The wheel's folder of the server.
+
+    Raises DevError where the wheel is not installed.
+    """
     folder = Path(sysconfig.get_path("purelib")) / "pytriton" / "tritonserver"
     if not folder.is_dir():
         raise DevError("tritonserver is missing: install the package nvidia-pytriton into this environment.")
     return folder
 
 
-def _backends() -> Path:
+def backends() -> Path:
     """The backend folder that tritonserver wants: the wheel's python backend with the stub of this Python beside it."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     folder = _CACHE / f"tritonserver-{version('nvidia-pytriton')}-python{python}" / "backends"
     if folder.is_dir():
         return folder
-    stub = _wheel() / "python_backend_stubs" / python
+    stub = wheel() / "python_backend_stubs" / python
     if not stub.is_dir():
         raise DevError(f"nvidia-pytriton {version('nvidia-pytriton')} has no python backend for Python {python}.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         made = Path(scratch) / "backends"
-        for source in (_wheel() / "backends" / "python", stub):
+        for source in (wheel() / "backends" / "python", stub):
             shutil.copytree(source, made / "python", dirs_exist_ok=True)
         try:
             made.rename(folder)

@@ -1,0 +1,132 @@
+"""The images of the cluster: small root filesystems, to which every container gets the big parts from this machine.
+
+`/usr`, the Python that made the environment and the environment's packages are mounted read-only into every container by
+containerd itself (`base_spec`), so that pods are exactly those that run elsewhere: their specs name no folder of this
+machine, and Restricted Pod Security holds. The project's own code and templates are copies in the image.
+"""
+
+import json
+import sys
+import sysconfig
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from dev.pods.oci import Entry, Image, Link, Script
+from dev.programs import program
+from dev.supervisor import REPOSITORY
+from dev.tritonserver import backends, wheel
+
+REGISTRY = "videojob.dev/local"
+PAUSE = f"{REGISTRY}/pause:1"
+HOME = "/opt/videojob"
+TRITON = "/opt/tritonserver"
+PATH = f"{HOME}/bin:{TRITON}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ENVIRONMENT = f"{HOME}/environment"
+_PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+_PACKAGES = f"{HOME}/lib/{_PYTHON}/site-packages"
+_ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+
+
+def videojob(tag: str = "dev", source: Path = REPOSITORY) -> Image:
+    """The image of operator and runner, with the code of a checkout."""
+    return Image(f"{REGISTRY}/videojob:{tag}", _python(source), environment=_variables())
+
+
+def videojob_triton(tag: str = "dev", source: Path = REPOSITORY) -> Image:
+    """The image of a pool's Triton: the tritonserver of the pytriton wheel where the official image has its own."""
+    entries = _python(source) | {
+        f"{TRITON}/bin/tritonserver": Script(_tritonserver()),
+        f"{TRITON}/backends": backends(),
+        f"{HOME}/bin/videojob-triton": Path(__file__).with_name("videojob-triton"),
+    }
+    name = f"{REGISTRY}/videojob-triton:{tag}"
+    return Image(name, entries, (f"{HOME}/bin/videojob-triton",), environment=_variables())
+
+
+def pause() -> Image:
+    """The image of every pod's sandbox."""
+    return Image(PAUSE, {"/pause": program("pause")}, ("/pause",), user="65535:65535")
+
+
+def coredns() -> Image:
+    """The image of the cluster's DNS server."""
+    return _single("coredns")
+
+
+def versitygw() -> Image:
+    """The image of the S3 server."""
+    return _single("versitygw")
+
+
+def base_spec(default: dict[str, Any]) -> str:
+    """The OCI spec that every container starts from: containerd's own with this machine's parts mounted."""
+    mounts = [
+        {
+            "destination": destination,
+            "type": "bind",
+            "source": str(source),
+            "options": ["rbind", "ro", "nosuid", "nodev"],
+        }
+        for destination, source in _mounts().items()
+    ]
+    return json.dumps(default | {"mounts": [*default["mounts"], *mounts]})
+
+
+def _mounts() -> dict[str, Path]:
+    mounts = {"/usr": Path("/usr"), _ENVIRONMENT: Path(sysconfig.get_path("purelib"))}
+    if not Path(sys.base_prefix).is_relative_to("/usr"):
+        mounts[sys.base_prefix] = Path(sys.base_prefix)
+    for name in _ROOT_LINKS:
+        path = Path("/", name)
+        if path.is_dir() and not path.is_symlink():
+            mounts[str(path)] = path
+    return mounts
+
+
+def _root() -> dict[str, Entry]:
+    entries: dict[str, Entry] = {
+        "/etc/passwd": "root:x:0:0:root:/:/sbin/nologin\nvideojob:x:10001:10001:videojob:/tmp:/sbin/nologin\n",
+        "/etc/group": "root:x:0:\nvideojob:x:10001:\n",
+        "/tmp": None,  # noqa: S108 - a mount point
+        **dict.fromkeys(_mounts()),
+    }
+    for name in _ROOT_LINKS:
+        path = Path("/", name)
+        if path.is_symlink():
+            entries[str(path)] = Link(str(path.readlink()))
+    return entries
+
+
+def _python(source: Path) -> dict[str, Entry]:
+    """A virtual environment that has the code of its own, and everything else from the environment of this machine."""
+    base = Path(sys.base_prefix, "bin", _PYTHON)
+    return _root() | {
+        f"{HOME}/pyvenv.cfg": f"home = {base.parent}\ninclude-system-site-packages = false\n",
+        f"{HOME}/bin/python": Link(str(base)),
+        f"{_PACKAGES}/environment.pth": f"{_ENVIRONMENT}\n",
+        f"{_PACKAGES}/videojob": source / "operator" / "videojob",
+        f"{HOME}/model_repo": source / "model_repo",
+    }
+
+
+def _variables() -> dict[str, str]:
+    return {"PATH": PATH, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "HOME": "/tmp"}  # noqa: S108
+
+
+def _tritonserver() -> str:
+    """What stands for the official image's tritonserver: the wheel's, told where its libraries and packages are."""
+    packages = Path(sysconfig.get_path("purelib"))
+    server = Path(_ENVIRONMENT, wheel().relative_to(packages))
+    # As in dev.tritonserver: the libpython that made this environment must come first.
+    libraries = f"{sysconfig.get_config_var('LIBDIR')}:{_ENVIRONMENT}/nvidia_pytriton.libs"
+    return f"""#!/bin/sh
+# tritonserver of nvidia-pytriton {version("nvidia-pytriton")}; the official image's needs none of this.
+export LD_LIBRARY_PATH="{libraries}"
+export PYTHONPATH="{_PACKAGES}:{_ENVIRONMENT}${{PYTHONPATH:+:$PYTHONPATH}}"
+exec {server}/bin/tritonserver --backend-directory={TRITON}/backends "$@"
+"""
+
+
+def _single(name: str) -> Image:
+    return Image(f"{REGISTRY}/{name}:dev", _root() | {f"/opt/{name}": program(name)}, (f"/opt/{name}",))
