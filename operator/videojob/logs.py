@@ -40,7 +40,7 @@ def about(uid: str, namespace: str, name: str, attempt: int) -> Iterator[None]:
         _ABOUT.reset(token)
 
 
-def configure(format: Format, component: str) -> None:
+def configure(format: Format, component: str) -> None:  # noqa: A002 - the option's name
     """Log everything from INFO on to stderr, and nothing anywhere else: what was configured before is gone.
 
     JSON has `time` (RFC 3339, UTC), `level`, `logger`, `message`, `component`, the job where there is one, `exc_info`

@@ -147,14 +147,14 @@ class System:
         argv, environment = command(repository, grpc_port=grpc, http_port=http, metrics_port=metrics)
         replica.triton = self._spawn(argv, environment, replica.folder / "triton.log")
 
-    def start_runner(self, name: str) -> None:
-        """Start the replica's runner, unless it runs."""
+    def start_runner(self, name: str, *options: str) -> None:
+        """Start the replica's runner with these further options, unless it runs."""
         replica = self.replicas[name]
         if replica.runner is None or replica.runner.poll() is not None:
             replica.runner_began = datetime.now(UTC)
-            replica.runner = self.another_runner(name)
+            replica.runner = self.another_runner(name, None, *options)
 
-    def another_runner(self, name: str, metrics_port: int | None = None) -> subprocess.Popen[bytes]:
+    def another_runner(self, name: str, metrics_port: int | None = None, *options: str) -> subprocess.Popen[bytes]:
         """Start a runner for the replica, whether there is one or not."""
         replica = self.replicas[name]
         argv = [
@@ -162,7 +162,8 @@ class System:
             *("--pool", self.pool, "--replica", name, "--lease-seconds", str(LEASE_SECONDS)),
             *("--model-repository", str(replica.folder / "model_repo")),
             *("--repository", str(replica.folder / "repository")),
-            *("--metrics-port", str(metrics_port or replica.ports[3])),
+            *("--metrics-port", str(metrics_port or replica.ports[3]), "--log-format", "json"),
+            *options,
         ]
         environment = {"KUBECONFIG": str(self.cluster.service_account("videojob-runner"))}
         return self._spawn(argv, environment, replica.log)

@@ -41,17 +41,24 @@ class Runs:
         self.started: list[tuple[str, int]] = []
         self.ended: dict[tuple[str, int], str] = {}
         self.slots = Slots(slots)
+        self.begin_new = False
+        """Attempts that start now have not begun anything: a drain ends them."""
         self.assignments = Assignments(self.run, self.slots, lambda count: None)
 
     async def run(self, job: VideoJob, stop: Stop) -> None:
         attempt = (job.metadata.uid, job.status.attempts)
         self.started.append(attempt)
         try:
-            await stop.race(asyncio.Event().wait())
+            await stop.race(asyncio.Event().wait(), new=self.begin_new)
         except StoppedError as stopped:
             self.ended[attempt] = "lost" if stopped.lost else stopped.reason
         except asyncio.CancelledError:
             self.ended[attempt] = "cancelled"
+
+    async def until_ended(self, count: int) -> None:
+        async with asyncio.timeout(30):
+            while len(self.ended) < count:  # noqa: ASYNC110 - a timer of the event loop has to fire
+                await asyncio.sleep(0.001)
 
     async def see(self, *events: Snapshot | Change) -> None:
         for event in events:
@@ -106,11 +113,13 @@ async def test_a_job_that_comes_with_a_release_is_started_to_hand_it_back() -> N
 async def test_a_drain_hands_back_what_runs_and_what_comes() -> None:
     runs = Runs()
     await runs.see(Snapshot([job("a")]))
-    runs.assignments.drain("maintenance")
+    runs.assignments.drain("maintenance", 0.01)
     await runs.see(Change("ADDED", job("b")))
+    assert runs.ended == {}, "chunks in flight were given no time"
+    await runs.until_ended(2)
     assert runs.ended == {("a", 1): "Drained", ("b", 1): "Drained"}
 
-    runs.assignments.drain("")
+    runs.assignments.drain("", 0.01)
     await runs.see(Change("ADDED", job("c")))
     assert ("c", 1) in runs.started and ("c", 1) not in runs.ended
 
@@ -141,10 +150,29 @@ async def test_a_job_that_waits_for_a_slot_is_handed_back_when_asked() -> None:
     assert runs.ended == {("b", 1): "Cancelled"}
 
 
+async def test_a_drain_is_overtaken_by_what_cannot_wait() -> None:
+    runs = Runs()
+    await runs.see(Snapshot([job("a"), job("b")]))
+    runs.assignments.drain("maintenance", 600)
+    await runs.see(modified(uid="a", release="Cancelled"), Change("DELETED", job("b")))
+
+    assert runs.ended == {("a", 1): "Cancelled", ("b", 1): "lost"}
+
+
+async def test_a_job_that_waits_for_a_slot_is_handed_back_by_a_drain_at_once() -> None:
+    runs = Runs(slots=1)
+    await runs.see(Snapshot([job("a"), job("b")]))
+    runs.begin_new = True
+    runs.assignments.drain("maintenance", 600)
+    await runs.see()
+
+    assert runs.ended == {("b", 1): "Drained"}
+
+
 async def test_finish_waits_for_every_task_and_cancels_the_slow_ones() -> None:
     runs = Runs()
     await runs.see(Snapshot([job("a"), job("b")]))
-    runs.assignments.drain("maintenance")
+    runs.assignments.drain("maintenance", 0.01)
     await runs.assignments.finish(5)
     assert set(runs.ended.values()) == {"Drained"}
 

@@ -37,9 +37,18 @@ def replica() -> str:
 
 @pytest.fixture
 def lease(kube: KubeClient, replica: str) -> Callable[..., Lease]:
-    def make(identity: str, time: FakeTime | None = None) -> Lease:
+    def make(identity: str, time: FakeTime | None = None, pod_uid: str | None = None) -> Lease:
         clock = Clock(lambda: datetime.now(UTC), (time or FakeTime()).monotonic)
-        return Lease(kube, clock, namespace=NAMESPACE, pool="p", replica=replica, identity=identity, seconds=SECONDS)
+        return Lease(
+            kube,
+            clock,
+            namespace=NAMESPACE,
+            pool="p",
+            replica=replica,
+            identity=identity,
+            seconds=SECONDS,
+            pod_uid=pod_uid,
+        )
 
     return make
 
@@ -75,6 +84,34 @@ async def test_taking_makes_the_lease(lease: Callable[..., Lease], kube: KubeCli
     assert (made["spec"]["holderIdentity"], made["spec"]["leaseDurationSeconds"]) == ("me", SECONDS)
     assert (made["metadata"]["labels"][POOL_LABEL], made["metadata"]["labels"][REPLICA_LABEL]) == ("p", replica)
     assert json.loads(made["metadata"]["annotations"][REPORT_ANNOTATION])["slots"] == 2
+
+
+async def test_the_lease_of_a_pod_goes_with_it(lease: Callable[..., Lease], kube: KubeClient, replica: str) -> None:
+    """Whether it is made or taken over: as after a restart of the runner's container."""
+    uid = "0b5c8d1e-0000-4000-8000-000000000000"
+    await lease("outside").take(report(), wait_for_holder=False)
+    assert "ownerReferences" not in (await stored(kube, replica))["metadata"]
+
+    await lease("inside", pod_uid=uid).take(report(), wait_for_holder=False)
+
+    owners = (await stored(kube, replica))["metadata"]["ownerReferences"]
+    assert owners == [{"apiVersion": "v1", "kind": "Pod", "name": replica, "uid": uid}]
+
+
+async def test_a_loop_that_hangs_is_seen_and_one_that_waits_is_not(lease: Callable[..., Lease]) -> None:
+    time = FakeTime()
+    mine = lease("me", time)
+    assert not mine.stalled, "nothing has begun"
+    await mine.take(report(), wait_for_holder=False)
+    time.skipped += 1000
+    assert not mine.stalled, "it was taken, and is not kept yet"
+    await mine.take(report(), wait_for_holder=False)
+    async with kept(mine, report()) as renewals:
+        await asyncio.wait_for(renewals.get(), 30)
+        assert not mine.stalled
+        time.skipped += 3 * SECONDS + 1
+        assert mine.stalled
+    assert not mine.stalled, "nobody keeps it any more"
 
 
 async def test_a_new_runner_takes_over_and_the_old_one_sees_it(

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from dev.cluster import NAMESPACE, Cluster, free_ports
@@ -22,6 +23,7 @@ from videojob.kube.client import GPU_POOLS, LEASES, KubeClient, KubeError, confi
 
 _numbers = itertools.count()
 PATIENCE = 60.0
+POD_UID = "0b5c8d1e-0000-4000-8000-000000000000"
 
 
 def command(pool: str, folder: Path, *options: str) -> list[str]:
@@ -86,11 +88,25 @@ def test_a_metrics_port_that_is_taken_is_one_sentence(cluster: Cluster, tmp_path
     assert str(port) in words
 
 
+def test_a_health_port_that_is_taken_is_one_sentence(cluster: Cluster, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, words = said(
+            "p", tmp_path, "--health-port", str(port), KUBECONFIG=str(cluster.service_account("videojob-runner"))
+        )
+
+    assert (code, words.count("\n")) == (1, 1)
+    assert f"Port {port} cannot serve probes" in words
+
+
 class Runner:
     """A runner without a Triton, and what it reports."""
 
-    def __init__(self, pool: str, client: KubeClient, log: Path) -> None:
+    def __init__(self, pool: str, client: KubeClient, log: Path, health_port: int) -> None:
         self.pool = pool
+        self._health_port = health_port
         self._client = client
         self._log = log
 
@@ -110,6 +126,12 @@ class Runner:
             return holds(ReplicaReport.model_validate_json(lease["metadata"]["annotations"][REPORT_ANNOTATION]))
 
         await self._until(look)
+
+    async def probe(self, path: str) -> tuple[int, str]:
+        """Status and text of a probe's answer."""
+        url = f"http://127.0.0.1:{self._health_port}{path}"
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            return answer.status, await answer.text()
 
     async def _until(self, holds: Callable[[], Any]) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -144,9 +166,11 @@ def start(argv: list[str], log: Path, kubeconfig: Path) -> subprocess.Popen[byte
 async def running(cluster: Cluster, admin: KubeClient, folder: Path) -> AsyncIterator[Runner]:
     """A runner of a pool that does not exist yet; it ends by SIGTERM with status 0."""
     pool, log = f"pool-{next(_numbers)}", folder / "log"
-    process = start(command(pool, folder), log, cluster.service_account("videojob-runner"))
+    (health_port,) = free_ports(1)
+    argv = command(pool, folder, "--health-port", str(health_port), "--pod-uid", POD_UID)
+    process = start(argv, log, cluster.service_account("videojob-runner"))
     try:
-        yield Runner(pool, admin, log)
+        yield Runner(pool, admin, log, health_port)
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 30) == 0, log.read_text()
     finally:
@@ -180,6 +204,23 @@ async def test_a_runner_without_a_pool_waits_for_it(cluster: Cluster, admin: Kub
 
         await admin.merge_patch(GPU_POOLS, runner.pool, {"spec": pool(runner.pool, tmp_path)["spec"]})
         await runner.reports(lambda report: report.slots == 3)
+
+
+async def test_a_pool_of_pods_needs_no_endpoint(cluster: Cluster, admin: KubeClient, tmp_path: Path) -> None:
+    async with running(cluster, admin, tmp_path) as runner:
+        await runner.says(f"there is no GPUPool called {runner.pool}")
+        assert await runner.probe("/livez") == (200, "ok")
+        assert await runner.probe("/readyz") == (503, "The replica's Lease is not held.")
+
+        body = pool(runner.pool, tmp_path, jobsPerReplica=2)
+        del body["spec"]["endpoints"]
+        await admin.create(GPU_POOLS, body)
+
+        await runner.reports(lambda report: report.slots == 2)
+        lease = await admin.get(LEASES, f"{runner.pool}-r", NAMESPACE)
+        assert [owner["uid"] for owner in lease["metadata"]["ownerReferences"]] == [POD_UID]
+        assert await runner.probe("/livez") == (200, "ok")
+        assert await runner.probe("/readyz") == (503, "No model is loaded.")
 
 
 async def test_what_does_not_work_is_reported(cluster: Cluster, admin: KubeClient, tmp_path: Path) -> None:

@@ -20,6 +20,12 @@ def test_defaults() -> None:
 
     assert (options.pool, options.replica, options.namespace) == ("p", "r", "videojob-system")
     assert (options.lease_seconds, options.metrics_port, options.memory_bytes) == (15, None, 0)
+    assert (options.pod_uid, options.health_port, options.drain_seconds, options.log_format) == (
+        None,
+        None,
+        90.0,
+        "text",
+    )
 
 
 @pytest.mark.parametrize(
@@ -32,6 +38,9 @@ def test_defaults() -> None:
         pytest.param({"metrics_port": "70000"}, "'70000' is no port", id="port"),
         pytest.param({"lease_seconds": "1"}, "from 2 to 600", id="short lease"),
         pytest.param({"ready_seconds": "soon"}, "'soon' is no such time", id="no number"),
+        pytest.param({"drain_seconds": "0"}, "'0' is no such time", id="no time to drain"),
+        pytest.param({"pod_uid": "$(POD_UID)"}, "is no uid of a pod", id="a variable that was not set"),
+        pytest.param({"log_format": "xml"}, "invalid choice: 'xml'", id="log format"),
         pytest.param({"memory_bytes": "-1"}, "is no number of bytes", id="negative"),
         pytest.param({"model_repository": "/nowhere"}, "lacks text_encoder", id="no templates"),
     ],

@@ -187,6 +187,49 @@ async def test_a_stop_commits_what_was_finished_and_frees_the_sequence(
     assert commits.segments == quiet.segments
 
 
+@pytest.mark.parametrize("drained_at", [0, 1, CHUNKS - 1])
+async def test_a_drain_commits_every_chunk_that_was_requested_and_requests_no_more(
+    triton: Triton, buffers: FrameBuffers, quiet: Commits, monkeypatch: pytest.MonkeyPatch, drained_at: int
+) -> None:
+    """Two are in flight; a drain that comes when every chunk was requested changes nothing."""
+    sent: list[int] = []
+    send = Stream.send
+
+    def watched(self: Stream, request: Request) -> None:
+        sent.append(int(next(tensor for tensor in request.inputs if tensor.name == "CHUNK").values[0]))
+        send(self, request)
+
+    monkeypatch.setattr(Stream, "send", watched)
+    commits, stop, requested = Commits(), Stop(), 0
+
+    def drain(made: Made) -> None:
+        nonlocal requested
+        if made.index == drained_at:
+            requested = len(sent)
+            stop.drain("Drained", 600)
+
+    commits.before = drain
+    if drained_at == CHUNKS - 1:
+        await run(triton, buffers, recipe("drained-late-1"), commits, stop)
+    else:
+        with pytest.raises(StoppedError, match="Drained"):
+            await run(triton, buffers, recipe(f"drained-{drained_at}-1"), commits, stop)
+
+    assert [chunk for chunk in sent if chunk >= 0] == list(range(requested))
+    assert len(commits.made) == requested > drained_at
+    assert commits.segments == quiet.segments[:requested]
+
+
+async def test_a_drain_before_the_first_request_makes_nothing(triton: Triton, buffers: FrameBuffers) -> None:
+    commits, stop = Commits(), Stop()
+    stop.drain("Drained", 600)
+
+    with pytest.raises(StoppedError, match="Drained"):
+        await run(triton, buffers, recipe("never-1"), commits, stop)
+
+    assert commits.made == []
+
+
 async def test_a_job_that_is_lost_commits_nothing_more(triton: Triton, buffers: FrameBuffers) -> None:
     commits, stop = Commits(), Stop()
     commits.before = lambda made: stop.lose("gone") if made.index == 1 else None

@@ -60,6 +60,34 @@ async def test_an_error_of_a_companion_ends_the_work() -> None:
         await Stop().race(never(), asyncio.create_task(fail()))
 
 
+async def test_a_drain_ends_only_what_has_not_begun() -> None:
+    stop = Stop()
+    begun, new = asyncio.create_task(stop.race(never())), asyncio.create_task(stop.race(never(), new=True))
+    await asyncio.sleep(0)
+    stop.drain("Drained", 600)
+
+    with pytest.raises(StoppedError, match="Drained"):
+        await new
+    with pytest.raises(StoppedError, match="Drained"):
+        stop.check(new=True)
+    stop.check()
+    assert not begun.done()
+
+    stop.release("Cancelled")
+    with pytest.raises(StoppedError, match="Cancelled"):
+        await begun
+
+
+async def test_a_drain_stops_what_takes_too_long() -> None:
+    stop = Stop()
+    stop.drain("Drained", 0.01)
+    stop.drain("Drained", 600)  # The first limit stays.
+
+    with pytest.raises(StoppedError, match="Drained") as stopped:
+        await asyncio.wait_for(stop.race(never()), 30)
+    assert not stopped.value.lost
+
+
 async def test_the_first_reason_stays_but_a_loss_overrides_it() -> None:
     stop = Stop()
     stop.release("Suspended")

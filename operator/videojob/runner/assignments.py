@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from videojob.api.conditions import Reason
 from videojob.api.videojob import VideoJob
 from videojob.kube.client import Change, Snapshot
+from videojob.logs import about
 from videojob.runner.stop import Stop, StoppedError
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Assignments:
         self._work: dict[str, Work] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = ""
+        self._drain_seconds = 0.0
 
     def see(self, event: Snapshot | Change) -> None:
         """Act on what the watch says."""
@@ -82,12 +84,15 @@ class Assignments:
         else:
             self._assigned(event.object)
 
-    def drain(self, reason: str) -> None:
-        """Hand every job back, those that come later too, while `reason` is not empty."""
-        self._draining = reason
+    def drain(self, reason: str, seconds: float) -> None:
+        """Hand every job back, those that come later too, while `reason` is not empty.
+
+        Chunks in flight get `seconds` to end, counted from the first time that a job is told.
+        """
+        self._draining, self._drain_seconds = reason, seconds
         if reason:
             for work in self._work.values():
-                work.stop.release(Reason.DRAINED.value)
+                work.stop.drain(Reason.DRAINED.value, seconds)
 
     def lose(self, reason: str) -> None:
         """Stop every job at once, without writing."""
@@ -127,13 +132,18 @@ class Assignments:
         task.add_done_callback(self._tasks.discard)
         work = self._work[job.metadata.uid] = Work(job.status.attempts, stop, task)
         if self._draining:
-            stop.release(Reason.DRAINED.value)
+            stop.drain(Reason.DRAINED.value, self._drain_seconds)
         return work
 
     async def _in_slot(self, job: VideoJob, stop: Stop) -> None:
+        meta = job.metadata
+        with about(meta.uid, meta.namespace, meta.name, job.status.attempts):
+            await self._run_in_slot(job, stop)
+
+    async def _run_in_slot(self, job: VideoJob, stop: Stop) -> None:
         waited = True
         try:
-            await stop.race(self._slots.take())
+            await stop.race(self._slots.take(), new=True)
         except StoppedError:
             waited = False  # The attempt sees the stop as well, and hands the job back.
         self._count(len(self._tasks))

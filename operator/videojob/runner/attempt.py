@@ -94,7 +94,7 @@ class Attempt:
         """The finished video; errors of store and media as what they mean for the job."""
         meta = self._job.metadata
         try:
-            self._stop.check()
+            self._stop.check(new=True)
             with self._services.store.watched():
                 files = await self._services.store.job(meta.namespace, meta.uid)
                 return await Video(

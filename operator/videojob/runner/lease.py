@@ -8,7 +8,8 @@ the one before sees that it was replaced.
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 RENEWALS_PER_DURATION = 3
 RETRIES_PER_DURATION = 15
+STALLED_DURATIONS = 3
 POLL_SECONDS = 1.0
 """Between looks at a Lease that somebody else holds."""
 
@@ -42,15 +44,27 @@ class Lease:
     """The Lease of one replica, as held by one runner process."""
 
     def __init__(
-        self, kube: KubeClient, clock: Clock, *, namespace: str, pool: str, replica: str, identity: str, seconds: int
+        self,
+        kube: KubeClient,
+        clock: Clock,
+        *,
+        namespace: str,
+        pool: str,
+        replica: str,
+        identity: str,
+        seconds: int,
+        pod_uid: str | None = None,
     ) -> None:
+        """With `pod_uid` the Lease belongs to the pod called like the replica, and is collected with it."""
         self._kube = kube
         self._clock = clock
         self._namespace = namespace
         self._name = lease_name(pool, replica)
         self._labels = {POOL_LABEL: pool, REPLICA_LABEL: replica, COMPONENT_LABEL: REPLICA_COMPONENT}
+        self._owner = [{"apiVersion": "v1", "kind": "Pod", "name": replica, "uid": pod_uid}] if pod_uid else []
         self._identity = identity
         self._seconds = seconds
+        self._turned: float | None = None
         self._renewed: float | None = None
         self._reported = ""
         self._changed = asyncio.Event()
@@ -67,6 +81,14 @@ class Lease:
         """Whether we may write: nobody can have taken the replica's jobs away since the last renewal."""
         return self.age < self._seconds
 
+    @property
+    def stalled(self) -> bool:
+        """Whether the Lease is being taken or kept, but nothing has moved for so long that nothing will.
+
+        Every wait in there has a limit, also where the API server does not answer: so this is a defect of the process.
+        """
+        return self._turned is not None and self._clock.monotonic() - self._turned > STALLED_DURATIONS * self._seconds
+
     def report_changed(self) -> None:
         """Renew now, because the report says something new."""
         self._changed.set()
@@ -76,8 +98,13 @@ class Lease:
 
         Transport errors are waited out. Raises KubeError only for refusals that will not pass.
         """
+        with self._turning():
+            await self._take(report, wait_for_holder)
+
+    async def _take(self, report: Callable[[], ReplicaReport], wait_for_holder: bool) -> None:
         seen: tuple[object, float] = (None, self._clock.monotonic())
         while True:
+            self._turn()
             try:
                 lease = await self._read()
                 if lease is None:
@@ -105,8 +132,13 @@ class Lease:
 
     async def keep(self, report: Callable[[], ReplicaReport], renewed: Callable[[], None]) -> None:
         """Renew until the Lease is lost (LeaseLostError), and call `renewed` each time."""
+        with self._turning():
+            await self._keep(report, renewed)
+
+    async def _keep(self, report: Callable[[], ReplicaReport], renewed: Callable[[], None]) -> None:
         due = self._clock.monotonic()
         while True:
+            self._turn()
             await self._wait(due - self._clock.monotonic())
             if not self.held:
                 self._renewed = None
@@ -145,6 +177,16 @@ class Lease:
             log.warning("The Lease %s was not given up, and will expire: %s", self._name, error)
         self._renewed = None
 
+    @contextmanager
+    def _turning(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._turned = None
+
+    def _turn(self) -> None:
+        self._turned = self._clock.monotonic()
+
     async def _wait(self, seconds: float) -> None:
         """Wait until the report changes, or so long."""
         try:
@@ -171,6 +213,7 @@ class Lease:
                 "name": self._name,
                 "labels": self._labels,
                 "annotations": {REPORT_ANNOTATION: report},
+                "ownerReferences": self._owner,
             },
             "spec": {**self._holder(), "leaseTransitions": 0},
         }
@@ -189,6 +232,7 @@ class Lease:
         metadata, spec = lease["metadata"], lease.get("spec", {})
         metadata["labels"] = {**metadata.get("labels", {}), **self._labels}
         metadata["annotations"] = {**metadata.get("annotations", {}), REPORT_ANNOTATION: report}
+        metadata["ownerReferences"] = self._owner or metadata.get("ownerReferences", [])
         transitions = spec.get("leaseTransitions", 0) + (spec.get("holderIdentity") != self._identity)
         body = {**lease, "metadata": metadata, "spec": {**self._holder(), "leaseTransitions": transitions}}
         started = self._clock.monotonic()

@@ -7,9 +7,13 @@ import socket
 import sys
 import uuid
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
+from aiohttp import web
 from prometheus_client import REGISTRY, start_http_server
 
+from videojob import logs
+from videojob.health import serve_health
 from videojob.kube.client import KubeClient, KubeError, configuration
 from videojob.runner.clock import Clock
 from videojob.runner.metrics import Metrics
@@ -26,7 +30,7 @@ class StartError(Exception):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT. Exits with status 1 and a sentence where that is not possible."""
     options = parse(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(options.log_format, "runner")
     logging.getLogger("kubernetes").setLevel(logging.ERROR)  # It warns of what we tell in a sentence.
     try:
         asyncio.run(_run(options))
@@ -49,10 +53,20 @@ async def _run(options: Options) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     identity = f"{socket.gethostname()}_{uuid.uuid4()}"
+    replica = Replica(options, kube, Clock(), metrics, identity)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(kube.close)
+        if options.health_port is not None:
+            probes = await _serve_health(options.bind_address, options.health_port, replica)
+            stack.push_async_callback(probes.cleanup)
+        await replica.run(stopping)
+
+
+async def _serve_health(host: str, port: int, replica: Replica) -> web.AppRunner:
     try:
-        await Replica(options, kube, Clock(), metrics, identity).run(stopping)
-    finally:
-        await kube.close()
+        return await serve_health(host, port, replica.live, replica.ready)
+    except OSError as error:
+        raise StartError(f"Port {port} cannot serve probes: {error.strerror}.") from error
 
 
 async def _connect(options: Options) -> KubeClient:

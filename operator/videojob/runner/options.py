@@ -6,10 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
+from videojob.logs import Format
 from videojob.triton.contract import CONTROL_MODEL, STAGES
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_UID = re.compile(r"[0-9a-f-]{36}")
 LEASE_SECONDS = range(2, 601)
 
 
@@ -19,15 +22,20 @@ class Options:
 
     pool: str
     replica: str
+    pod_uid: str | None
+    """Of the pod that the runner is in, if it is in one."""
     namespace: str
     model_repository: Path
     repository: Path
     kubeconfig: Path | None
     bind_address: str
+    health_port: int | None
     metrics_port: int | None
     lease_seconds: int
     ready_seconds: float
+    drain_seconds: float
     memory_bytes: int
+    log_format: Format
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -38,7 +46,13 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         "The cluster is that of KUBECONFIG or, without it, the one whose pod this is.",
     )
     parser.add_argument("--pool", type=_name, required=True, help="name of the GPUPool")
-    parser.add_argument("--replica", type=_name, required=True, help="name of the replica: an endpoint of the pool")
+    parser.add_argument(
+        "--replica",
+        type=_name,
+        required=True,
+        help="name of the replica: an endpoint of the pool, or the name of this pod",
+    )
+    parser.add_argument("--pod-uid", type=_uid, help="uid of this pod, called like the replica: its Lease goes with it")
     parser.add_argument("--namespace", type=_name, default="videojob-system", help="the operator's (%(default)s)")
     parser.add_argument(
         "--model-repository", type=_templates, required=True, help="folder of the models' templates: model_repo/"
@@ -48,9 +62,10 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument(
         "--bind-address",
-        default="0.0.0.0",  # noqa: S104 - Prometheus comes from outside the pod
-        help="address of the metrics port (%(default)s)",
+        default="0.0.0.0",  # noqa: S104 - probes and Prometheus come from outside the pod
+        help="address of both ports (%(default)s)",
     )
+    parser.add_argument("--health-port", type=_port, help="serve /livez and /readyz there")
     parser.add_argument("--metrics-port", type=_port, help="serve Prometheus metrics there")
     parser.add_argument(
         "--lease-seconds",
@@ -64,7 +79,17 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         default=120.0,
         help="a job is handed back where its model is not loaded for so long (%(default)s)",
     )
+    parser.add_argument(
+        "--drain-seconds",
+        type=_seconds,
+        default=90.0,
+        help="chunks in flight get so long to end when the replica is drained; then they are stopped (%(default)s, "
+        "which leaves 30 s of a pod's 120)",
+    )
     parser.add_argument("--memory-bytes", type=_count, default=0, help="memory for weights and jobs, if known")
+    parser.add_argument(
+        "--log-format", choices=get_args(Format), default="text", help="json for a cluster (%(default)s)"
+    )
     given = parser.parse_args(arguments)
     kubeconfig = os.environ.get("KUBECONFIG")
     return Options(kubeconfig=Path(kubeconfig) if kubeconfig else None, **vars(given))
@@ -78,6 +103,12 @@ class _Parser(argparse.ArgumentParser):
 def _name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no name: it takes up to 63 of a-z, 0-9 and -")
+    return text
+
+
+def _uid(text: str) -> str:
+    if not _UID.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no uid of a pod")
     return text
 
 

@@ -135,7 +135,8 @@ class Pipeline:
         """Make every chunk from `resume.index` on, as one sequence.
 
         Raises ChunkError, TritonGoneError, StoppedError, or what `commit` raises. Then the sequence is ended on the
-        server, and chunks that were finished before are committed, unless the job is lost.
+        server, and chunks that were finished before are committed, unless the job is lost. A drain ends no request
+        that was sent: their chunks are committed first.
         """
         buffers = await self._buffers.borrow(BUFFERS, self._recipe.largest_chunk_bytes)
         stream = self._triton.stream(self._recipe.model, self._recipe.correlation_id)
@@ -144,9 +145,11 @@ class Pipeline:
             flow.free.put_nowait(buffer)
         finisher = asyncio.create_task(self._finish(flow))
         try:
-            await self._request(flow, resume, past, stop, finisher)
+            complete = await self._request(flow, resume, past, stop, finisher)
             flow.answers.put_nowait(None)
             await stop.race(_joined(finisher))
+            if not complete:
+                stop.check(new=True)
         except BaseException as error:
             await asyncio.shield(self._wind_down(flow, finisher, error))
             raise
@@ -159,17 +162,22 @@ class Pipeline:
                     await self._buffers.retire(buffer)
             await flow.stream.close()
 
-    async def _request(self, flow: _Flow, resume: Resume, past: Past, stop: Stop, finisher: asyncio.Task[None]) -> None:
-        """Send all requests and take all answers."""
-        following, last = resume.index, self._recipe.resolved.chunks - 1
-        while following <= last or flow.in_flight:
-            while following <= last and len(flow.in_flight) < DEPTH:
-                buffer = await stop.race(flow.free.get(), finisher)
-                start = following == resume.index
+    async def _request(self, flow: _Flow, resume: Resume, past: Past, stop: Stop, finisher: asyncio.Task[None]) -> bool:
+        """Send all requests, unless a drain comes first, and take all answers; whether all were sent."""
+        total, following, drained = self._recipe.resolved.chunks, resume.index, False
+        while True:
+            while not drained and following < total and len(flow.in_flight) < DEPTH:
+                buffer = await self._buffer(flow, stop, finisher)
+                if buffer is None:
+                    drained = True
+                    break
+                start, end = following == resume.index, following == total - 1
                 inputs = self._recipe.inputs(following) + (past.inputs() if start else ())
-                flow.stream.send(Request(inputs, start=start, end=following == last, frames_to=buffer.region))
+                flow.stream.send(Request(inputs, start=start, end=end, frames_to=buffer.region))
                 flow.in_flight.append((following, buffer))
                 following += 1
+            if not flow.in_flight:
+                return not drained
             try:
                 answer = await stop.race(flow.stream.answer(), finisher)
             except ChunkError:
@@ -177,6 +185,15 @@ class Pipeline:
                     flow.in_flight.popleft()  # It was answered: with the error.
                 raise
             flow.answers.put_nowait((*flow.in_flight.popleft(), answer))
+
+    async def _buffer(self, flow: _Flow, stop: Stop, finisher: asyncio.Task[None]) -> Buffer | None:
+        """A buffer for the next request; None where a drain comes first."""
+        try:
+            stop.check(new=True)
+            return await stop.race(flow.free.get(), finisher, new=True)
+        except StoppedError:
+            stop.check()
+            return None
 
     async def _finish(self, flow: _Flow) -> None:
         """Encode and commit every answer, in order."""

@@ -20,10 +20,11 @@ from videojob.api import transitions
 from videojob.api.conditions import Reason
 from videojob.api.gpupool import CPU, Endpoint, GPUPool
 from videojob.api.patch import attempt_fence, status_patch
-from videojob.api.replica import ReplicaReport
+from videojob.api.replica import ModelState, ReplicaReport
 from videojob.api.videojob import VideoJob
 from videojob.api.videomodel import VideoModel
 from videojob.kube.client import GPU_POOLS, VIDEO_JOBS, VIDEO_MODELS, KubeClient, KubeError, Snapshot
+from videojob.logs import about
 from videojob.runner.assignments import Assignments, Slots
 from videojob.runner.attempt import Attempt
 from videojob.runner.buffers import FrameBuffers
@@ -80,6 +81,7 @@ class Replica:
             replica=options.replica,
             identity=identity,
             seconds=options.lease_seconds,
+            pod_uid=options.pod_uid,
         )
         metrics.heartbeat(lambda: self._lease.age)
         self._pool: GPUPool | None = None
@@ -87,7 +89,21 @@ class Replica:
         self._looked = asyncio.Event()
         self._news = asyncio.Event()
         self._stopping = False
+        self._site_now: Site | None = None
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def live(self) -> str | None:
+        """What is wrong with this process, so that only a restart helps; that somebody else is silent is not."""
+        return "The loop that renews the Lease hangs." if self._lease.stalled else None
+
+    def ready(self) -> str | None:
+        """Why no job can be made here now, if so."""
+        if not self._lease.held:
+            return "The replica's Lease is not held."
+        site = self._site_now
+        if site is None or not any(model.state is ModelState.READY for model in site.serving.report()):
+            return "No model is loaded."
+        return None
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until `stopping` is set, then hand back all jobs. Raises KubeError for refusals that will not pass."""
@@ -168,9 +184,11 @@ class Replica:
         ]
         for task in tasks:
             task.add_done_callback(self._never_ends)
+        self._site_now = site
         try:
             yield site
         finally:
+            self._site_now = None
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -209,7 +227,8 @@ class Replica:
                 self._stopping = stopping.is_set()
                 self._lease.report_changed()
                 self._drain(assignments, "the runner stops")
-                await _first(assignments.finish(STOP_SECONDS), asyncio.shield(keeping))
+                finished = assignments.finish(self._options.drain_seconds + STOP_SECONDS)
+                await _first(finished, asyncio.shield(keeping))
             for task in (keeping, working):
                 if task.done():
                     task.result()
@@ -244,7 +263,7 @@ class Replica:
     def _drain(self, assignments: Assignments, reason: str) -> None:
         if self._stopping:
             reason = "the runner stops"
-        assignments.drain(reason)
+        assignments.drain(reason, self._options.drain_seconds)
 
     async def _attempt(self, site: Site, job: VideoJob, stop: Stop) -> None:
         services = Services(
@@ -291,14 +310,15 @@ class Replica:
         operations = status_patch(
             attempt_fence(status.attempts, self._options.pool, self._options.replica), status, new
         )
-        try:
-            async for attempt in _patiently():
-                with attempt:
-                    await self._kube.json_patch(VIDEO_JOBS, meta.name, operations, meta.namespace, "status")
-            log.info("%s/%s was handed back.", meta.namespace, meta.name)
-        except KubeError as error:
-            if not (error.conflict or error.not_found):
-                raise
+        with about(meta.uid, meta.namespace, meta.name, status.attempts):
+            try:
+                async for attempt in _patiently():
+                    with attempt:
+                        await self._kube.json_patch(VIDEO_JOBS, meta.name, operations, meta.namespace, "status")
+                log.info("%s/%s was handed back.", meta.namespace, meta.name)
+            except KubeError as error:
+                if not (error.conflict or error.not_found):
+                    raise
 
     async def _end_sequence(self, site: Site, job: VideoJob) -> None:
         identity = correlation_id(job)
@@ -325,8 +345,7 @@ class Replica:
         return f"status.assignment.pool={self._options.pool},status.assignment.replica={self._options.replica}"
 
     def _endpoint_of(self, pool: GPUPool | None) -> Endpoint | None:
-        endpoints = pool.spec.endpoints if pool else ()
-        return next((endpoint for endpoint in endpoints if endpoint.name == self._options.replica), None)
+        return pool.spec.endpoint(self._options.replica) if pool else None
 
     async def _watch_pool(self) -> None:
         async for event in self._kube.watch(GPU_POOLS, fieldSelector=f"metadata.name={self._options.pool}"):

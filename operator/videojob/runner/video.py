@@ -172,7 +172,7 @@ class Video:
             wait=lambda state: min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**restarts),
             retry=retry_if_exception(restartable),
             before_sleep=again,
-            sleep=lambda seconds: self._stop.race(asyncio.sleep(seconds)),
+            sleep=lambda seconds: self._stop.race(asyncio.sleep(seconds), new=True),
             reraise=True,
         )
         try:
@@ -237,7 +237,7 @@ class Video:
         """The model, once it is loaded. Raises HandBackError where it is another one, or takes too long."""
         serving, seconds = self._services.serving, self._services.ready_seconds
         try:
-            served = await self._stop.race(serving.ready(self._model, seconds))
+            served = await self._stop.race(serving.ready(self._model, seconds), new=True)
         except TritonGoneError as error:
             raise HandBackError(Reason.TRITON_UNAVAILABLE, str(error)) from error
         if (served.model.metadata.uid, served.digest) != (self._resolved.model_uid, self._resolved.weights_digest):
