@@ -54,9 +54,7 @@ def pods(name: str = "p", most: int = 1, models: Iterable[str] = ("tiny",), mode
         pytest.param(job(model="missing"), Demand(), id="a job without a model cannot run"),
         pytest.param(held(model="missing"), Demand(0, 0, 1), id="it may run on, nobody knows how long"),
         pytest.param(job(seconds=61.0), Demand(), id="a job beyond the model's limits cannot run"),
-        pytest.param(
-            begun(resolved=RESOLVED.model_copy(update={"model_uid": "x"})), Demand(), id="nor with a new model"
-        ),
+        pytest.param(begun(resolved=RESOLVED.model_copy(update={"model_uid": "x"})), Demand(), id="nor a new model"),
         pytest.param(begun(pool="gone"), Demand(), id="nor without the pool that has its chunks"),
         pytest.param(begun(store_uri="file:///old/team/uid-a"), Demand(), id="nor without the store that has them"),
         pytest.param(begun(pool="gone", chunks_done=0), Demand(50, 1, 0), id="without chunks it goes anywhere"),

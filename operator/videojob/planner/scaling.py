@@ -189,15 +189,16 @@ class _Case:
         target = f"targetSeconds ({self.target:,} s)"
         backlog = f"backlog of {self.demand.backlog_seconds:,.0f} s"
         capped = f", maxReplicas is {self.most:,}" if needed > self.most else ""
+        more = (f", as a cold start takes {self.cold_start:,.0f} s" if self.cold_start else "") + capped
         if wanted > self.current:
             if needed < wanted:
                 return ScalingReason.AT_MINIMUM, f"minReplicas is {self.least:,}: {_count(wanted)}."
             if self.current == 0:
                 return ScalingReason.ACTIVATED_FROM_ZERO, (
-                    f"{_jobs(self.demand.jobs)} with a {backlog} and no replica: {_count(needed)} for {target}{capped}."
+                    f"{_jobs(self.demand.jobs)} with a {backlog} and no replica: {_count(needed)} for {target}{more}."
                 )
             return ScalingReason.BACKLOG_TOO_LONG, (
-                f"A {backlog} on {_count(self.current)} is more than {target}: {_count(needed)}{capped}."
+                f"A {backlog} on {_count(self.current)} is more than {target}: {_count(needed)}{more}."
             )
         if wanted > self.most:
             return ScalingReason.BUSY_REPLICAS, (
