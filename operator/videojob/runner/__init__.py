@@ -8,6 +8,7 @@
 | assignments | which jobs the API says are ours, as tasks |
 | attempt, video | one attempt of one job, and the making of its video: resume, restart, mux |
 | pipeline | chunks two deep through Triton, encoded and committed in order |
+| mux | the final MP4, in a thread |
 | triton, buffers | the server's client; shared memory for frames |
 | serving | the VideoModels that the server has to hold |
 | storage | the pool's store, and whether it works |

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,13 +16,13 @@ from videojob.api.conditions import Reason
 from videojob.api.videojob import Cost, OutputStatus, Resolved, StageSeconds, Timing, VideoJob
 from videojob.families import FAMILIES
 from videojob.kube.client import KubeClient
-from videojob.media import Mp4Writer
 from videojob.runner import latents
 from videojob.runner.accounting import Account, add_stages, estimated_completion
 from videojob.runner.buffers import FrameBuffers
 from videojob.runner.clock import Clock
 from videojob.runner.events import Events
 from videojob.runner.metrics import Metrics
+from videojob.runner.mux import write_mp4
 from videojob.runner.pipeline import Made, Past, Pipeline, Recipe
 from videojob.runner.resume import resume_at
 from videojob.runner.serving import Served, Serving
@@ -290,9 +290,7 @@ class Video:
         with tempfile.TemporaryDirectory(prefix="videojob-") as folder:
             path = Path(folder) / "output.mp4"
             started = self._clock.monotonic()
-            with Mp4Writer(path, fps) as mp4:
-                for chunk in self._committed:
-                    await asyncio.to_thread(mp4.add, await self._files.read_segment(chunk))
+            await write_mp4(path, fps, self._segments())
             muxed = self._clock.monotonic()
             self._status.check()
             record = await self._files.commit_output(
@@ -300,6 +298,10 @@ class Video:
             )
         self._count(StageSeconds(mux=muxed - started, upload=self._clock.monotonic() - muxed))
         return record
+
+    async def _segments(self) -> AsyncIterator[bytes]:
+        for chunk in self._committed:
+            yield await self._files.read_segment(chunk)
 
     @property
     def _frames_ready(self) -> int:
