@@ -221,14 +221,11 @@ def steady(every: int, seconds: int) -> Callable[[float], Iterable[float]]:
 def test_a_steady_load_makes_the_pool_turn_at_most_once(
     every: int, seconds: int, cold: float, target: int, most: int
 ) -> None:
-    """It grows to what the start needs, shrinks to what the load needs, and stays; jobs come several times a window."""
+    """Up to what the start needs, down to what the load needs, and there it stays; jobs come several times a window."""
     pool = Simulated(Scaling(max_replicas=most, target_seconds=target, stabilization_seconds=300), cold)
-    pool.run(7200, steady(every, seconds))
+    pool.run(14_400, steady(every, seconds))
     assert pool.turns <= 1
-    before = pool.trace.copy()
-    pool.run(3600, steady(every, seconds))
     if pool.wanted < most:
-        assert pool.trace == before
         assert sum(pool.queue) <= pool.wanted * target
 
 

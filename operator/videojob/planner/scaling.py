@@ -49,6 +49,8 @@ class ScalingReason(StrEnum):
     AT_MINIMUM = "AtMinimum"
     IDLE = "Idle"
     PAUSED = "Paused"
+    EXTERNAL = "External"
+    """Somebody else decides: scaling.mode is External."""
 
 
 class Recommendation(NamedTuple):
@@ -146,7 +148,7 @@ class _Case:
         wanted = recommended if recommended > self.current else min(self.current, stable)
         wanted = max(self._within(wanted), self.busy)
         reason, message = self._explain(wanted, needed, recommended, too_late)
-        wakes = [recommendations[0].until + self.window] if recommended < wanted else []
+        wakes = [recommendations[0].until + self.window] if wanted > max(recommended, self.busy) else []
         if idle_since is not None and wanted > self.least:
             wakes.append(idle_since + self.idle_after)
         wake = min(wakes) - self.now if wakes else None
