@@ -111,6 +111,13 @@ def test_a_slower_pool_gets_fewer_jobs() -> None:
     assert waiting(pods("a"), pods("b"), estimates=Estimates({PoolModel("b", "tiny"): 20.0})) == {"a": 8, "b": 4}
 
 
+def test_a_single_job_goes_to_the_faster_pool() -> None:
+    assert waiting(pods("a"), pods("b"), count=1, estimates=Estimates({PoolModel("a", "tiny"): 20.0})) == {
+        "a": 0,
+        "b": 1,
+    }
+
+
 def test_an_external_scaler_may_have_asked_for_more_than_max_replicas() -> None:
     wide = pods("a", mode="External")
     wide = wide.model_copy(update={"spec": wide.spec.model_copy(update={"replicas": 3})})

@@ -343,6 +343,8 @@ def test_the_last_replica_goes_after_idle_seconds_without_any_job() -> None:
     assert pool.at(320, NONE) == (0, "Idle", None)
     assert pool.last.message == "No job for idleSeconds (200 s): 0 replicas."
     assert pool.at(321, NONE) == (0, "Idle", None)
+    assert pool.last.message == "No job: 0 replicas."
+    assert pool.at(900, NONE, min_replicas=2) == (2, "AtMinimum", None)
 
 
 def test_a_job_starts_the_idle_time_again() -> None:
