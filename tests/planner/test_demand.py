@@ -112,10 +112,8 @@ def test_a_slower_pool_gets_fewer_jobs() -> None:
 
 
 def test_a_single_job_goes_to_the_faster_pool() -> None:
-    assert waiting(pods("a"), pods("b"), count=1, estimates=Estimates({PoolModel("a", "tiny"): 20.0})) == {
-        "a": 0,
-        "b": 1,
-    }
+    slow = Estimates({PoolModel("a", "tiny"): 20.0})
+    assert waiting(pods("a"), pods("b"), count=1, estimates=slow) == {"a": 0, "b": 1}
 
 
 def test_an_external_scaler_may_have_asked_for_more_than_max_replicas() -> None:

@@ -11,7 +11,8 @@ from videojob.planner.removal import Candidate, deletion_costs, victims
 
 
 def pod(name: str, **fields: Any) -> Candidate:
-    return Candidate(**{"name": name, "created": ago(100), "models": 1} | fields)
+    defaults: dict[str, Any] = {"created": ago(100), "models": 1}
+    return Candidate(name, **defaults | fields)
 
 
 @pytest.mark.parametrize(
