@@ -1,0 +1,269 @@
+"""Which value changes what, and which are refused."""
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from dev.chart import CHART, helm, render
+from dev.errors import DevError
+
+OPERATOR = ("Deployment", "videojob-operator")
+HOOK = ("Job", "videojob-uninstall")
+POD = ("spec", "template", "spec")
+CONTAINER = (*POD, "containers", 0)
+
+
+def _find(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any] | None:
+    found = [each for each in objects if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def _at(document: Any, path: tuple[str | int, ...]) -> Any:
+    for step in path:
+        document = document[step] if isinstance(step, int) else document.get(step)
+        if document is None:
+            return None
+    return document
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "name", "path", "value"),
+    [
+        ([], *OPERATOR, ("spec", "replicas"), 2),
+        (["operator.replicas=1"], *OPERATOR, ("spec", "replicas"), 1),
+        ([], *OPERATOR, (*CONTAINER, "image"), "videojob:0.1.0"),
+        (["image.repository=r/v", "image.tag=x"], *OPERATOR, (*CONTAINER, "image"), "r/v:x"),
+        (["image.tag=x"], *HOOK, (*CONTAINER, "image"), "videojob:x"),
+        (
+            [f"image.digest=sha256:{'a' * 64}", "image.tag=x"],
+            *OPERATOR,
+            (*CONTAINER, "image"),
+            f"videojob@sha256:{'a' * 64}",
+        ),
+        (["image.pullPolicy=Always"], *OPERATOR, (*CONTAINER, "imagePullPolicy"), "Always"),
+        (["imagePullSecrets[0].name=r"], "ServiceAccount", "videojob-operator", ("imagePullSecrets",), [{"name": "r"}]),
+        (["imagePullSecrets[0].name=r"], "ServiceAccount", "videojob-runner", ("imagePullSecrets",), [{"name": "r"}]),
+        (
+            ["imagePullSecrets[0].name=r"],
+            "ServiceAccount",
+            "videojob-uninstall",
+            ("imagePullSecrets",),
+            [{"name": "r"}],
+        ),
+        (["operator.resources.limits.memory=2Gi"], *OPERATOR, (*CONTAINER, "resources", "limits", "memory"), "2Gi"),
+        (["operator.nodeSelector.a=b"], *OPERATOR, (*POD, "nodeSelector"), {"a": "b"}),
+        (["operator.nodeSelector.a=b"], *HOOK, (*POD, "nodeSelector"), {"a": "b"}),
+        (["operator.tolerations[0].operator=Exists"], *OPERATOR, (*POD, "tolerations"), [{"operator": "Exists"}]),
+        (["operator.tolerations[0].operator=Exists"], *HOOK, (*POD, "tolerations"), [{"operator": "Exists"}]),
+        (["operator.affinity.nodeAffinity.a=b"], *OPERATOR, (*POD, "affinity"), {"nodeAffinity": {"a": "b"}}),
+        ([], *OPERATOR, (*POD, "topologySpreadConstraints", 0, "topologyKey"), "kubernetes.io/hostname"),
+        (["operator.topologySpreadConstraints=null"], *OPERATOR, (*POD, "topologySpreadConstraints"), None),
+        (["operator.priorityClassName=high"], *OPERATOR, (*POD, "priorityClassName"), "high"),
+        (["operator.podAnnotations.a=b"], *OPERATOR, ("spec", "template", "metadata", "annotations", "a"), "b"),
+        (["operator.podLabels.a=b"], *OPERATOR, ("spec", "template", "metadata", "labels", "a"), "b"),
+        (["commonLabels.a=b"], *OPERATOR, ("spec", "template", "metadata", "labels", "a"), "b"),
+        (["commonLabels.a=b"], *OPERATOR, ("spec", "selector", "matchLabels", "a"), None),
+        (["operator.extraEnv[0].name=A"], *OPERATOR, (*CONTAINER, "env", 0, "name"), "A"),
+        (["operator.extraEnv[0].name=A"], *HOOK, (*CONTAINER, "env", 0, "name"), "A"),
+        (["operator.extraVolumes[0].name=v"], *OPERATOR, (*POD, "volumes", 1, "name"), "v"),
+        (["operator.extraVolumes[0].name=v"], *HOOK, (*POD, "volumes", 1, "name"), "v"),
+        (["operator.extraVolumeMounts[0].name=v"], *OPERATOR, (*CONTAINER, "volumeMounts", 1, "name"), "v"),
+        (["operator.extraVolumeMounts[0].name=v"], *HOOK, (*CONTAINER, "volumeMounts", 1, "name"), "v"),
+        (["operator.serviceAccount.name=x"], *OPERATOR, (*POD, "serviceAccountName"), "x"),
+        (["operator.serviceAccount.name=x"], "ServiceAccount", "x", ("automountServiceAccountToken",), False),
+        (["operator.serviceAccount.name=x"], "RoleBinding", "videojob-operator", ("subjects", 0, "name"), "x"),
+        (["operator.serviceAccount.name=x"], "ClusterRoleBinding", "videojob-operator", ("subjects", 0, "name"), "x"),
+        (["operator.serviceAccount.create=false"], "ServiceAccount", "videojob-operator", (), None),
+        (["runner.serviceAccount.name=x"], "RoleBinding", "videojob-runner", ("subjects", 0, "name"), "x"),
+        (["runner.serviceAccount.create=false"], "ServiceAccount", "videojob-runner", (), None),
+        (
+            ["runner.serviceAccount.annotations.a=b"],
+            "ServiceAccount",
+            "videojob-runner",
+            ("metadata", "annotations"),
+            {"a": "b"},
+        ),
+        ([], "PodDisruptionBudget", "videojob-operator", ("spec", "maxUnavailable"), 1),
+        (["operator.podDisruptionBudget.enabled=false"], "PodDisruptionBudget", "videojob-operator", (), None),
+        (
+            [],
+            "CustomResourceDefinition",
+            "gpupools.videojob.dev",
+            ("metadata", "annotations"),
+            {"helm.sh/resource-policy": "keep"},
+        ),
+        (["crds.keep=false"], "CustomResourceDefinition", "gpupools.videojob.dev", ("metadata", "annotations"), None),
+        (["crds.install=false"], "CustomResourceDefinition", "gpupools.videojob.dev", (), None),
+        (["namespaced.enabled=true"], "CustomResourceDefinition", "gpupools.videojob.dev", (), None),
+        (
+            [],
+            "ClusterRole",
+            "videojob-viewer",
+            ("metadata", "labels", "rbac.authorization.k8s.io/aggregate-to-view"),
+            "true",
+        ),
+        (
+            [],
+            "ClusterRole",
+            "videojob-editor",
+            ("metadata", "labels", "rbac.authorization.k8s.io/aggregate-to-edit"),
+            "true",
+        ),
+        (["rbac.aggregate=false"], "ClusterRole", "videojob-viewer", (), None),
+        (["rbac.aggregate=false"], "ClusterRole", "videojob-editor", (), None),
+        ([], "NetworkPolicy", "videojob-operator", ("spec", "ingress"), [{"ports": [{"port": "metrics"}]}]),
+        (
+            [],
+            "NetworkPolicy",
+            "videojob-pools",
+            ("spec", "ingress"),
+            [{"ports": [{"port": 9090}, {"port": 8002}]}, {"ports": [{"port": 8080}]}],
+        ),
+        (
+            ["networkPolicy.metricsFrom[0].podSelector.a=b"],
+            "NetworkPolicy",
+            "videojob-pools",
+            ("spec", "ingress", 0, "from"),
+            [{"podSelector": {"a": "b"}}],
+        ),
+        (["networkPolicy.enabled=false"], "NetworkPolicy", "videojob-operator", (), None),
+        (["networkPolicy.enabled=false"], "NetworkPolicy", "videojob-pools", (), None),
+        ([], "Service", "videojob-operator-metrics", ("spec", "ports", 0, "port"), 9090),
+        ([], "ServiceMonitor", "videojob-operator", (), None),
+        (
+            ["metrics.serviceMonitor.enabled=true", "metrics.interval=30s"],
+            "ServiceMonitor",
+            "videojob-operator",
+            ("spec", "endpoints", 0, "interval"),
+            "30s",
+        ),
+        ([], "PodMonitor", "videojob-pools", (), None),
+        (
+            ["metrics.podMonitor.enabled=true", "metrics.labels.release=p"],
+            "PodMonitor",
+            "videojob-pools",
+            ("metadata", "labels", "release"),
+            "p",
+        ),
+        (["defaultQueue.namespaces={a}"], "VideoQueue", "default", ("metadata", "namespace"), "a"),
+        ([], "VideoQueue", "default", (), None),
+        (
+            ["models.m.memory.weightsBytes=28000000000"],
+            "VideoModel",
+            "m",
+            ("spec", "memory", "weightsBytes"),
+            28 * 10**9,
+        ),
+        (["pools.p.accelerator=cpu"], "GPUPool", "p", ("spec",), {"accelerator": "cpu"}),
+        (
+            ["pools.p.accelerator=cpu"],
+            "GPUPool",
+            "p",
+            ("metadata", "annotations", "helm.sh/resource-policy"),
+            "keep",
+        ),
+        ([], *HOOK, ("metadata", "annotations", "helm.sh/hook"), "pre-delete"),
+        (["uninstall.timeoutSeconds=90"], *HOOK, ("spec", "activeDeadlineSeconds"), 90),
+        (["uninstall.enabled=false"], *HOOK, (), None),
+        (["uninstall.enabled=false"], "ServiceAccount", "videojob-uninstall", (), None),
+        (["uninstall.enabled=false"], "ClusterRole", "videojob-uninstall", (), None),
+    ],
+)
+def test_value(settings: list[str], kind: str, name: str, path: tuple[str | int, ...], value: object) -> None:
+    rendered = _find(render(*(f"--set={setting}" for setting in settings)), kind, name)
+    assert _at(rendered, path) == value
+
+
+@pytest.mark.parametrize(
+    ("settings", "argument", "given"),
+    [
+        ([], "--namespace=videojob-system", True),
+        ([], "--watch-namespace=videojob-system", False),
+        (["namespaced.enabled=true"], "--watch-namespace=videojob-system", True),
+        ([], "--log-format=json", True),
+        (["logFormat=text"], "--log-format=text", True),
+        ([], "--triton-image=videojob-triton:0.1.0", True),
+        (["triton.image.repository=t", "triton.image.tag=v1"], "--triton-image=t:v1", True),
+        (["image.tag=v1"], "--runner-image=videojob:v1", True),
+        (["runner.serviceAccount.name=x"], "--runner-service-account=x", True),
+    ],
+)
+def test_argument_of_the_operator(settings: list[str], argument: str, given: bool) -> None:
+    rendered = _find(render(*(f"--set={setting}" for setting in settings)), *OPERATOR)
+    assert (argument in _at(rendered, (*CONTAINER, "args"))) == given
+
+
+def test_every_alert_and_dashboard_is_installed() -> None:
+    rendered = render("--set=prometheusRule.enabled=true,dashboards.enabled=true")
+    alerts = {path.stem: yaml.safe_load(path.read_text()) for path in CHART.glob("alerts/*.yaml")}
+    dashboards = {path.name: json.loads(path.read_text()) for path in CHART.glob("dashboards/*.json")}
+    assert alerts
+    assert dashboards
+    for name, rules in alerts.items():
+        rule = _find(rendered, "PrometheusRule", f"videojob-{name}")
+        assert _at(rule, ("spec",)) == rules
+    for name, dashboard in dashboards.items():
+        found = _find(rendered, "ConfigMap", f"videojob-dashboard-{name.removesuffix('.json')}")
+        assert _at(found, ("metadata", "labels", "grafana_dashboard")) == "1"
+        assert json.loads(_at(found, ("data", name))) == dashboard
+
+
+def test_labels_are_on_everything_but_what_pods_are_selected_by() -> None:
+    for rendered in render("--values", str(CHART / "ci" / "everything-values.yaml")):
+        assert rendered["metadata"]["labels"]["team"] == "video", rendered["kind"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("operator.replica=1", "at '/operator': additional properties 'replica' not allowed"),
+        ("imgae.tag=1", "additional properties 'imgae' not allowed"),
+        ("operator.replicas=0", "at '/operator/replicas': minimum: got 0, want 1"),
+        ("operator.replicas=two", "at '/operator/replicas': got string, want integer"),
+        ("logFormat=xml", "at '/logFormat': value must be one of 'json', 'text'"),
+        ("image.pullPolicy=Sometimes", "at '/image/pullPolicy': value must be one of"),
+        ("image.digest=latest", "at '/image/digest': 'latest' does not match pattern"),
+        ("image.repository=", "at '/image/repository'"),
+        ("commonLabels.helm\\.sh/chart=x", "at '/commonLabels/helm.sh~1chart'"),
+        ("metrics.interval=15", "at '/metrics/interval'"),
+        ("uninstall.timeoutSeconds=1", "at '/uninstall/timeoutSeconds': minimum: got 1, want 60"),
+        ("pools.Big.accelerator=cpu", "at '/pools': additional properties 'Big' not allowed"),
+        ("models.m=1", "at '/models/m': got number, want object"),
+        ("operator.serviceAccount.name=A_b", "at '/operator/serviceAccount/name'"),
+    ],
+)
+def test_bad_value_is_refused(setting: str, sentence: str) -> None:
+    with pytest.raises(DevError) as refused:
+        render(f"--set={setting}")
+    assert sentence in str(refused.value)
+
+
+def test_queue_of_another_namespace_is_refused_in_namespaced_mode() -> None:
+    with pytest.raises(DevError, match=r"the queue can only be made in team-a, not in default"):
+        render("--set=namespaced.enabled=true,defaultQueue.namespaces={default}", namespace="team-a")
+
+
+def test_schema_knows_every_value_and_no_other() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    def compare(where: str, part: dict[str, Any], default: object) -> None:
+        if "$ref" in part:
+            part = _at(schema, tuple(part["$ref"].split("/")[1:]))
+        if "properties" not in part or "patternProperties" in part:
+            return
+        assert part["additionalProperties"] is False, where
+        assert isinstance(default, dict)
+        assert part["properties"].keys() - {"global", "claims"} == default.keys(), where
+        for key, value in default.items():
+            compare(f"{where}/{key}", part["properties"][key], value)
+
+    compare("", schema, values)
+
+
+@pytest.mark.parametrize("values", ["everything", "namespaced"])
+def test_lint_is_content(values: str) -> None:
+    helm("lint", "--strict", str(CHART), "--values", str(CHART / "ci" / f"{values}-values.yaml"))
