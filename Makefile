@@ -1,12 +1,13 @@
 # make demo   set everything up and make a video
 # make test   set everything up and pass all checks
 # make up     start the local cluster, operator and pool, and leave them running; make down stops them
+# make cluster  start a cluster with real pods, needs root, and leave it running; make cluster-down stops it
 
 PYTHON := $(firstword $(foreach name,python3.11 python3 python,\
 	$(shell $(name) -c 'import sys; sys.version_info[:2] == (3, 11) and print("$(name)")' 2>/dev/null)))
 RUN := .venv/bin/python
 
-.PHONY: setup up down demo test lint bench generate lock environment programs all-programs
+.PHONY: setup up down demo cluster cluster-down test lint bench generate lock environment programs cluster-programs all-programs
 
 # Go programs are built while pip installs; -j2 makes the two run side by side.
 setup: .venv/made
@@ -16,9 +17,13 @@ up demo: .venv/made
 	@$(MAKE) --no-print-directory -j2 environment programs
 	@$(RUN) -m dev $@
 
-down: .venv/made
+cluster: .venv/made
+	@$(MAKE) --no-print-directory -j2 environment cluster-programs
+	@$(RUN) -m dev cluster
+
+down cluster-down: .venv/made
 	@$(MAKE) --no-print-directory environment
-	@$(RUN) -m dev down
+	@$(RUN) -m dev $@
 
 test: setup lint
 	@$(RUN) -m pytest
@@ -48,6 +53,9 @@ environment: .venv/made
 
 programs: .venv/made
 	@$(RUN) -m dev.programs etcd kube-apiserver kubectl
+
+cluster-programs: programs
+	@$(RUN) -m dev.programs kubelet containerd ptp pause coredns versitygw helm
 
 all-programs: .venv/made
 	@$(RUN) -m dev.programs etcd kube-apiserver kubectl versitygw

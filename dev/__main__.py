@@ -1,4 +1,4 @@
-"""`python -m dev up|down|demo`."""
+"""`python -m dev up|down|demo|cluster|cluster-down`."""
 
 import argparse
 import signal
@@ -11,6 +11,7 @@ from rich.console import Console
 from dev.demo import demo
 from dev.errors import DevError
 from dev.local import down, up
+from dev.pods import local as pods
 
 
 def main() -> int:
@@ -20,6 +21,8 @@ def main() -> int:
     commands.add_parser("up", help="start cluster, operator and pool, and leave them running")
     commands.add_parser("down", help="stop them, whatever state they are in")
     commands.add_parser("demo", help="make one video, with a system of its own if none is up")
+    commands.add_parser("cluster", help="start a cluster with real pods, and videojob in it, and leave it running")
+    commands.add_parser("cluster-down", help="stop that cluster and remove what is in it")
     command = parser.parse_args().command
 
     # Set explicitly: a shell starts background commands with SIGINT ignored, and make passes SIGTERM on.
@@ -32,10 +35,17 @@ def main() -> int:
         console.print(f"{time.monotonic() - began:5.1f} s  {step}", soft_wrap=True)
 
     try:
-        if command == "demo":
-            demo(console, say)
-        else:
-            console.print(up(say) if command == "up" else down(), soft_wrap=True)
+        match command:
+            case "demo":
+                demo(console, say)
+            case "up":
+                console.print(up(say), soft_wrap=True)
+            case "down":
+                console.print(down(), soft_wrap=True)
+            case "cluster":
+                console.print(pods.up(say), soft_wrap=True)
+            case _:
+                console.print(pods.down(), soft_wrap=True)
     except DevError as failure:
         Console(stderr=True, highlight=False, markup=False).print(str(failure), soft_wrap=True)
         return 1

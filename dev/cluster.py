@@ -1,7 +1,8 @@
 """A real API server with TLS and RBAC, and kubeconfigs for those who use it.
 
-It listens on loopback, or, for a cluster with nodes, where pods reach it (`Network`). Everything secret lies in one folder that only its owner can read. Certificates and ports are new at every start; etcd's
-data stays, so objects outlive a restart.
+It listens on loopback, or, for a cluster with nodes, where pods reach it (`Network`). Everything secret lies in one
+folder that only its owner can read. Certificates and ports are new at every start; etcd's data stays, so objects
+outlive a restart.
 """
 
 import ipaddress
@@ -74,19 +75,18 @@ class Cluster:
         *arguments: str,
         input: str = "",  # noqa: A002 - as subprocess calls it
         kubeconfig: Path | None = None,
+        seconds: float = KUBECTL_SECONDS,
     ) -> str:
-        """What kubectl prints, as the administrator or as whom `kubeconfig` says.
+        """What kubectl prints, as the administrator or as whom `kubeconfig` says; it gets so long.
 
         Raises:
             DevError: kubectl failed; the sentence is its own.
         """
         command = (str(program("kubectl")), "--kubeconfig", str(kubeconfig or self.kubeconfig), *arguments)
         try:
-            result = subprocess.run(
-                command, input=input, capture_output=True, text=True, timeout=KUBECTL_SECONDS, check=False
-            )
+            result = subprocess.run(command, input=input, capture_output=True, text=True, timeout=seconds, check=False)
         except subprocess.TimeoutExpired as error:
-            raise DevError(f"kubectl {arguments[0]} took more than {KUBECTL_SECONDS} s.") from error
+            raise DevError(f"kubectl {arguments[0]} took more than {seconds:g} s.") from error
         if result.returncode != 0:
             answer = "\n".join(line for line in result.stderr.splitlines() if not _LOG_LINE.match(line))
             raise DevError(f"kubectl {arguments[0]}: {answer.strip()}")
@@ -291,6 +291,7 @@ def _api_server(pki: Path, port: int, etcd_port: int, network: Network | None) -
         flags["endpoint-reconciler-type"] = "none"  # A loopback address is no endpoint for the kubernetes service.
     else:
         flags |= {
+            "allow-privileged": "true",  # Pod Security decides, not a flag.
             "enable-admission-plugins": "NodeRestriction",
             "kubelet-preferred-address-types": "InternalIP",
             "kubelet-certificate-authority": pki / "ca.crt",

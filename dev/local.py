@@ -71,7 +71,7 @@ def start(folder: Path, say: Say) -> tuple[Supervisor, Cluster]:
     Raises:
         DevError: it does not get ready. Whatever ends this early, nothing is left running.
     """
-    _make_model(say)
+    make_model(say)
     supervisor = Supervisor(folder)
     try:
         return supervisor, _start(supervisor, say)
@@ -174,7 +174,7 @@ def _wait_for_pool(cluster: Cluster, folder: Path, seconds: float) -> None:
     wait_until(ready, "The pool is not ready", seconds, lambda: crash_loop(folder, names))
 
 
-def _make_model(say: Say) -> None:
+def make_model(say: Say) -> None:
     """Write the tiny model, unless the one that is there was written by the same script."""
     stamp = MODEL.with_suffix(".made-by")
     script = hashlib.sha256((REPOSITORY / "dev" / "tiny_model.py").read_bytes()).hexdigest()

@@ -57,6 +57,10 @@ class RealCluster:
         found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
         return found
 
+    def logs(self, pod: str, namespace: str, *options: str) -> str:
+        """What a pod has written. Raises DevError where there is none."""
+        return self.kubectl("logs", pod, "-n", namespace, *options)
+
     def helm(self, *arguments: str) -> str:
         """What helm prints.
 
@@ -92,9 +96,14 @@ class RealCluster:
         text = string.Template((MANIFESTS / f"{name}.yaml").read_text()).substitute(values)
         self.cluster.apply(*yaml.safe_load_all(text))
 
-    def wait_for(self, kind: str, name: str, namespace: str, condition: str = "Available", seconds: int = 60) -> None:
-        """Wait for a condition of an object. Raises DevError where it does not come within the time."""
-        self.kubectl("wait", f"--for=condition={condition}", f"{kind}/{name}", "-n", namespace, f"--timeout={seconds}s")
+    def wait_for(self, kind: str, name: str, namespace: str, event: str, seconds: int = 60) -> None:
+        """Wait for what `kubectl wait --for` knows, such as condition=Ready or delete.
+
+        Raises:
+            DevError: it does not come within the time.
+        """
+        options = (f"--for={event}", f"--timeout={seconds}s", "--namespace", namespace)
+        self.cluster.kubectl("wait", *options, f"{kind}/{name}", seconds=seconds + 10)
 
     def _ctr(self, *arguments: str) -> str:
         return self.in_node(str(program("ctr")), "--address", configuration.SOCKET, "-n", "k8s.io", *arguments)
@@ -109,7 +118,7 @@ def connect(folder: Path) -> RealCluster | None:
 
 
 def start(folder: Path, models: Path, say: Say) -> tuple[Supervisor, RealCluster]:
-    """Start a new cluster in the folder, whose models are those of another folder; return when its node and DNS are ready.
+    """Start a new cluster in the folder, with the models of another; return when node, DNS and store are ready.
 
     Raises:
         DevError: this machine cannot, or it does not get ready. Whatever ends this early, nothing is left running.
@@ -141,7 +150,10 @@ def stop(folder: Path) -> bool:
         DevError: something does not end.
     """
     folder = folder.resolve()
-    found = supervisors.stop(folder)
+    found = (folder / "node").is_dir()
+    # First: an API server that is asked to stop waits for the pods that watch it.
+    node.kill(folder)
+    found = supervisors.stop(folder) or found
     cgroups.remove(folder)
     node.remove(folder)
     shutil.rmtree(folder / "cluster", ignore_errors=True)
@@ -183,8 +195,8 @@ def _start(supervisor: Supervisor, addresses: Addresses, models: Path, say: Say)
     real.kubectl("patch", "node", NODE, "--subresource=status", "--type=json", "--patch", json.dumps(capacity))
     names = ("kubelet", "kube-controller-manager", "kube-scheduler", "kube-proxy")
     _wait(folder, names, lambda: _is_ready(real), "The node is not ready")
-    real.wait_for("deployment", "coredns", "kube-system", seconds=READY_SECONDS)
-    real.wait_for("deployment", "versitygw", STORE_NAMESPACE, seconds=READY_SECONDS)
+    real.wait_for("deployment", "coredns", "kube-system", "condition=Available", READY_SECONDS)
+    real.wait_for("deployment", "versitygw", STORE_NAMESPACE, "condition=Available", READY_SECONDS)
     return real
 
 

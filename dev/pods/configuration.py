@@ -29,7 +29,6 @@ def containerd(node: Node, *, runc: Path, cni: Path, spec: Path) -> str:
     return f"""version = 3
 root = "{node.folder}/node/containerd"
 state = "/run/containerd"
-disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
 
 [grpc]
   address = "{SOCKET}"

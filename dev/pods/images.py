@@ -1,8 +1,8 @@
 """The images of the cluster: small root filesystems, to which every container gets the big parts from this machine.
 
-`/usr`, the Python that made the environment and the environment's packages are mounted read-only into every container by
-containerd itself (`base_spec`), so that pods are exactly those that run elsewhere: their specs name no folder of this
-machine, and Restricted Pod Security holds. The project's own code and templates are copies in the image.
+`/usr`, the Python that made the environment and the environment's packages are mounted read-only into every container
+by containerd itself (`base_spec`), so that pods are exactly those that run elsewhere: their specs name no folder of
+this machine, and Restricted Pod Security holds. The project's own code and templates are copies in the image.
 """
 
 import json
@@ -11,6 +11,8 @@ import sysconfig
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import certifi
 
 from dev.pods.oci import Entry, Image, Link, Script
 from dev.programs import program
@@ -70,7 +72,9 @@ def base_spec(default: dict[str, Any]) -> str:
         }
         for destination, source in _mounts().items()
     ]
-    return json.dumps(default | {"mounts": [*default["mounts"], *mounts]})
+    # Without limits of its own a container gets containerd's, as it would with no base spec.
+    process = {key: value for key, value in default["process"].items() if key != "rlimits"}
+    return json.dumps(default | {"process": process, "mounts": [*default["mounts"], *mounts]})
 
 
 def _mounts() -> dict[str, Path]:
@@ -88,6 +92,7 @@ def _root() -> dict[str, Entry]:
     entries: dict[str, Entry] = {
         "/etc/passwd": "root:x:0:0:root:/:/sbin/nologin\nvideojob:x:10001:10001:videojob:/tmp:/sbin/nologin\n",
         "/etc/group": "root:x:0:\nvideojob:x:10001:\n",
+        "/etc/ssl/certs/ca-certificates.crt": Path(certifi.where()),
         "/tmp": None,  # noqa: S108 - a mount point
         **dict.fromkeys(_mounts()),
     }

@@ -4,11 +4,11 @@ import fcntl
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 from dev.errors import DevError
 from dev.pods.node import NAMESPACES
+from dev.programs import CACHE
 
 SEARCH_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 """Where the programs are looked for: not everybody's PATH has the folders of the administrator's."""
@@ -22,7 +22,7 @@ PACKAGES = {
     "conntrack": "conntrack",
 }
 """Programs that come from the system, and the Debian package of each."""
-_LOCK = Path(tempfile.gettempdir(), "videojob-packages.lock")
+_LOCK = CACHE / "packages.lock"
 _APT_SECONDS = 300
 
 
@@ -37,6 +37,7 @@ def prepare() -> None:
         raise DevError(f"Real pods cannot run here: {reason}")
     if not _missing():
         return
+    CACHE.mkdir(parents=True, exist_ok=True)
     with _LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         packages = sorted({PACKAGES[name] for name in _missing()})

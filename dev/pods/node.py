@@ -3,12 +3,13 @@
     python -m dev.pods.node FOLDER NUMBER                make the node and hold it, until this process ends
     python -m dev.pods.node FOLDER --enter COMMAND ...   run a command in it
 
-A pair of interfaces links it with the host, which routes the cluster's whole block to it: pods and services are reached
-from the host by their addresses. Nothing is routed further: pods have no internet. The node's state lies in FOLDER/node.
+A pair of interfaces links it with the host, which routes the cluster's whole block to it, so that the host reaches pods
+and services by their addresses. Nothing is routed further: pods have no internet. The node's state lies in FOLDER/node.
 SIGKILL of the holder, or of whoever started it, makes the kernel end every process of the node.
 """
 
 import argparse
+import fcntl
 import os
 import shutil
 import signal
@@ -21,12 +22,15 @@ from pathlib import Path
 
 from dev.errors import DevError
 from dev.pods.addresses import Addresses
-from dev.processes import die_with_parent, marked
+from dev.processes import die_with_parent, marked, send
+from dev.programs import CACHE
 
 ENTER_SECONDS = 30.0
 NAMESPACES = ("--mount", "--net", "--pid", "--ipc", "--uts")
 STATE = ("/var/lib/kubelet", "/var/lib/cni", "/var/log/pods", "/var/log/containers")
 """Folders whose names kubelet and CNI have built in; the node's own lie in FOLDER/node."""
+_LOCK = CACHE / "node.lock"
+"""Shared by the holders of nodes: what is a mount point in one of them must not be removed, or the mount goes too."""
 _KERNEL = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",
@@ -40,6 +44,12 @@ _KERNEL = {
 
 def hold(folder: Path, addresses: Addresses) -> int:
     """Make the node and hold it; returns when its first process has ended."""
+    with _LOCK.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        return _hold(folder, addresses)
+
+
+def _hold(folder: Path, addresses: Addresses) -> int:
     pid_file = _pid_file(folder)
     pid_file.unlink(missing_ok=True)
     for path in STATE:
@@ -52,7 +62,7 @@ def hold(folder: Path, addresses: Addresses) -> int:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=die_with_parent(),
+        preexec_fn=die_with_parent(),  # noqa: PLW1509 - this process has one thread
     )
     if first.stdin is None or first.stdout is None:  # They are pipes.
         raise DevError("The node has no pipes.")
@@ -133,12 +143,23 @@ def run(folder: Path, *command: str, timeout: float = 60) -> str:
     return result.stdout
 
 
+def kill(folder: Path) -> None:
+    """End every process of the node at once, if it runs; a supervisor that still lives makes it anew."""
+    with suppress(DevError):
+        send(_first_pid(folder), folder, signal.SIGKILL)
+
+
 def remove(folder: Path) -> None:
     """Remove the state of a node that has ended."""
     shutil.rmtree(folder / "node", ignore_errors=True)
-    for path in STATE:
-        with suppress(OSError):  # Something else on this machine uses it.
-            Path(path).rmdir()
+    with _LOCK.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        for path in STATE:
+            with suppress(OSError):  # It is not empty: something else on this machine uses it.
+                Path(path).rmdir()
 
 
 def _first_pid(folder: Path) -> int:

@@ -31,7 +31,7 @@ class Script:
 
 
 Entry = Path | Link | Script | str | None
-"""What lies at a path: a copy of a file or of a whole folder of this machine, a link, a script, a text, or an empty folder."""
+"""What lies at a path: a copy of a file or folder of this machine, a link, a script, a text; None is an empty folder."""
 
 
 @dataclass(frozen=True)
