@@ -24,7 +24,7 @@ def document() -> str:
     """The whole page."""
     operator, runner = CollectorRegistry(), CollectorRegistry()
     OperatorMetrics(operator)
-    operator.register(State(Cache(lambda: 0, lambda: None), Leases(lambda: 0.0, lambda: None)))
+    operator.register(State(Cache(lambda: 0, lambda: None), Leases(lambda: 0.0, lambda: None), lambda: 0.0))
     RunnerMetrics(runner, "pool", "replica")
     return "\n".join([HEADER, *_section("Operator", operator), "", *_section("Runner", runner), ""])
 

@@ -14,7 +14,7 @@ from videojob.kube.client import VIDEO_JOBS
 async def test_what_a_watch_has_missed_is_found_told_and_made_up_for(world: World) -> None:
     cache = Cache(lambda: 0, lambda: None)
     metrics = Metrics(CollectorRegistry())
-    audit = Audit(world.client, cache, metrics, pause_seconds=0.05, grace_seconds=0.05)
+    audit = Audit(world.client, cache, metrics, namespace=None, pause_seconds=0.05, grace_seconds=0.05)
     await world.job("first")
     await audit.load()
 

@@ -30,6 +30,16 @@ class ConditionType(StrEnum):
     """`spec.cancel` is honoured: the job ended and keeps its finished segments."""
     READY = "Ready"
     """A pool, model or queue can be used."""
+    SCALING = "Scaling"
+    """The number of a pool's replicas follows its backlog. The reason is that of the last decision."""
+    PODS_SCHEDULED = "PodsScheduled"
+    """Every pod of the pool has a node."""
+    IMAGES_PULLED = "ImagesPulled"
+    """Every pod of the pool has its images."""
+    MODELS_LOADED = "ModelsLoaded"
+    """No replica has failed to load a model."""
+    PODS_STABLE = "PodsStable"
+    """No container of the pool keeps ending."""
 
 
 class Reason(StrEnum):
@@ -58,6 +68,20 @@ class Reason(StrEnum):
     """The job has begun with weights that no replica of its pool has any more."""
     BACKING_OFF = "BackingOff"
     """An attempt failed; the next one starts after a pause."""
+    POOL_STARTING = "PoolStarting"
+    """Pods of the pool are on their way to being ready."""
+    POOL_EMPTY = "PoolEmpty"
+    """The pool has no replica, and wants none: it is paused, or scaled from outside."""
+    UNSCHEDULABLE = "Unschedulable"
+    """No node takes the pool's pods."""
+    NODES_DO_NOT_COME = "NodesDoNotCome"
+    """No node takes the pool's pods, and for minutes no new one has come: the node pool does not grow."""
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    """An image of the pool's pods cannot be pulled."""
+    CRASH_LOOP = "CrashLoop"
+    """A container of the pool's pods ends again and again."""
+    TEMPLATE_REFUSED = "TemplateRefused"
+    """The API server refuses the pool's Deployment."""
 
     # How a job came to its replica, or left it.
     ASSIGNED = "Assigned"
@@ -116,6 +140,16 @@ class Reason(StrEnum):
     """Triton refused a model; the message says why."""
     STOPPED = "Stopped"
     """The queue's stopPolicy holds its jobs."""
+    SCHEDULED = "Scheduled"
+    """Every pod has a node."""
+    PULLED = "Pulled"
+    """Every image is there."""
+    LOADED = "Loaded"
+    """No model has failed to load."""
+    STABLE = "Stable"
+    """No container keeps ending."""
+    EXTERNAL = "External"
+    """Somebody else decides the number of replicas."""
 
 
 ATTEMPT_FAILURES = frozenset(
@@ -158,7 +192,7 @@ def set_condition(
     conditions: Iterable[Condition],
     type_: ConditionType,
     status: bool,
-    reason: Reason,
+    reason: StrEnum,
     message: str,
     now: datetime,
     generation: int | None,

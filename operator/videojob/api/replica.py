@@ -52,3 +52,8 @@ class ReplicaReport(Resource):
 def lease_name(pool: str, replica: str) -> str:
     """Name of the replica's Lease."""
     return f"{pool}-{replica}"
+
+
+def pod_labels(pool: str) -> dict[str, str]:
+    """Labels that select the pods of a pool, and its Deployment."""
+    return {POOL_LABEL: pool, COMPONENT_LABEL: REPLICA_COMPONENT}

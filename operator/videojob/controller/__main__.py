@@ -2,16 +2,19 @@
 
 import argparse
 import asyncio
-import logging
 import os
 import sys
 from pathlib import Path
+from typing import get_args
 
 from kubernetes.aio.config.config_exception import ConfigException
 
+from videojob import logs
 from videojob.controller.operator import Operator, OperatorError
 from videojob.controller.settings import Settings
 from videojob.kube.client import configuration
+from videojob.logs import Format
+from videojob.pods.deployment import Site
 
 
 async def run(settings: Settings) -> None:
@@ -27,7 +30,7 @@ async def run(settings: Settings) -> None:
 
 def start(settings: Settings) -> int:
     """Run an operator with these constants; the exit status."""
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", level=logging.INFO)
+    logs.configure(settings.log_format, "operator")
     try:
         asyncio.run(run(settings))
     except OperatorError as error:
@@ -38,13 +41,39 @@ def start(settings: Settings) -> int:
 
 def main() -> int:
     """Read the options and run."""
-    defaults = Settings()
+    defaults, site = Settings(), Site()
     parser = argparse.ArgumentParser(prog="python -m videojob.controller", description="Run the videojob operator.")
     parser.add_argument("--namespace", default=defaults.namespace, help="where Leases and Secrets are [%(default)s]")
     parser.add_argument("--bind-address", default=defaults.bind_address, help="address of both ports [%(default)s]")
     parser.add_argument("--health-port", type=int, help="serve /livez and /readyz there")
     parser.add_argument("--metrics-port", type=int, help="serve /metrics there")
-    return start(Settings(**vars(parser.parse_args())))
+    parser.add_argument("--watch-namespace", help="serve jobs of this namespace only, by pools that name it")
+    parser.add_argument("--triton-image", default=site.triton_image, help="Triton of pools whose template names none")
+    parser.add_argument("--runner-image", default=site.runner_image, help="runner of pools whose template names none")
+    parser.add_argument(
+        "--runner-service-account", default=site.runner_account, help="of the pods of pools [%(default)s]"
+    )
+    parser.add_argument(
+        "--log-format", choices=get_args(Format), default=defaults.log_format, help="of all logs [%(default)s]"
+    )
+    given = parser.parse_args()
+    return start(
+        Settings(
+            namespace=given.namespace,
+            watch_namespace=given.watch_namespace,
+            bind_address=given.bind_address,
+            health_port=given.health_port,
+            metrics_port=given.metrics_port,
+            log_format=given.log_format,
+            site=Site(
+                namespace=given.namespace,
+                triton_image=given.triton_image,
+                runner_image=given.runner_image,
+                runner_account=given.runner_service_account,
+                log_format=given.log_format,
+            ),
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 
-from videojob.controller.cache import KINDS, Cache, ours
+from videojob.controller.cache import KINDS, Cache
 from videojob.controller.metrics import Metrics
 from videojob.kube.client import Json, KubeClient, KubeError, ResourceKind
 
@@ -27,12 +27,15 @@ class Audit:
         cache: Cache,
         metrics: Metrics,
         *,
+        namespace: str | None,
         pause_seconds: float,
         grace_seconds: float,
     ) -> None:
+        """`namespace` is the only one whose jobs and queues are known, if not all are."""
         self._client = client
         self._cache = cache
         self._metrics = metrics
+        self._namespace = namespace
         self._pause_seconds = pause_seconds
         self._grace_seconds = grace_seconds
         self.sound = True
@@ -65,7 +68,7 @@ class Audit:
             for body in page:
                 uid, version = body["metadata"]["uid"], int(body["metadata"]["resourceVersion"])
                 listed[uid] = version
-                if known_before.get(uid, 0) < version and ours(kind, body):
+                if known_before.get(uid, 0) < version and self._cache.ours(kind, body):
                     late[uid] = body
         vanished = known_before.keys() - listed.keys()
         if not late and not vanished:
@@ -97,7 +100,7 @@ class Audit:
         token = ""
         while True:
             selectors = {"limit": str(PAGE)} | ({"continue": token} if token else {})
-            listing = await self._client.list(kind, **selectors)
+            listing = await self._client.list(kind, self._namespace, **selectors)
             yield listing.get("items", [])
             token = listing["metadata"].get("continue", "")
             if not token:

@@ -8,7 +8,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -20,7 +20,7 @@ from videojob.api.videojob import Phase, VideoJob, VideoJobStatus
 from videojob.api.videomodel import VideoModel
 from videojob.api.videoqueue import VideoQueue
 from videojob.kube.client import GPU_POOLS, VIDEO_JOBS, VIDEO_MODELS, VIDEO_QUEUES, Json, ResourceKind
-from videojob.planner.snapshot import EPOCH, Job, QueueKey, Snapshot
+from videojob.planner.snapshot import EPOCH, Job, QueueKey, ReplicaKey, Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,12 @@ class JobRecord:
         return VideoJobStatus.model_validate_json(self.status)
 
 
+Progressed = Callable[[Job, Job, int], None]
+"""Called with a job before and after it has committed more chunks, and the number of jobs on its replica."""
+Ended = Callable[[VideoJob], None]
+"""Called with a job that has come to its end."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobLabels:
     """What jobs are counted by."""
@@ -58,9 +64,22 @@ class JobLabels:
 class Cache:
     """Every object that plans are made from. `changed` is called when one of them changed."""
 
-    def __init__(self, draw_seed: Callable[[], int], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        draw_seed: Callable[[], int],
+        changed: Callable[[], None],
+        *,
+        namespace: str | None = None,
+        progressed: Progressed = lambda old, new, sharing: None,
+        ended: Ended = lambda job: None,
+    ) -> None:
+        """`namespace` is that of an operator that serves its own namespace only."""
         self._draw_seed = draw_seed
         self._changed = changed
+        self._namespace = namespace
+        self._progressed = progressed
+        self._ended = ended
+        self._held: Counter[ReplicaKey] = Counter()
         self._live: dict[str, JobRecord] = {}
         self._done: dict[str, int] = {}
         self._labels: dict[str, JobLabels] = {}
@@ -88,6 +107,8 @@ class Cache:
                 model = VideoModel.model_validate(body)
                 news = _catalogue(self.models, model.metadata.name, model, deleted)
             else:
+                if not self.ours(kind, body):
+                    return
                 pool = GPUPool.model_validate(body)
                 news = _catalogue(self.pools, pool.metadata.name, pool, deleted)
         except ValidationError as error:
@@ -100,7 +121,7 @@ class Cache:
 
     def forget_job(self, uid: str) -> None:
         """A job does not exist any more."""
-        self._live.pop(uid, None)
+        self._hold(self._live.pop(uid, None), -1)
         self._done.pop(uid, None)
         self.assumed.pop(uid, None)
         self._count(uid, None)
@@ -127,6 +148,11 @@ class Cache:
         self.pools = {key: pool for key, pool in self.pools.items() if pool.metadata.uid != uid}
         self._changed()
 
+    def waiting(self) -> Counter[tuple[str, str, str]]:
+        """Jobs that no replica holds, by namespace, queue and reason."""
+        jobs = (record.job for record in self._live.values())
+        return Counter((job.namespace, job.queue, job.reason) for job in jobs if job.waits)
+
     def snapshot(self) -> Snapshot:
         """What is known of jobs that may need a decision, of queues, models and pools."""
         return Snapshot(tuple(self._jobs()), dict(self.queues), dict(self.models), dict(self.pools))
@@ -141,21 +167,48 @@ class Cache:
         if deleted:
             self.forget_job(uid)
             return True
-        if not ours(VIDEO_JOBS, body):
+        if not self.ours(VIDEO_JOBS, body):
             return False
         old_version = known.version if known is not None else self._done.get(uid)
         if (old_version is not None and old_version >= version) or (old_version is None and not insert):
             return False
-        record = self._record(VideoJob.model_validate(body), body.get("status", {}), known)
-        if record.job.phase.finished and not record.job.deleted and record.job.expires is None:
+        found = VideoJob.model_validate(body)
+        record = self._record(found, body.get("status", {}), known)
+        job = record.job
+        self._hold(known, -1)
+        if job.phase.finished and not job.deleted and job.expires is None and not job.lacks_finalizer:
             self._live.pop(uid, None)
             self._done[uid] = version
         else:
             self._done.pop(uid, None)
             self._live[uid] = record
-        job = record.job
+            self._hold(record, 1)
+        if known is not None:
+            self._tell(known.job, job, found)
         self._count(uid, JobLabels(job.namespace, job.queue, job.pool or "", job.phase))
         return True
+
+    def _tell(self, old: Job, new: Job, found: VideoJob) -> None:
+        if new.phase.finished and not old.phase.finished:
+            self._ended(found)
+        key = old.replica_key
+        if key is not None and new.attempts == old.attempts and new.chunks_done > old.chunks_done:
+            self._progressed(old, replace(new, assignment=old.assignment), max(1, self._held[key]))
+
+    def _hold(self, record: JobRecord | None, change: int) -> None:
+        """Count the jobs of the record's replica."""
+        if record is None or record.job.replica_key is None or record.job.phase.finished:
+            return
+        self._held[record.job.replica_key] += change
+        if not self._held[record.job.replica_key]:
+            del self._held[record.job.replica_key]
+
+    def ours(self, kind: ResourceKind, body: Json) -> bool:
+        """Whether this operator acts on the object: another one may manage a job, or serve a pool."""
+        spec = body.get("spec", {})
+        if kind is VIDEO_JOBS:
+            return bool(spec.get("managedBy", MANAGER) == MANAGER)
+        return kind is not GPU_POOLS or spec.get("operatorNamespace") == self._namespace
 
     def _record(self, found: VideoJob, status: Json, known: JobRecord | None) -> JobRecord:
         metadata = found.metadata
@@ -180,11 +233,6 @@ class Cache:
         if labels is not None:
             self._labels[uid] = labels
             self.counts[labels] += 1
-
-
-def ours(kind: ResourceKind, body: Json) -> bool:
-    """Whether this operator acts on the object: a job may be managed by another controller."""
-    return kind is not VIDEO_JOBS or bool(body.get("spec", {}).get("managedBy", MANAGER) == MANAGER)
 
 
 def slim(found: VideoJob, seed: int) -> Job:
@@ -225,6 +273,7 @@ def slim(found: VideoJob, seed: int) -> Job:
         resolved=status.resolved,
         store_uri=status.store_uri,
         chunks_done=status.progress.chunks_done if status.progress else 0,
+        running_seconds=status.timing.running_seconds if status.timing else 0.0,
         start_time=status.start_time,
         completion_time=status.completion_time,
     )

@@ -23,6 +23,7 @@ from videojob.controller.files import Files
 from videojob.controller.metrics import Metrics
 from videojob.kube.client import VIDEO_JOBS, Json, KubeClient, KubeError
 from videojob.planner.decisions import (
+    Adopt,
     Assign,
     Cancel,
     Decision,
@@ -78,6 +79,8 @@ class Effects:
                 await self._reclaim(record)
             case Purge(keep_output=keep_output):
                 await self._purge(record, keep_output)
+            case Adopt():
+                await self._patch(record.job, _add_finalizer(record))
             case Expire():
                 await self._expire(record)
             case Wait() | Suspend() | Resume() | Cancel() | Fail():

@@ -6,7 +6,7 @@ wall clock with ours. So a restarted operator gives every replica one whole leas
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
@@ -59,11 +59,9 @@ class Leases:
         if deleted or not spec.get("holderIdentity") or not all(key):
             self._remove(name)
             return
-        replica = Replica(
-            _report(name, metadata.get("annotations", {})),
-            True,
-            bool(metadata.get("annotations", {}).get(DRAIN_ANNOTATION)),
-        )
+        annotations = metadata.get("annotations", {})
+        drain_reason = annotations.get(DRAIN_ANNOTATION, "")
+        replica = Replica(_report(name, annotations), True, bool(drain_reason), drain_reason)
         old = self._heartbeats.get(key)
         now = self._monotonic()
         renewed = old is None or old.renew_time != spec.get("renewTime", "")
@@ -81,7 +79,7 @@ class Leases:
         """Every replica that has a Lease, live or not."""
         now = self._monotonic()
         return {
-            key: beat.replica if now < beat.expires() else Replica(beat.replica.report, False, beat.replica.draining)
+            key: beat.replica if now < beat.expires() else replace(beat.replica, live=False)
             for key, beat in self._heartbeats.items()
         }
 

@@ -38,6 +38,7 @@ class PlanningLoop:
         self._monotonic = monotonic
         self._wake = asyncio.Event()
         self._turned = monotonic()
+        self._woken: float | None = None
 
     @property
     def age(self) -> float:
@@ -46,7 +47,9 @@ class PlanningLoop:
 
     def wake(self) -> None:
         """Something changed."""
-        self._wake.set()
+        if not self._wake.is_set():
+            self._woken = self._monotonic()
+            self._wake.set()
 
     async def run(self) -> None:
         """Plan, until cancelled."""
@@ -65,6 +68,9 @@ class PlanningLoop:
                 pass
 
     def _plan(self) -> datetime | None:
+        if self._woken is not None:
+            self._metrics.plan_lag_seconds.observe(self._monotonic() - self._woken)
+            self._woken = None
         with self._metrics.planning_seconds.time():
             made = plan(self._snapshot(), datetime.now(UTC), self._settings.rules)
         self._writer.offer(made.decisions)

@@ -6,6 +6,7 @@ import random
 import signal
 import socket
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import monotonic
 
@@ -22,15 +23,17 @@ from videojob.controller.files import Files
 from videojob.controller.leases import Leases
 from videojob.controller.loop import PlanningLoop
 from videojob.controller.metrics import Metrics, State
+from videojob.controller.pools import Pools, with_pods
 from videojob.controller.settings import Settings
 from videojob.controller.shell import dead_watches, watch
 from videojob.controller.stores import clean
 from videojob.controller.summaries import Summaries
+from videojob.controller.workloads import Workloads
 from videojob.controller.writer import Writer
 from videojob.health import serve_health, serve_metrics
-from videojob.kube.client import LEASES, Json, KubeClient, KubeError, ResourceKind
+from videojob.kube.client import DEPLOYMENTS, LEASES, PODS, Json, KubeClient, KubeError, ResourceKind
 from videojob.kube.client import Snapshot as Listed
-from videojob.planner.snapshot import Snapshot
+from videojob.planner.snapshot import Job, Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +55,26 @@ class Operator:
         self._metrics = Metrics(CollectorRegistry())
         self._client = KubeClient(configuration, self._metrics.api_write)
         draw = random.SystemRandom()
-        self._cache = Cache(lambda: draw.randrange(2**32), self._wake)
+        self._cache = Cache(
+            lambda: draw.randrange(2**32),
+            self._wake,
+            namespace=settings.watch_namespace,
+            progressed=self._progressed,
+            ended=self._metrics.ended,
+        )
         self._leases = Leases(monotonic, self._wake)
-        self._metrics.registry.register(State(self._cache, self._leases))
+        self._workloads = Workloads(self._wake, self._cold_started)
+        self._pools = Pools(
+            self._client,
+            self._workloads,
+            replace(settings.site, namespace=settings.namespace),
+            self._metrics,
+            self._snapshot,
+            leading=self._leading,
+            monotonic=monotonic,
+            pause_seconds=settings.scaling_seconds,
+        )
+        self._metrics.registry.register(State(self._cache, self._leases, lambda: self._loop.age))
         self._election = Election(
             self._client,
             settings.namespace,
@@ -98,11 +118,14 @@ class Operator:
             next_expiry=self._leases.next_expiry,
             monotonic=monotonic,
         )
-        self._summaries = Summaries(self._client, self._cache, self._snapshot, self._leading, settings.summary_seconds)
+        self._summaries = Summaries(
+            self._client, self._cache, self._snapshot, self._pools.scalings, self._leading, settings.summary_seconds
+        )
         self._audit = Audit(
             self._client,
             self._cache,
             self._metrics,
+            namespace=settings.watch_namespace,
             pause_seconds=settings.audit_seconds,
             grace_seconds=settings.audit_grace_seconds,
         )
@@ -135,11 +158,16 @@ class Operator:
             await self._audit.load()
         except KubeError as error:
             raise OperatorError(_load_sentence(error, server, self._settings.namespace)) from error
-        try:
-            leases = await self._client.list(LEASES, self._settings.namespace, labelSelector=REPLICA_SELECTOR)
-        except KubeError as error:
-            raise OperatorError(_load_sentence(error, server, self._settings.namespace)) from error
-        self._leases.restore(leases.get("items", []))
+        for kind, restore in (
+            (LEASES, self._leases.restore),
+            (PODS, self._workloads.restore_pods),
+            (DEPLOYMENTS, self._workloads.restore_deployments),
+        ):
+            try:
+                found = await self._client.list(kind, self._settings.namespace, labelSelector=REPLICA_SELECTOR)
+            except KubeError as error:
+                raise OperatorError(_load_sentence(error, server, self._settings.namespace)) from error
+            restore(found.get("items", []))
         self._loaded = True
 
     async def _work(self) -> None:
@@ -148,7 +176,12 @@ class Operator:
         parts = {
             asyncio.create_task(coroutine, name=name)
             for name, coroutine in {
-                "watch of Leases": self._watch_leases(),
+                "watch of Leases": self._watch(LEASES, self._leases.restore, self._leases.apply),
+                "watch of pods": self._watch(PODS, self._workloads.restore_pods, self._workloads.apply_pod),
+                "watch of Deployments": self._watch(
+                    DEPLOYMENTS, self._workloads.restore_deployments, self._workloads.apply_deployment
+                ),
+                "pools": self._pools.run(),
                 "planning loop": self._loop.run(),
                 "leader election": self._election.run(),
                 "status of pools and queues": self._summaries.run(),
@@ -160,7 +193,8 @@ class Operator:
         }
         # kopf cancels, at its end, every task that began after it: the parts come first.
         kopf_task = asyncio.create_task(
-            watch(self._configuration, self._seen, stop_kopf, kopf_ready), name="watch of videojob.dev"
+            watch(self._configuration, self._seen, stop_kopf, kopf_ready, self._settings.watch_namespace),
+            name="watch of videojob.dev",
         )
         ended, _ = await asyncio.wait({*parts, kopf_task}, return_when=asyncio.FIRST_COMPLETED)
         await self._writer.drain(self._settings.drain_seconds)
@@ -187,24 +221,46 @@ class Operator:
         logger.info("The operator watches %s.", self._configuration.host)
         await self._stop.wait()
 
-    async def _watch_leases(self) -> None:
-        """Replicas' Leases are not kopf's: it watches one set of namespaces, and Leases are in every one."""
-        async for seen in self._client.watch(LEASES, self._settings.namespace, labelSelector=REPLICA_SELECTOR):
+    async def _watch(
+        self, kind: ResourceKind, restore: Callable[[Sequence[Json]], None], apply: Callable[[Json, bool], None]
+    ) -> None:
+        """Follow what replicas consist of.
+
+        That is not kopf's: it watches one set of namespaces, and these kinds are in every one.
+        """
+        first = True
+        async for seen in self._client.watch(kind, self._settings.namespace, labelSelector=REPLICA_SELECTOR):
             if isinstance(seen, Listed):
-                self._leases.restore(seen.items)
+                if not first:
+                    self._metrics.watch_reconnects.labels(kind.plural).inc()
+                first = False
+                restore(seen.items)
             else:
-                self._metrics.watch_events.labels(LEASES.plural, seen.type).inc()
-                self._leases.apply(seen.object, deleted=seen.type == "DELETED")
+                self._metrics.watch_events.labels(kind.plural, seen.type).inc()
+                apply(seen.object, seen.type == "DELETED")
 
     def _seen(self, kind: ResourceKind, type_: str, body: Json) -> None:
         self._metrics.watch_events.labels(kind.plural, type_).inc()
         self._cache.apply(kind, body, deleted=type_ == "DELETED")
 
     def _snapshot(self) -> Snapshot:
-        return replace(self._cache.snapshot(), replicas=self._leases.replicas(), busy=self._writer.busy)
+        known = self._cache.snapshot()
+        return replace(
+            known,
+            replicas=with_pods(self._leases.replicas(), self._workloads.pods, known.pools),
+            pods=dict(self._workloads.pods),
+            workloads=self._pools.workloads(),
+            busy=self._writer.busy,
+        )
 
     def _wake(self) -> None:
         self._loop.wake()
+
+    def _progressed(self, old: Job, new: Job, sharing: int) -> None:
+        self._pools.progressed(old, new, sharing)
+
+    def _cold_started(self, pool: str, seconds: float) -> None:
+        self._pools.cold_started(pool, seconds)
 
     def _leading(self) -> bool:
         return self._election.leading
@@ -222,13 +278,17 @@ class Operator:
             return f"The planning loop has not turned for {self._loop.age:.0f} s."
         if not self._audit.sound:
             return "The last audit found changes that the watches had missed."
-        dead = dead_watches() if monotonic() - self._born > self._settings.stall_seconds else set()
+        dead = (
+            dead_watches(self._settings.watch_namespace)
+            if monotonic() - self._born > self._settings.stall_seconds
+            else set()
+        )
         return f"Ended: {', '.join(sorted(dead))}." if dead else None
 
     def _ready(self) -> str | None:
         if not self._loaded:
             return "The objects of the cluster are still being read."
-        dead = dead_watches()
+        dead = dead_watches(self._settings.watch_namespace)
         return f"Not started yet: {', '.join(sorted(dead))}." if dead else self._live()
 
 

@@ -1,8 +1,10 @@
 """The operator's constants. Those that are no command-line options are here so that tests can make time shorter."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from videojob.logs import Format
 from videojob.planner.plan import DEFAULT_RULES, Rules
+from videojob.pods.deployment import Site
 
 
 @dataclass(frozen=True)
@@ -11,6 +13,12 @@ class Settings:
 
     namespace: str = "videojob-system"
     """Where the Leases of replicas and of the leader, the Secrets of stores and the list of orphaned files are."""
+    watch_namespace: str | None = None
+    """The only namespace whose jobs and queues are served, by pools that name it; None for all of them."""
+    site: Site = field(default_factory=Site)
+    """What the pods of pools have in common; its namespace is always `namespace`."""
+    log_format: Format = "text"
+    """Of this process's log."""
     bind_address: str = "0.0.0.0"  # noqa: S104 - kubelet and Prometheus come from outside the pod
     """Address of both ports."""
     health_port: int | None = None
@@ -35,6 +43,9 @@ class Settings:
     """The longest pause between two plans."""
     summary_seconds: float = 1.0
     """The shortest pause between two looks at the status of pools and queues."""
+
+    scaling_seconds: float = 1.0
+    """Pause between two looks at the size of the pools."""
 
     writes_in_flight: int = 32
     """API writes on jobs at a time."""

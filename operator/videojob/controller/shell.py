@@ -19,8 +19,10 @@ from videojob.kube.client import Json, ResourceKind
 Seen = Callable[[ResourceKind, str, Json], None]
 """Called for each event with kind, type (LISTED, ADDED, MODIFIED, DELETED) and object."""
 
-WATCHERS = {f"watcher for {kind.plural}.{VERSION}.{GROUP}@None" for kind in KINDS}
-"""Names that kopf gives the tasks of its watches."""
+
+def watchers(namespace: str | None) -> set[str]:
+    """Names that kopf gives the tasks of its watches."""
+    return {f"watcher for {kind.plural}.{VERSION}.{GROUP}@{namespace if kind.namespaced else None}" for kind in KINDS}
 
 
 class _NoEssence(kopf.DiffBaseStorage):
@@ -69,22 +71,28 @@ def shell_registry(configuration: Configuration, seen: Seen) -> kopf.OperatorReg
     return registry
 
 
-async def watch(configuration: Configuration, seen: Seen, stop: asyncio.Event, ready: asyncio.Event) -> None:
-    """Run kopf until `stop` is set; it ends by itself only when a watch has failed for good."""
+async def watch(
+    configuration: Configuration, seen: Seen, stop: asyncio.Event, ready: asyncio.Event, namespace: str | None
+) -> None:
+    """Run kopf until `stop` is set, on one namespace or on all.
+
+    It ends by itself only when a watch has failed for good.
+    """
     logging.getLogger("kopf").setLevel(logging.WARNING)
     await kopf.operator(
         registry=shell_registry(configuration, seen),
         settings=shell_settings(),
-        clusterwide=True,
+        clusterwide=namespace is None,
+        namespaces=() if namespace is None else (namespace,),
         standalone=True,
         stop_flag=stop,
         ready_flag=ready,
     )
 
 
-def dead_watches() -> set[str]:
+def dead_watches(namespace: str | None) -> set[str]:
     """Names of watches that have ended, although kopf still runs (kopf issue 1276)."""
-    return WATCHERS - {task.get_name() for task in asyncio.all_tasks() if not task.done()}
+    return watchers(namespace) - {task.get_name() for task in asyncio.all_tasks() if not task.done()}
 
 
 def _watch(registry: kopf.OperatorRegistry, kind: ResourceKind, seen: Seen) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from videojob.api.gpupool import GPUPool, GPUPoolStatus
@@ -11,7 +11,7 @@ from videojob.api.videoqueue import VideoQueue, VideoQueueStatus
 from videojob.controller.cache import Cache
 from videojob.kube.client import GPU_POOLS, VIDEO_QUEUES, KubeClient, KubeError, ResourceKind
 from videojob.planner.snapshot import Snapshot
-from videojob.planner.summary import summarise
+from videojob.planner.summary import PoolScaling, summarise
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +24,14 @@ class Summaries:
         client: KubeClient,
         cache: Cache,
         snapshot: Callable[[], Snapshot],
+        scalings: Callable[[], Mapping[str, PoolScaling]],
         leading: Callable[[], bool],
         pause_seconds: float,
     ) -> None:
         self._client = client
         self._cache = cache
         self._snapshot = snapshot
+        self._scalings = scalings
         self._leading = leading
         self._pause_seconds = pause_seconds
 
@@ -40,7 +42,7 @@ class Summaries:
             if not self._leading():
                 continue
             snapshot = self._snapshot()
-            summary = summarise(snapshot, datetime.now(UTC))
+            summary = summarise(snapshot, datetime.now(UTC), self._scalings())
             for name, pool_status in summary.pools.items():
                 await self._write(GPU_POOLS, snapshot.pools[name], pool_status)
             for key, queue_status in summary.queues.items():

@@ -6,6 +6,7 @@ memory than the whole operator may use (measured: 106 MB), and our own types are
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ from kubernetes.aio.config import load_incluster_config, load_kube_config
 from videojob.api import GROUP, VERSION
 
 Json = dict[str, Any]
-Observer = Callable[[str, str, int], None]
-"""Called after each write with the verb, the plural of the kind, and the HTTP code (0 where no answer came)."""
+Observer = Callable[[str, str, int, float], None]
+"""Called after each write with verb, plural of the kind, HTTP code (0 where no answer came), and seconds."""
 
 REQUEST_SECONDS = 30.0
 _FENCE_BROKEN = "the server rejected our request"
@@ -59,6 +60,8 @@ LEASES = ResourceKind("leases", "/apis/coordination.k8s.io/v1")
 EVENTS = ResourceKind("events", "/api/v1")
 SECRETS = ResourceKind("secrets", "/api/v1")
 CONFIG_MAPS = ResourceKind("configmaps", "/api/v1")
+PODS = ResourceKind("pods", "/api/v1")
+DEPLOYMENTS = ResourceKind("deployments", "/apis/apps/v1")
 
 
 class KubeError(Exception):
@@ -122,7 +125,7 @@ class KubeClient:
     Every request has a time limit; retries are the caller's, who knows what is safe.
     """
 
-    def __init__(self, settings: Configuration, observe: Observer = lambda verb, kind, code: None) -> None:
+    def __init__(self, settings: Configuration, observe: Observer = lambda verb, kind, code, seconds: None) -> None:
         self._api = ApiClient(settings)
         self._observe = observe
 
@@ -169,6 +172,15 @@ class KubeClient:
         """Apply a merge patch. Raises KubeError."""
         path = kind.path(namespace, name, subresource)
         return await self._write("PATCH", kind, path, body, "application/merge-patch+json")
+
+    async def apply(self, kind: ResourceKind, name: str, body: Json, namespace: str, manager: str) -> Json:
+        """Server-side apply: `manager` owns the fields of `body`, and what others set beside them stays.
+
+        Raises KubeError.
+        """
+        path = kind.path(namespace, name)
+        query = {"fieldManager": manager, "force": "true"}
+        return await self._write("PATCH", kind, path, body, "application/apply-patch+yaml", query)
 
     async def delete(
         self, kind: ResourceKind, name: str, namespace: str | None = None, preconditions: Json | None = None
@@ -233,18 +245,25 @@ class KubeClient:
             response.close()
 
     async def _write(
-        self, verb: str, kind: ResourceKind, path: str, body: object, content_type: str = "application/json"
+        self,
+        verb: str,
+        kind: ResourceKind,
+        path: str,
+        body: object,
+        content_type: str = "application/json",
+        query: Mapping[str, str] | None = None,
     ) -> Json:
+        began = time.monotonic()
+        code = 0
         try:
-            answer = await self._json(verb, path, body=body, content_type=content_type)
+            answer = await self._json(verb, path, query, body, content_type)
+            code = 200
         except KubeError as error:
-            self._observe(verb.lower(), kind.plural, error.code)
+            code = error.code
             raise
-        except asyncio.CancelledError:
-            # It may have taken place all the same: a write that nobody waits for any more still counts.
-            self._observe(verb.lower(), kind.plural, 0)
-            raise
-        self._observe(verb.lower(), kind.plural, 200)
+        finally:
+            # One that was cancelled may have taken place all the same: it still counts, as not answered.
+            self._observe(verb.lower(), kind.plural, code, time.monotonic() - began)
         return answer
 
     async def _json(

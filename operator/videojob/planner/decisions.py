@@ -81,13 +81,20 @@ class Purge:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt:
+    """The job, which has files in a store, gets our finalizer back: an uninstall took it."""
+
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Expire:
     """The finished job's time to live is over: it is deleted."""
 
     uid: str
 
 
-Decision = Reclaim | Release | Cancel | Fail | Suspend | Assign | Resume | Purge | Expire | Wait
+Decision = Reclaim | Release | Cancel | Fail | Suspend | Assign | Resume | Purge | Adopt | Expire | Wait
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,34 +6,43 @@ that can run on the same replicas share a heap, and a heap that has run dry answ
 """
 
 import heapq
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import IntEnum
 from typing import NamedTuple
 
 from videojob.api.conditions import Reason
-from videojob.api.gpupool import CPU, Endpoint, GPUPool
+from videojob.api.gpupool import CPU, GPUPool
 from videojob.api.replica import ModelState
 from videojob.api.videomodel import Precision, VideoModel
-from videojob.planner.snapshot import Job, Replica, ReplicaKey, Snapshot
+from videojob.planner.pods import pods_of, troubles
+from videojob.planner.snapshot import Job, Replica, ReplicaKey, Snapshot, Workload
 
 
 @dataclass
 class Room:
-    """What is free on a replica."""
+    """What is free on a replica, and could be: a model that no job uses makes room for another one."""
 
     slots: int
     memory: float
-    """Bytes; infinite where the replica does not say how much it has."""
+    """Bytes that neither jobs nor the models that they use take; infinite where the replica does not say."""
+    used: set[str] = field(default_factory=set)
+    """Models that jobs use."""
 
-    def fits(self, job_bytes: int) -> bool:
-        """Whether a job of that size can be added."""
-        return self.slots > 0 and self.memory >= job_bytes
+    def fits(self, model: VideoModel) -> bool:
+        """Whether a job of that model can be added."""
+        return self.slots > 0 and self.memory >= self._bytes(model)
 
-    def take(self, job_bytes: int) -> None:
-        """Add a job of that size."""
+    def take(self, model: VideoModel) -> None:
+        """Add a job of that model."""
+        self.memory -= self._bytes(model)
         self.slots -= 1
-        self.memory -= job_bytes
+        self.used.add(model.metadata.name)
+
+    def _bytes(self, model: VideoModel) -> int:
+        memory = model.spec.memory
+        return memory.per_job_bytes + (0 if model.metadata.name in self.used else memory.weights_bytes)
 
 
 class Obstacle(NamedTuple):
@@ -72,52 +81,58 @@ class Verdict(NamedTuple):
 
     rank: Rank
     note: str
+    reason: Reason = Reason.POOL_NOT_READY
     digest: str = ""
+    loaded: bool = True
+    """The model need not be loaded first."""
 
 
 class Candidates:
     """Replicas that may take jobs of one kind, by free capacity; a dry one says why."""
 
-    def __init__(self, digests: dict[ReplicaKey, str], obstacle: Obstacle, rooms: dict[ReplicaKey, Room]) -> None:
-        self._digests = digests
+    def __init__(self, able: dict[ReplicaKey, Verdict], obstacle: Obstacle, rooms: dict[ReplicaKey, Room]) -> None:
+        self._able = able
         self._rooms = rooms
-        self._obstacle = BUSY if digests else obstacle
-        self._heap = [self._entry(key) for key in digests]
+        self._obstacle = BUSY if able else obstacle
+        self._heap = [self._entry(key) for key in able]
         heapq.heapify(self._heap)
 
-    def take(self, job_bytes: int) -> Place | Obstacle:
-        """The replica with most slots free, then most memory, then the first by name; the job takes its room."""
+    def take(self, model: VideoModel) -> Place | Obstacle:
+        """The replica that the job gets, whose room it takes.
+
+        One that has the model loaded, with most slots free, then most memory, then the first by name.
+        """
         while self._heap:
             seen = self._heap[0]
-            key = seen[2]
+            key = seen[3]
             now = self._entry(key)
             room = self._rooms[key]
-            if not room.fits(job_bytes):
+            if not room.fits(model):
                 heapq.heappop(self._heap)
             elif now != seen:
                 heapq.heapreplace(self._heap, now)
             else:
-                room.take(job_bytes)
+                room.take(model)
                 heapq.heapreplace(self._heap, self._entry(key))
-                return Place(key, self._digests[key])
+                return Place(key, self._able[key].digest)
         return self._obstacle
 
-    def _entry(self, key: ReplicaKey) -> tuple[int, float, ReplicaKey]:
+    def _entry(self, key: ReplicaKey) -> tuple[bool, int, float, ReplicaKey]:
         room = self._rooms[key]
-        return (-room.slots, -room.memory, key)
+        return (not self._able[key].loaded, -room.slots, -room.memory, key)
 
 
 class Placement:
     """The free capacity of a snapshot's replicas, given out job by job."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, now: datetime) -> None:
         self._snapshot = snapshot
-        weights = {model.metadata.uid: model.spec.memory.weights_bytes for model in snapshot.models.values()}
-        self._memory = {key: _job_memory(replica, weights) for key, replica in snapshot.replicas.items()}
+        self._now = now
         self._rooms = {
-            key: Room(slots_of(replica, key, snapshot.pools.get(key.pool)), self._memory[key])
+            key: Room(slots_of(replica, key, snapshot.pools.get(key.pool)), replica.report.memory_bytes or float("inf"))
             for key, replica in snapshot.replicas.items()
         }
+        self._members = members(snapshot)
         self._candidates: dict[tuple[object, ...], Candidates] = {}
         self._serving: dict[str, list[GPUPool]] = {}
         for _, pool in sorted(snapshot.pools.items()):
@@ -126,7 +141,11 @@ class Placement:
         for job in snapshot.jobs:
             key = job.replica_key
             if key is not None and not job.phase.finished and key in self._rooms:
-                self._rooms[key].take(_job_bytes(snapshot.models.get(job.model)))
+                model = snapshot.models.get(job.model)
+                if model is not None:
+                    self._rooms[key].take(model)
+                else:
+                    self._rooms[key].slots -= 1
 
     def place(self, job: Job, model: VideoModel) -> Place | Obstacle:
         """The replica that gets the job, whose room it takes, or why it waits."""
@@ -137,7 +156,7 @@ class Placement:
         candidates = self._candidates.get(key)
         if candidates is None:
             candidates = self._candidates[key] = self._find(job, model, home, store)
-        return candidates.take(model.spec.memory.per_job_bytes)
+        return candidates.take(model)
 
     def _find(self, job: Job, model: VideoModel, home: str | None, store: str | None) -> Candidates:
         pools = self._serving.get(job.model, [])
@@ -163,31 +182,63 @@ class Placement:
                 Reason.WEIGHTS_CHANGED,
                 f"VideoModel {job.model} was replaced after the job had begun: create the job again.",
             )
-        digests: dict[ReplicaKey, str] = {}
-        notes: list[tuple[Rank, str]] = []
+        found: dict[ReplicaKey, Verdict] = {}
+        notes: list[Verdict] = []
         for pool in able:
-            judged = {
-                ReplicaKey(pool.metadata.name, endpoint.name): self._judge(job, model, pool, endpoint)
-                for endpoint in pool.spec.endpoints
-            }
-            digests |= {key: verdict.digest for key, verdict in judged.items() if verdict.rank is Rank.ELIGIBLE}
-            best = max(judged.values(), key=lambda verdict: verdict.rank)
-            notes.append((best.rank, f"GPUPool {pool.metadata.name}: {best.note}"))
-        return Candidates(digests, _obstacle(notes), self._rooms)
+            name = pool.metadata.name
+            judged = {key: self._judge(job, model, key) for key in self._members[name]}
+            found |= {key: verdict for key, verdict in judged.items() if verdict.rank is Rank.ELIGIBLE}
+            best = max([missing(pool, self._snapshot, self._now), *judged.values()], key=lambda verdict: verdict.rank)
+            notes.append(best._replace(note=f"GPUPool {name}: {best.note}"))
+        return Candidates(found, _obstacle(notes), self._rooms)
 
     def _none(self, reason: Reason, message: str) -> Candidates:
         return Candidates({}, Obstacle(reason, message), self._rooms)
 
-    def _judge(self, job: Job, model: VideoModel, pool: GPUPool, endpoint: Endpoint) -> Verdict:
-        key = ReplicaKey(pool.metadata.name, endpoint.name)
-        verdict = judge(self._snapshot.replicas.get(key), model)
-        if verdict.rank is not Rank.ELIGIBLE:
+    def _judge(self, job: Job, model: VideoModel, key: ReplicaKey) -> Verdict:
+        replica = self._snapshot.replicas.get(key)
+        verdict = judge(replica, model)
+        if verdict.rank is not Rank.ELIGIBLE or replica is None:
             return verdict
         if job.resolved is not None and job.resolved.weights_digest != verdict.digest:
-            return Verdict(Rank.OTHER_WEIGHTS, f"the job has begun with weights that {endpoint.name} does not have.")
-        if self._memory[key] < model.spec.memory.per_job_bytes:
-            return Verdict(Rank.TOO_SMALL, f"{endpoint.name} has no memory for the models and such a job together.")
+            return Verdict(Rank.OTHER_WEIGHTS, f"the job has begun with weights that {key.name} does not have.")
+        memory = model.spec.memory
+        if 0 < replica.report.memory_bytes < memory.weights_bytes + memory.per_job_bytes:
+            return Verdict(Rank.TOO_SMALL, f"{key.name} has no memory for the model and such a job together.")
         return verdict
+
+
+def members(snapshot: Snapshot) -> dict[str, list[ReplicaKey]]:
+    """The replicas of every pool: its endpoints, or those of its pods whose runner has shown itself."""
+    found = {
+        name: [ReplicaKey(name, endpoint.name) for endpoint in pool.spec.endpoints]
+        for name, pool in snapshot.pools.items()
+    }
+    for key in snapshot.replicas:
+        pool = snapshot.pools.get(key.pool)
+        if pool is not None and pool.spec.made_of_pods:
+            found[key.pool].append(key)
+    return found
+
+
+def missing(pool: GPUPool, snapshot: Snapshot, now: datetime) -> Verdict:
+    """What is to be said of a pool none of whose replicas has a live heartbeat."""
+    if not pool.spec.made_of_pods:
+        return Verdict(Rank.NO_HEARTBEAT, "no replica has a live heartbeat.")
+    name = pool.metadata.name
+    workload = snapshot.workloads.get(name, Workload())
+    if workload.refused:
+        return Verdict(Rank.NO_HEARTBEAT, workload.refused, Reason.TEMPLATE_REFUSED)
+    pods = pods_of(snapshot, name)
+    trouble = next(troubles(pods, now), None)
+    if trouble is not None:
+        return Verdict(Rank.NO_HEARTBEAT, trouble.message, trouble.reason)
+    if workload.wanted or pods:
+        ready = sum(pod.ready_since is not None for _, pod in pods)
+        return Verdict(
+            Rank.NO_HEARTBEAT, f"{ready} of {max(workload.wanted, len(pods))} pods are ready.", Reason.POOL_STARTING
+        )
+    return Verdict(Rank.NO_HEARTBEAT, "it has no replica.", Reason.POOL_EMPTY)
 
 
 def judge(replica: Replica | None, model: VideoModel) -> Verdict:
@@ -204,9 +255,9 @@ def judge(replica: Replica | None, model: VideoModel) -> Verdict:
     loaded = next((loaded for loaded in report.models if loaded.uid == model.metadata.uid), None)
     if loaded is not None and loaded.state is ModelState.FAILED:
         return Verdict(Rank.LOAD_FAILED, f"VideoModel {loaded.name} does not load: {loaded.message}")
-    if loaded is None or loaded.state is not ModelState.READY or not loaded.digest:
+    if loaded is None or loaded.state is ModelState.LOADING or not loaded.digest:
         return Verdict(Rank.LOADING, f"VideoModel {model.metadata.name} is not loaded yet.")
-    return Verdict(Rank.ELIGIBLE, "", loaded.digest)
+    return Verdict(Rank.ELIGIBLE, "", digest=loaded.digest, loaded=loaded.state is ModelState.READY)
 
 
 def runs_on(model: VideoModel, pool: GPUPool) -> bool:
@@ -216,34 +267,20 @@ def runs_on(model: VideoModel, pool: GPUPool) -> bool:
 
 def slots_of(replica: Replica, key: ReplicaKey, pool: GPUPool | None) -> int:
     """Jobs that the replica takes at a time: none, where the pool does not list it."""
-    if pool is None:
-        return 0
-    limits = [endpoint.max_jobs for endpoint in pool.spec.endpoints if endpoint.name == key.name]
-    return min(replica.report.slots, *limits) if limits else 0
+    endpoint = pool.spec.endpoint(key.name) if pool is not None else None
+    return min(replica.report.slots, endpoint.max_jobs) if endpoint is not None else 0
 
 
-def _job_memory(replica: Replica, weights: Mapping[str, int]) -> float:
-    """Bytes for jobs: what the weights that are on the replica, or on their way there, leave free."""
-    if replica.report.memory_bytes == 0:
-        return float("inf")
-    models = replica.report.models
-    held = sum(weights.get(loaded.uid, 0) for loaded in models if loaded.state is not ModelState.FAILED)
-    return replica.report.memory_bytes - held
-
-
-def _job_bytes(model: VideoModel | None) -> int:
-    return model.spec.memory.per_job_bytes if model is not None else 0
-
-
-def _obstacle(notes: list[tuple[Rank, str]]) -> Obstacle:
+def _obstacle(notes: Iterable[Verdict]) -> Obstacle:
     """Where something will pass by itself, that is the reason; else the pool nearest to taking the job gives it."""
-    passing = [note for note in notes if note[0] < Rank.OTHER_WEIGHTS]
-    rank, message = max(passing or notes, key=lambda note: note[0])
-    if rank is Rank.OTHER_WEIGHTS:
-        return Obstacle(Reason.WEIGHTS_CHANGED, message)
-    if rank is Rank.TOO_SMALL:
-        return Obstacle(Reason.DOES_NOT_FIT, message)
-    return Obstacle(Reason.POOL_NOT_READY, message)
+    notes = list(notes)
+    passing = [note for note in notes if note.rank < Rank.OTHER_WEIGHTS]
+    nearest = max(passing or notes, key=lambda note: note.rank)
+    if nearest.rank is Rank.OTHER_WEIGHTS:
+        return Obstacle(Reason.WEIGHTS_CHANGED, nearest.note)
+    if nearest.rank is Rank.TOO_SMALL:
+        return Obstacle(Reason.DOES_NOT_FIT, nearest.note)
+    return Obstacle(nearest.reason, nearest.note)
 
 
 def _names(pools: list[GPUPool]) -> str:

@@ -12,6 +12,7 @@ from videojob.api.conditions import ATTEMPT_FAILURES, Reason
 from videojob.api.videojob import Assignment, Phase
 from videojob.api.videoqueue import StopPolicy
 from videojob.planner.decisions import (
+    Adopt,
     Assign,
     Cancel,
     Decision,
@@ -38,6 +39,7 @@ URGENCY: tuple[type[Decision], ...] = (
     Assign,
     Resume,
     Purge,
+    Adopt,
     Expire,
     Wait,
 )
@@ -87,13 +89,13 @@ class _Planner:
             if job.uid in self.snapshot.busy:
                 continue
             if job.deleted or job.phase.finished or job.assignment is not None or job.cancel or job.suspend:
-                decision = self._settle(job)
+                decision = self._settle(job) or (Adopt(job.uid) if job.lacks_finalizer else None)
                 if decision is not None:
                     yield decision
             else:
                 waiting.append(job)
         waiting.sort(key=lambda job: (-job.priority, job.created, job.uid))
-        placement = Placement(self.snapshot)
+        placement = Placement(self.snapshot, self.now)
         for job in waiting:
             decision = self._start(job, placement)
             if decision is not None:

@@ -74,6 +74,8 @@ class Job:
     resolved: Resolved | None = None
     store_uri: str | None = None
     chunks_done: int = 0
+    running_seconds: float = 0.0
+    """Wall time on replicas until the last chunk that was reported."""
     start_time: datetime | None = None
     completion_time: datetime | None = None
 
@@ -86,6 +88,19 @@ class Job:
     def replica_key(self) -> ReplicaKey | None:
         """The replica that holds the job."""
         return ReplicaKey(self.assignment.pool, self.assignment.replica) if self.assignment else None
+
+    @property
+    def waits(self) -> bool:
+        """No replica holds it, and it is to have one."""
+        stopped = self.suspend or self.cancel or self.deleted or self.phase.finished
+        return self.assignment is None and not stopped
+
+    @property
+    def lacks_finalizer(self) -> bool:
+        """It has files that go when it is deleted, and nothing that holds it until they are gone."""
+        if self.finalizer or self.deleted or self.store_uri is None:
+            return False
+        return not (self.phase is Phase.SUCCEEDED and self.retain_output)
 
     @property
     def expires(self) -> datetime | None:
@@ -103,7 +118,49 @@ class Replica:
     live: bool
     """Its heartbeat has not expired, by the operator's own monotonic clock."""
     draining: bool = False
-    """It was asked to hand back its jobs, or does so by itself."""
+    """It was asked to hand back its jobs, or does so by itself, or its pod ends."""
+    drain_reason: str = ""
+    """Why it was asked to, where it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container of a pod that does not run as it should."""
+
+    reason: str
+    """As Kubernetes says: ErrImagePull, CrashLoopBackOff, OOMKilled, ..."""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of a pool: a replica as Kubernetes sees it."""
+
+    uid: str
+    created: datetime
+    ready_since: datetime | None = None
+    """Since when it counts as ready, if it does."""
+    ending: bool = False
+    """It was deleted, or has failed, and its replica will be gone."""
+    unschedulable_since: datetime | None = None
+    unschedulable: str = ""
+    """Why no node takes it, in the scheduler's words."""
+    waiting: Container | None = None
+    """Why a container does not start."""
+    restarts: int = 0
+    last_exit: Container | None = None
+    """Why a container ended the last time, where it was started again."""
+    deletion_cost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The Deployment of a pool made of pods, and the state of its scaling."""
+
+    wanted: int = 0
+    """Replicas that the Deployment was last given."""
+    refused: str = ""
+    """Why the API server does not take the Deployment, if so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +173,10 @@ class Snapshot:
     models: Mapping[str, VideoModel] = field(default_factory=dict)
     pools: Mapping[str, GPUPool] = field(default_factory=dict)
     replicas: Mapping[ReplicaKey, Replica] = field(default_factory=dict)
+    pods: Mapping[ReplicaKey, Pod] = field(default_factory=dict)
+    """Of pools made of pods; a replica is called as its pod."""
+    workloads: Mapping[str, Workload] = field(default_factory=dict)
+    """By pool."""
     busy: frozenset[str] = frozenset()
     """uids of jobs that a write is under way for: they take their place, and nothing is decided on them."""
 

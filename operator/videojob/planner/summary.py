@@ -3,12 +3,19 @@
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from videojob.api.conditions import Condition, ConditionType, Reason, set_condition
-from videojob.api.gpupool import GPUPool, GPUPoolStatus
+from videojob.api.gpupool import GPUPool, GPUPoolStatus, LastScaling
+from videojob.api.replica import pod_labels
 from videojob.api.videoqueue import StopPolicy, VideoQueue, VideoQueueStatus
-from videojob.planner.placement import Rank, Verdict, judge, runs_on, slots_of
+from videojob.planner.demand import Demand
+from videojob.planner.estimate import Estimates
+from videojob.planner.placement import Rank, Verdict, judge, members, missing, runs_on, slots_of
+from videojob.planner.pods import NamedPod, pods_of, troubles
+from videojob.planner.scaling import ScalingReason
 from videojob.planner.snapshot import QueueKey, ReplicaKey, Snapshot
 
 _REASONS = {
@@ -22,6 +29,28 @@ _REASONS = {
 _BROKEN = (Rank.NO_STORE, Rank.NO_TRITON, Rank.LOAD_FAILED)
 
 
+BACKLOG_STEP = 10
+"""Seconds to which a backlog is rounded, so that a pool's status changes seldom."""
+_POD_CONDITIONS = {
+    ConditionType.PODS_SCHEDULED: (Reason.SCHEDULED, "Every pod has a node."),
+    ConditionType.IMAGES_PULLED: (Reason.PULLED, "Every image is there."),
+    ConditionType.PODS_STABLE: (Reason.STABLE, "No container keeps ending."),
+}
+"""Reason and message of these conditions while they are True."""
+
+
+class PoolScaling(NamedTuple):
+    """What was decided of a pool's size, and from what."""
+
+    demand: Demand
+    wanted: int = 0
+    reason: ScalingReason | None = None
+    message: str = ""
+    cold_start_seconds: float | None = None
+    estimates: Estimates = Estimates()
+    last: LastScaling | None = None
+
+
 class Summary(NamedTuple):
     """The statuses that a snapshot leads to."""
 
@@ -29,33 +58,48 @@ class Summary(NamedTuple):
     queues: Mapping[QueueKey, VideoQueueStatus]
 
 
-def summarise(snapshot: Snapshot, now: datetime) -> Summary:
+def summarise(snapshot: Snapshot, now: datetime, scalings: Mapping[str, PoolScaling] = MappingProxyType({})) -> Summary:
     """The status of every pool and queue; one that did not change equals the one that is there."""
-    running: Counter[str] = Counter()
+    held: Counter[ReplicaKey] = Counter()
     active: Counter[QueueKey] = Counter()
     pending: Counter[QueueKey] = Counter()
     for job in snapshot.jobs:
         if job.phase.finished:
             continue
         if job.assignment is not None:
-            running[job.assignment.pool] += 1
+            held[ReplicaKey(job.assignment.pool, job.assignment.replica)] += 1
             active[job.queue_key] += 1
         elif not job.suspend and not job.cancel and not job.deleted:
             pending[job.queue_key] += 1
+    replicas = members(snapshot)
+    nothing = PoolScaling(Demand())
     return Summary(
-        {name: _pool(pool, snapshot, running[name], now) for name, pool in snapshot.pools.items()},
+        {
+            name: _pool(pool, snapshot, replicas[name], held, scalings.get(name, nothing), now)
+            for name, pool in snapshot.pools.items()
+        },
         {key: _queue(queue, pending[key], active[key], now) for key, queue in snapshot.queues.items()},
     )
 
 
-def _pool(pool: GPUPool, snapshot: Snapshot, running: int, now: datetime) -> GPUPoolStatus:
+def _pool(
+    pool: GPUPool,
+    snapshot: Snapshot,
+    replicas: list[ReplicaKey],
+    held: Counter[ReplicaKey],
+    scaling: PoolScaling,
+    now: datetime,
+) -> GPUPoolStatus:
+    name, of_pods = pool.metadata.name, pool.spec.made_of_pods
+    pods = pods_of(snapshot, name)
+    there = len([one for one in pods if not one.pod.ending]) if of_pods else len(pool.spec.endpoints)
+    wanted = scaling.wanted if of_pods else there
     ready = slots = 0
-    best = Verdict(Rank.NO_HEARTBEAT, "no replica has a live heartbeat.")
+    best = missing(pool, snapshot, now)
     broken: list[Verdict] = []
-    models = [snapshot.models[name] for name in pool.spec.models if name in snapshot.models]
-    missing = [name for name in pool.spec.models if name not in snapshot.models]
-    for endpoint in pool.spec.endpoints:
-        key = ReplicaKey(pool.metadata.name, endpoint.name)
+    models = [snapshot.models[model] for model in pool.spec.models if model in snapshot.models]
+    unknown = [model for model in pool.spec.models if model not in snapshot.models]
+    for key in replicas:
         replica = snapshot.replicas.get(key)
         verdicts = [judge(replica, model) for model in models if runs_on(model, pool)]
         if any(verdict.rank is Rank.ELIGIBLE for verdict in verdicts) and replica is not None:
@@ -63,25 +107,67 @@ def _pool(pool: GPUPool, snapshot: Snapshot, running: int, now: datetime) -> GPU
             slots += slots_of(replica, key, pool)
         best = max([best, *verdicts], key=lambda verdict: verdict.rank)
         broken += [verdict for verdict in verdicts if verdict.rank in _BROKEN]
-    count = f"{ready} of {len(pool.spec.endpoints)} replicas can take jobs"
+    count = f"{ready} of {wanted} replicas can take jobs"
     if ready:
         trouble = f"; {broken[0].note}" if broken else "."
         state = (True, Reason.READY, count + trouble)
-    elif missing and not models:
-        state = (False, Reason.MODEL_NOT_FOUND, f"There is no VideoModel {missing[0]}: create it.")
+    elif unknown and not models:
+        state = (False, Reason.MODEL_NOT_FOUND, f"There is no VideoModel {unknown[0]}: create it.")
     elif models and not any(runs_on(model, pool) for model in models):
         state = (False, Reason.PRECISION_UNSUPPORTED, "A cpu pool runs float32 models only.")
     else:
-        state = (False, _REASONS[best.rank], f"{count}: {best.note}")
-    conditions = _ready(pool.status.conditions, state, now, pool.metadata.generation)
+        reason = _REASONS[best.rank] if best.reason is Reason.POOL_NOT_READY else best.reason
+        state = (False, reason, f"{count}: {best.note}")
+    generation = pool.metadata.generation
+    conditions = _ready(pool.status.conditions, state, now, generation)
+    if of_pods:
+        conditions = _of_pods(conditions, pods, broken, scaling, now, generation)
+    staying = {key for key in replicas if (found := snapshot.replicas.get(key)) is not None and found.live}
     return GPUPoolStatus(
-        observed_generation=pool.metadata.generation,
-        replicas=len(pool.spec.endpoints),
+        observed_generation=generation,
+        wanted_replicas=wanted,
+        replicas=there,
         ready_replicas=ready,
-        running_jobs=running,
+        busy_replicas=len([key for key in held if key.pool == name]),
+        loading_replicas=max(0, min(wanted, max(there, len(staying))) - ready),
+        running_jobs=sum(jobs for key, jobs in held.items() if key.pool == name),
+        waiting_jobs=scaling.demand.waiting,
         slots=slots,
+        backlog_seconds=round(scaling.demand.backlog_seconds / BACKLOG_STEP) * BACKLOG_STEP,
+        cold_start_seconds=None if scaling.cold_start_seconds is None else round(scaling.cold_start_seconds),
+        estimates=scaling.estimates.remembered(pool),
+        last_scaling=scaling.last,
+        selector=",".join(f"{label}={value}" for label, value in pod_labels(name).items()) if of_pods else "",
         conditions=conditions,
     )
+
+
+def _of_pods(
+    conditions: tuple[Condition, ...],
+    pods: list[NamedPod],
+    broken: list[Verdict],
+    scaling: PoolScaling,
+    now: datetime,
+    generation: int,
+) -> tuple[Condition, ...]:
+    """The conditions of a pool made of pods, beside Ready."""
+    states: dict[ConditionType, tuple[bool, StrEnum, str]] = {
+        type_: (True, reason, message) for type_, (reason, message) in _POD_CONDITIONS.items()
+    }
+    for trouble in troubles(pods, now):
+        states[trouble.condition] = (False, trouble.reason, trouble.message)
+    failed = [verdict for verdict in broken if verdict.rank is Rank.LOAD_FAILED]
+    states[ConditionType.MODELS_LOADED] = (
+        (False, Reason.MODEL_LOAD_FAILED, failed[0].note)
+        if failed
+        else (True, Reason.LOADED, "No model has failed to load.")
+    )
+    if scaling.reason is not None:
+        active = scaling.reason not in (ScalingReason.PAUSED, ScalingReason.EXTERNAL)
+        states[ConditionType.SCALING] = (active, scaling.reason, scaling.message)
+    for type_, state in states.items():
+        conditions = set_condition(conditions, type_, *state, now, generation)
+    return conditions
 
 
 def _queue(queue: VideoQueue, pending: int, active: int, now: datetime) -> VideoQueueStatus:

@@ -1,0 +1,339 @@
+"""Pools made of pods: one Deployment each, with as many replicas as the planner wants.
+
+On the way down a replica is drained before it goes: its Lease is annotated, its runner hands its jobs back, its pod
+gets the lowest deletion cost, and only then the number is lowered. All of that is read from the cluster at every turn,
+so a new leader goes on where the last one stopped.
+"""
+
+import asyncio
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from videojob.api.conditions import MESSAGE_LIMIT
+from videojob.api.gpupool import PAUSED_ANNOTATION, GPUPool, LastScaling, ScalingMode
+from videojob.api.replica import DRAIN_ANNOTATION, ModelState, lease_name
+from videojob.controller.metrics import Metrics
+from videojob.controller.workloads import Deployed, Workloads
+from videojob.kube.client import DEPLOYMENTS, LEASES, PODS, Json, KubeClient, KubeError, ResourceKind
+from videojob.planner.demand import Demand, demands
+from videojob.planner.estimate import Estimates
+from videojob.planner.removal import Candidate, deletion_costs, victims
+from videojob.planner.scaling import Decision, History, Replicas, ScalingReason, scale
+from videojob.planner.snapshot import Job, Pod, Replica, ReplicaKey, Snapshot, Workload
+from videojob.planner.summary import PoolScaling
+from videojob.pods.deployment import NoImageError, Site, deployment, deployment_name
+from videojob.pods.read import DELETION_COST
+
+logger = logging.getLogger(__name__)
+
+FIELD_MANAGER = "videojob-operator"
+SCALE_DOWN = "ScaleDown"
+"""Reason of the drains that are asked for here; others, such as a person's, are left alone."""
+REFUSED_SECONDS = 30.0
+"""Pause before a Deployment that was refused is applied again."""
+COLD_START_WEIGHT = 0.3
+"""Share of the latest cold start in the pool's estimate."""
+
+
+@dataclass
+class _State:
+    """What is remembered of a pool between turns."""
+
+    history: History = field(default_factory=History)
+    demand: Demand = field(default_factory=Demand)
+    decision: Decision | None = None
+    last: LastScaling | None = None
+    cold_start: float | None = None
+    applied: str = ""
+    """The Deployment as it was last applied."""
+    generation: int = 0
+    """The Deployment's, after that."""
+    refused: str = ""
+    refused_at: float = 0.0
+    refused_version: str = ""
+
+
+class Pools:
+    """Keeps every pool's Deployment as it should be."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        workloads: Workloads,
+        site: Site,
+        metrics: Metrics,
+        snapshot: Callable[[], Snapshot],
+        *,
+        leading: Callable[[], bool],
+        monotonic: Callable[[], float],
+        pause_seconds: float,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._client = client
+        self._workloads = workloads
+        self._site = site
+        self._metrics = metrics
+        self._snapshot = snapshot
+        self._leading = leading
+        self._monotonic = monotonic
+        self._pause_seconds = pause_seconds
+        self._now = now
+        self._states: dict[str, _State] = {}
+        self._estimates: Estimates | None = None
+
+    async def run(self) -> None:
+        """Look after the pools, until cancelled."""
+        while True:
+            await asyncio.sleep(self._pause_seconds)
+            if not self._leading():
+                # Whoever leads writes; one that takes over starts from what it finds in the cluster.
+                self._states.clear()
+                continue
+            snapshot = self._snapshot()
+            asked = demands(snapshot, self._known(snapshot))
+            for name in self._states.keys() - snapshot.pools.keys():
+                del self._states[name]
+            for name, pool in snapshot.pools.items():
+                state = self._state(pool)
+                state.demand = asked[name]
+                if pool.spec.made_of_pods and self._leading():
+                    try:
+                        await self._tend(pool, state, snapshot)
+                    except KubeError as error:
+                        logger.warning("GPUPool %s was not looked after: %s", name, error)
+
+    def workloads(self) -> dict[str, Workload]:
+        """Every pool's Deployment, for a snapshot."""
+        refused = {name: state.refused for name, state in self._states.items()}
+        return {
+            name: Workload(deployed.wanted if deployed else 0, refused.get(name, ""))
+            for name in self._states
+            if (deployed := self._workloads.deployed(name)) or refused.get(name)
+        }
+
+    def scalings(self) -> dict[str, PoolScaling]:
+        """What the pools' statuses are to say of scaling."""
+        return {name: self._scaling(name, state) for name, state in self._states.items()}
+
+    def cold_started(self, pool: str, seconds: float) -> None:
+        """A pod of the pool took so long to become ready."""
+        self._metrics.cold_start_seconds.labels(pool).observe(seconds)
+        state = self._states.get(pool)
+        if state is not None:
+            old = state.cold_start
+            state.cold_start = seconds if old is None else old + COLD_START_WEIGHT * (seconds - old)
+
+    def progressed(self, old: Job, new: Job, sharing: int) -> None:
+        """A job has committed more chunks, while so many jobs, itself included, were on its replica."""
+        snapshot = self._snapshot()
+        model = snapshot.models.get(new.model)
+        if model is None or new.resolved is None or new.assignment is None:
+            return
+        self._estimates = self._known(snapshot).observe(
+            new.assignment.pool,
+            model,
+            new.resolved,
+            new.chunks_done - old.chunks_done,
+            new.running_seconds - old.running_seconds,
+            sharing,
+        )
+
+    def _known(self, snapshot: Snapshot) -> Estimates:
+        if self._estimates is None:
+            self._estimates = Estimates.restored(snapshot.pools.values())
+        return self._estimates
+
+    def _state(self, pool: GPUPool) -> _State:
+        state = self._states.get(pool.metadata.name)
+        if state is None:
+            status = pool.status
+            state = _State(last=status.last_scaling, cold_start=status.cold_start_seconds)
+            self._states[pool.metadata.name] = state
+        return state
+
+    async def _tend(self, pool: GPUPool, state: _State, snapshot: Snapshot) -> None:
+        deployed = self._workloads.deployed(pool.metadata.name)
+        current = deployed.wanted if deployed else 0
+        candidates = _candidates(pool.metadata.name, snapshot)
+        decision = self._decide(pool, state, current, candidates)
+        state.decision, state.history = decision, decision.history
+        if decision.wanted >= current:
+            await self._let_stay(pool, candidates, snapshot)
+            await self._apply(pool, state, snapshot, deployed, decision.wanted)
+            return
+        await self._apply(pool, state, snapshot, deployed, current)
+        gone = await self._drain(pool, candidates, snapshot, current - decision.wanted)
+        if gone:
+            await self._price(pool, candidates, snapshot)
+            await self._apply(pool, state, snapshot, self._workloads.deployed(pool.metadata.name), current - gone)
+
+    def _decide(self, pool: GPUPool, state: _State, current: int, candidates: list[Candidate]) -> Decision:
+        spec = pool.spec
+        paused = pool.metadata.annotations.get(PAUSED_ANNOTATION, "").lower() == "true"
+        if spec.scaling.mode is ScalingMode.EXTERNAL and not paused:
+            wanted = spec.scaling.min_replicas if spec.replicas is None else spec.replicas
+            message = f"spec.replicas, which the operator leaves alone, is {wanted}."
+            return Decision(wanted, ScalingReason.EXTERNAL, message, History(), None)
+        busy = sum(one.jobs > 0 for one in candidates)
+        ready = sum(one.ready for one in candidates)
+        return scale(
+            spec.scaling,
+            spec.jobs_per_replica,
+            state.demand,
+            Replicas(current, ready, busy),
+            state.cold_start,
+            state.history,
+            self._monotonic(),
+            paused=paused,
+        )
+
+    async def _drain(self, pool: GPUPool, candidates: list[Candidate], snapshot: Snapshot, count: int) -> int:
+        """Ask that many replicas to drain; how many of them have, and may go."""
+        chosen = set(victims(candidates, count))
+        gone = 0
+        for one in candidates:
+            replica = snapshot.replicas.get(ReplicaKey(pool.metadata.name, one.name))
+            if one.name not in chosen:
+                if replica is not None and replica.drain_reason == SCALE_DOWN:
+                    await self._annotate(pool, one.name, None)
+            elif replica is None or not replica.live:
+                gone += 1
+            elif not replica.drain_reason:
+                await self._annotate(pool, one.name, SCALE_DOWN)
+            elif replica.report.draining and one.jobs == 0:
+                gone += 1
+        return gone
+
+    async def _let_stay(self, pool: GPUPool, candidates: list[Candidate], snapshot: Snapshot) -> None:
+        """Take back the drains that were asked for here."""
+        for one in candidates:
+            replica = snapshot.replicas.get(ReplicaKey(pool.metadata.name, one.name))
+            if replica is not None and replica.drain_reason == SCALE_DOWN:
+                await self._annotate(pool, one.name, None)
+
+    async def _annotate(self, pool: GPUPool, name: str, reason: str | None) -> None:
+        body = {"metadata": {"annotations": {DRAIN_ANNOTATION: reason}}}
+        await self._unless_gone(LEASES, lease_name(pool.metadata.name, name), body)
+
+    async def _price(self, pool: GPUPool, candidates: list[Candidate], snapshot: Snapshot) -> None:
+        """Tell Kubernetes which pods to take: those that have been drained."""
+        for name, cost in deletion_costs(candidates).items():
+            pod = snapshot.pods.get(ReplicaKey(pool.metadata.name, name))
+            if pod is not None and pod.deletion_cost != cost:
+                await self._unless_gone(PODS, name, {"metadata": {"annotations": {DELETION_COST: str(cost)}}})
+
+    async def _unless_gone(self, kind: ResourceKind, name: str, body: Json) -> None:
+        try:
+            await self._client.merge_patch(kind, name, body, self._site.namespace)
+        except KubeError as error:
+            if not error.not_found:
+                raise
+
+    async def _apply(
+        self, pool: GPUPool, state: _State, snapshot: Snapshot, deployed: Deployed | None, replicas: int
+    ) -> None:
+        """Apply the Deployment where it is not as it should be."""
+        name, version = pool.metadata.name, pool.metadata.resource_version
+        if state.refused_version == version and self._monotonic() < state.refused_at + REFUSED_SECONDS:
+            return
+        models = [snapshot.models[model] for model in pool.spec.models if model in snapshot.models]
+        try:
+            body = deployment(pool, models, self._site, replicas)
+            text = json.dumps(body, sort_keys=True)
+            if deployed is not None and state.applied == text and state.generation == deployed.generation:
+                return
+            answer = await self._client.apply(
+                DEPLOYMENTS, deployment_name(name), body, self._site.namespace, FIELD_MANAGER
+            )
+        except NoImageError as error:
+            self._refuse(pool, state, str(error))
+            return
+        except KubeError as error:
+            if error.transient:
+                raise
+            self._refuse(pool, state, f"The API server refuses the Deployment of the pool's pods: {error}")
+            return
+        state.applied, state.generation = text, answer["metadata"]["generation"]
+        state.refused, state.refused_version = "", ""
+        self._workloads.apply_deployment(answer)
+        before = deployed.wanted if deployed else 0
+        if before != replicas and state.decision is not None:
+            self._scaled(pool, state, state.decision, before, replicas)
+
+    def _refuse(self, pool: GPUPool, state: _State, message: str) -> None:
+        if message[:MESSAGE_LIMIT] != state.refused:
+            logger.error("GPUPool %s: %s", pool.metadata.name, message)
+        state.refused, state.refused_at = message[:MESSAGE_LIMIT], self._monotonic()
+        state.refused_version = pool.metadata.resource_version
+
+    def _scaled(self, pool: GPUPool, state: _State, decision: Decision, before: int, after: int) -> None:
+        state.last = LastScaling(
+            time=self._now().replace(microsecond=0),
+            from_replicas=before,
+            to_replicas=after,
+            reason=decision.reason.value,
+            message=decision.message[:MESSAGE_LIMIT],
+        )
+        self._metrics.scalings.labels(pool.metadata.name, "up" if after > before else "down").inc()
+        logger.info(
+            "GPUPool %s: %d -> %d replicas: %s: %s",
+            pool.metadata.name,
+            before,
+            after,
+            decision.reason.value,
+            decision.message,
+        )
+
+    def _scaling(self, name: str, state: _State) -> PoolScaling:
+        deployed = self._workloads.deployed(name)
+        decision = state.decision
+        return PoolScaling(
+            demand=state.demand,
+            wanted=deployed.wanted if deployed else 0,
+            reason=decision.reason if decision else None,
+            message=decision.message if decision else "",
+            cold_start_seconds=state.cold_start,
+            estimates=self._estimates or Estimates(),
+            last=state.last,
+        )
+
+
+def with_pods(
+    replicas: Mapping[ReplicaKey, Replica], pods: Mapping[ReplicaKey, Pod], pools: Mapping[str, GPUPool]
+) -> dict[ReplicaKey, Replica]:
+    """The replicas, where one whose pod ends or is gone counts as draining: it must not get another job."""
+    found = dict(replicas)
+    for key, replica in replicas.items():
+        pool = pools.get(key.pool)
+        if pool is None or not pool.spec.made_of_pods or replica.draining:
+            continue
+        pod = pods.get(key)
+        if pod is None or pod.ending:
+            found[key] = replace(replica, draining=True)
+    return found
+
+
+def _candidates(pool: str, snapshot: Snapshot) -> list[Candidate]:
+    """The pool's pods that are to stay, as far as it was decided."""
+    held = Counter(job.replica_key for job in snapshot.jobs if job.assignment and not job.phase.finished)
+    found = []
+    for key, pod in snapshot.pods.items():
+        if key.pool != pool or pod.ending:
+            continue
+        replica = snapshot.replicas.get(key)
+        models = replica.report.models if replica is not None and replica.live else ()
+        found.append(
+            Candidate(
+                key.name,
+                pod.created,
+                jobs=held[key],
+                ready=pod.ready_since is not None,
+                models=sum(model.state is ModelState.READY for model in models),
+                draining=replica is not None and replica.live and replica.drain_reason == SCALE_DOWN,
+            )
+        )
+    return found

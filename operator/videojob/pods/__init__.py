@@ -1,0 +1,1 @@
+"""Pools made of pods: the Deployment of a pool, and what its pods say. Pure: nothing here talks to the API server."""
