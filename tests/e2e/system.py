@@ -310,6 +310,12 @@ class System:
         replica = self.replicas[name]
         return words in replica.log.read_text()[replica.log_start :]
 
+    def log_records(self, name: str) -> list[Json]:
+        """What the replica's runner has logged since the test began."""
+        replica = self.replicas[name]
+        lines = replica.log.read_text()[replica.log_start :].splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
     def free_port(self) -> int:
         """A port for a process that the test starts itself."""
         return free_ports(1)[0]

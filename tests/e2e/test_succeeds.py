@@ -120,9 +120,32 @@ async def test_metrics_name_no_job(system: System, tmp_path: Path) -> None:
     metrics = await system.metrics("blue")
 
     labels = {"pool": system.pool, "replica": "blue", "model": MODEL}
-    rows = ",".join(f'{name}="{value}"' for name, value in sorted(labels.items()))
+    rows = ",".join(f'{name}="{value}"' for name, value in labels.items())
     assert f"videojob_runner_chunks_total{{{rows}}}" in metrics
     for stage in ("text_encode", "denoise", "vae_decode", "mux", "upload"):
         assert f'stage="{stage}"' in metrics
+    place = f'{{pool="{system.pool}",replica="blue"}}'
     assert "videojob_runner_heartbeat_age_seconds" in metrics
+    assert f"videojob_runner_checkpoint_age_seconds{place} 0.0" in metrics
+    assert f"videojob_runner_slots{place} 1.0" in metrics
+    assert f"videojob_runner_overlap_seconds_total{{{rows}}}" in metrics
+    assert f'videojob_runner_model_loads_total{{{rows},result="loaded"}} 1.0' in metrics
+    assert f"videojob_runner_model_load_seconds_count{{{rows}}} 1.0" in metrics
     assert "counted" not in metrics and (await system.job("counted")).metadata.uid not in metrics
+
+
+async def test_logs_name_the_job_and_never_the_prompt(system: System) -> None:
+    await system.submit("logged", prompt="a secret that is nobody's business")
+    await system.until_finished("logged")
+    job = await system.job("logged")
+
+    records = system.log_records("blue")
+
+    about = [record for record in records if record.get("job_uid") == job.metadata.uid]
+    assert {(record["job_namespace"], record["job_name"], record["attempt"]) for record in about} == {
+        (system.namespace, "logged", 1)
+    }
+    assert any("Succeeded" in str(record["message"]) for record in about)
+    assert all(record in about for record in records if "logged" in str(record["message"]))
+    for log in (system.replicas["blue"].log, system.folder / "operator.log", system.folder / "blue" / "triton.log"):
+        assert "nobody's business" not in log.read_text()

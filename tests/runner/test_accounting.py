@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from videojob.api.videojob import Cost, GPUSeconds, StageSeconds, Timing
-from videojob.runner.accounting import Account, estimated_completion
+from videojob.runner.accounting import Account, Checkpoints, estimated_completion, hidden_decode
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 SPENT = StageSeconds(text_encode=0.5, denoise=4, vae_decode=2, mux=0.25, upload=1)
@@ -86,3 +86,36 @@ def test_estimate(gaps: list[float], remaining: int, seconds: float | None) -> N
     expected = None if seconds is None else after(seconds)
 
     assert estimated_completion(gaps, remaining, CREATED) == expected
+
+
+def test_the_oldest_checkpoint_counts_and_only_of_jobs_that_are_made() -> None:
+    checkpoints = Checkpoints()
+    assert checkpoints.age(100) == 0
+
+    checkpoints.saved("a", 100)
+    checkpoints.saved("b", 105)
+    assert checkpoints.age(110) == 10
+    checkpoints.saved("a", 109)
+    assert checkpoints.age(110) == 5
+    checkpoints.ended("b")
+    assert checkpoints.age(110) == 1
+    checkpoints.ended("a")
+    checkpoints.ended("a")
+    assert checkpoints.age(110) == 0
+
+
+@pytest.mark.parametrize(
+    ("denoise", "decode", "gap", "decode_before", "hidden"),
+    [
+        pytest.param(2, 1, 3, 1, 0, id="one after the other"),
+        pytest.param(2, 1, 2, 1, 1, id="all of the decoding, which is shorter"),
+        pytest.param(1, 3, 3, 3, 1, id="as long as denoising lasts, which is shorter"),
+        pytest.param(2, 1, 2.5, 1, 0.5, id="half of it"),
+        pytest.param(2, 1, 9, 1, 0, id="another job had its turn"),
+        pytest.param(2, 1, 0, 1, 1, id="two answers at once hide no more than there was"),
+    ],
+)
+def test_decoding_hidden_behind_denoising(
+    denoise: float, decode: float, gap: float, decode_before: float, hidden: float
+) -> None:
+    assert hidden_decode(denoise, decode, gap, decode_before) == hidden

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from tests.triton.conftest import MODEL_REPO
 from tests.triton.server import Server
@@ -14,6 +15,8 @@ from videojob.api.meta import ObjectMeta
 from videojob.api.replica import LoadedModel, ModelState
 from videojob.api.videomodel import Memory, Precision, Source, VideoModel, VideoModelSpec
 from videojob.families import FamilyName
+from videojob.runner.clock import Clock
+from videojob.runner.metrics import Metrics
 from videojob.runner.serving import Serving
 from videojob.runner.triton import Triton
 from videojob.triton.digest import weights_digest
@@ -23,14 +26,14 @@ PATIENCE = 240.0
 ENSEMBLE = "served.video_chunk"
 
 
-def model(directory: Path, uid: str = "one", **spec: object) -> VideoModel:
+def model(directory: Path, uid: str = "one", name: str = "served", **spec: object) -> VideoModel:
     return VideoModel(
-        metadata=ObjectMeta(name="served", uid=uid),
+        metadata=ObjectMeta(name=name, uid=uid),
         spec=VideoModelSpec(
             family=FamilyName.ANYFLOW_FAR,
             source=Source(directory=str(directory)),
             precision=Precision.FLOAT32,
-            memory=Memory(weights_bytes=1, per_job_bytes=1),
+            memory=Memory(weights_bytes=10, per_job_bytes=1),
             **spec,  # type: ignore[arg-type]
         ),
     )
@@ -43,16 +46,35 @@ def rendered(server: Server) -> bool:
 class Watched:
     """Serving, and a way to wait for what it reports."""
 
-    def __init__(self, triton: Triton, server: Server, control_dir: Path) -> None:
+    def __init__(self, triton: Triton, server: Server, control_dir: Path, memory_bytes: int = 0) -> None:
         self._changed = asyncio.Event()
+        self.registry = CollectorRegistry()
         self.serving = Serving(
             triton,
+            Clock(),
+            Metrics(self.registry, "p", "r"),
             model_repository=MODEL_REPO,
             repository=server.repository,
             device="cpu",
             replica=ReplicaSettings(str(control_dir)),
+            memory_bytes=memory_bytes,
             changed=self._changed.set,
         )
+
+    def loads(self, name: str, result: str) -> float | None:
+        """How often the model was loaded, or was not."""
+        labels = {"pool": "p", "replica": "r", "model": name, "result": result}
+        return self.registry.get_sample_value("videojob_runner_model_loads_total", labels)
+
+    async def until_states(self, **states: ModelState) -> tuple[LoadedModel, ...]:
+        """Wait until the models are so, and know their weights."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                self._changed.clear()
+                reported = self.serving.report()
+                if all(each.digest for each in reported) and {each.name: each.state for each in reported} == states:
+                    return reported
+                await self._changed.wait()
 
     async def until(self, state: ModelState, holds: Callable[[LoadedModel], bool] = lambda model: True) -> LoadedModel:
         async with asyncio.timeout(PATIENCE):
@@ -67,10 +89,10 @@ class Watched:
 @pytest.fixture
 async def make(
     triton: Triton, server: Server, control_dir: Path
-) -> AsyncIterator[Callable[[], "asynccontextmanager[Watched]"]]:
+) -> AsyncIterator[Callable[..., "asynccontextmanager[Watched]"]]:
     @asynccontextmanager
-    async def serving() -> AsyncIterator[Watched]:
-        watched = Watched(triton, server, control_dir)
+    async def serving(memory_bytes: int = 0) -> AsyncIterator[Watched]:
+        watched = Watched(triton, server, control_dir, memory_bytes)
         looking = asyncio.create_task(watched.serving.run())
         try:
             yield watched
@@ -85,7 +107,7 @@ async def make(
 
 @pytest.mark.timeout(900)
 async def test_a_model_from_its_first_failure_to_its_end(
-    make: Callable[[], "asynccontextmanager[Watched]"],
+    make: Callable[..., "asynccontextmanager[Watched]"],
     triton: Triton,
     server: Server,
     tiny_model: Path,
@@ -107,13 +129,15 @@ async def test_a_model_from_its_first_failure_to_its_end(
         failed = await first.until(ModelState.FAILED)
         assert str(directory) in failed.message
         with pytest.raises(Exception, match=str(directory)):
-            await first.serving.ready("served", 0.01)
+            await first.serving.take("served", 0.01)
 
         shutil.copytree(tiny_model, directory)
         ready = await first.until(ModelState.READY)
         assert (ready.uid, ready.message) == ("one", "")
         assert ready.digest == weights_digest(tiny_model)
-        assert (await first.serving.ready("served", PATIENCE)).digest == ready.digest
+        assert (await first.serving.take("served", PATIENCE)).digest == ready.digest
+        assert first.loads("served", "loaded") == 1
+        assert (first.loads("served", "failed") or 0) >= 1
     assert loaded == [ENSEMBLE]
 
     async with make() as second:
@@ -138,15 +162,73 @@ async def test_a_model_from_its_first_failure_to_its_end(
     assert await triton.model_ready("tiny.video_chunk"), "another model was unloaded as well"
 
 
+@pytest.mark.timeout(900)
+async def test_two_models_where_there_is_memory_for_one(
+    make: Callable[..., "asynccontextmanager[Watched]"], triton: Triton, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Each is loaded when a job comes for it, and only once the other one is gone."""
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    models = {"left": model(tiny_model, "l", "left"), "right": model(other, "r", "right")}
+    both: list[set[str]] = []
+
+    async def look() -> None:
+        while True:
+            ensembles = {"left.video_chunk", "right.video_chunk"} & await triton.present()
+            if ensembles not in both:
+                both.append(ensembles)
+            await asyncio.sleep(0.02)
+
+    looking = asyncio.create_task(look())
+    async with make(memory_bytes=12) as watched:
+        serving = watched.serving
+        serving.want(models)
+        reported = await watched.until_states(left=ModelState.READY, right=ModelState.UNLOADED)
+        assert [each.digest for each in reported] == [weights_digest(tiny_model)] * 2
+
+        left = await serving.take("left", PATIENCE)
+        with pytest.raises(Exception, match="jobs that run take the memory"):
+            await serving.take("right", 0.1)
+        serving.want(models)  # As after any change of the pool.
+        await watched.until_states(left=ModelState.READY, right=ModelState.UNLOADED)
+
+        waiting = asyncio.create_task(serving.take("right", PATIENCE))
+        await asyncio.sleep(0)
+        serving.give_back(left)
+        right = await waiting
+        await watched.until_states(left=ModelState.UNLOADED, right=ModelState.READY)
+        serving.give_back(right)
+
+        serving.give_back(await serving.take("left", PATIENCE))
+        await watched.until_states(left=ModelState.READY, right=ModelState.UNLOADED)
+        assert (watched.loads("left", "loaded"), watched.loads("right", "loaded")) == (2, 1)
+
+    # A runner that starts does not know what the one before has loaded: it makes room before it loads.
+    async with make(memory_bytes=12) as again:
+        again.serving.want(dict(reversed(models.items())))
+        await again.until_states(left=ModelState.UNLOADED, right=ModelState.READY)
+        again.serving.want({})
+        async with asyncio.timeout(PATIENCE):
+            while await triton.model_ready("right.video_chunk"):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.05)
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+    assert {"left.video_chunk"} in both and {"right.video_chunk"} in both
+    assert {"left.video_chunk", "right.video_chunk"} not in both, "both were on the accelerator at once"
+
+
 async def test_a_server_that_does_not_answer_is_told() -> None:
     changed = asyncio.Event()
     triton = Triton("127.0.0.1:1")
     serving = Serving(
         triton,
+        Clock(),
+        Metrics(CollectorRegistry(), "p", "r"),
         model_repository=MODEL_REPO,
         repository=Path("unused"),
         device="cpu",
         replica=ReplicaSettings("unused"),
+        memory_bytes=0,
         changed=changed.set,
     )
     looking = asyncio.create_task(serving.run())

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from videojob.triton.digest import weights_digest
+from videojob.triton.digest import Digests, weights_digest
 
 
 def write(directory: Path, files: dict[str, bytes]) -> Path:
@@ -21,6 +21,25 @@ def test_equal_folders_have_equal_digests(tmp_path: Path) -> None:
     assert digest == weights_digest(write(tmp_path / "b", dict(reversed(FILES.items()))))
     assert digest.startswith("sha256:")
     assert len(digest) == len("sha256:") + 64
+
+
+def test_a_digest_is_computed_again_only_for_files_that_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[Path] = []
+
+    def counted(directory: Path) -> str:
+        computed.append(directory)
+        return weights_digest(directory)
+
+    monkeypatch.setattr("videojob.triton.digest.weights_digest", counted)
+    digests, directory = Digests(), write(tmp_path / "a", FILES)
+
+    first = digests.of(directory)
+    assert (digests.of(directory), len(computed)) == (first, 1)
+    write(directory, {"vae/model.safetensors": b"weightz"})
+    assert digests.of(directory) == weights_digest(directory) != first
+    assert len(computed) == 2
 
 
 @pytest.mark.parametrize(

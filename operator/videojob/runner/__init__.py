@@ -13,5 +13,5 @@
 | serving | the VideoModels that the server has to hold |
 | storage | the pool's store, and whether it works |
 | status, events, metrics | what people and dashboards get to see |
-| resume, accounting, stop | pure pieces |
+| resume, residency, accounting, stop | pure pieces |
 """

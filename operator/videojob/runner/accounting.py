@@ -78,6 +78,36 @@ def add_stages(left: StageSeconds, right: StageSeconds) -> StageSeconds:
     )
 
 
+class Checkpoints:
+    """When each job that is being made was last committed; times are seconds of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+
+    def saved(self, job: str, now: float) -> None:
+        """The job begins, or one of its chunks is in the store."""
+        self._last[job] = now
+
+    def ended(self, job: str) -> None:
+        """The job is no longer made here."""
+        self._last.pop(job, None)
+
+    def age(self, now: float) -> float:
+        """Seconds of work that would be lost with the replica: of the job that waits longest; 0 without one."""
+        # A copy: metrics are read in another thread.
+        return max((now - last for last in tuple(self._last.values())), default=0.0)
+
+
+def hidden_decode(denoise: float, decode: float, gap: float, decode_before: float) -> float:
+    """Seconds for which the decoding of one chunk ran while the next chunk of the job was denoised.
+
+    `denoise` and `decode` are the compute seconds of that next chunk, `gap` is the time between the two answers. What
+    of its work did not fit into the gap was done before the first of them, and that was beside the decoding of the
+    chunk before, which took `decode_before`.
+    """
+    return min(max(denoise + decode - gap, 0.0), denoise, decode_before)
+
+
 def estimated_completion(gaps: Sequence[float], remaining: int, now: datetime) -> datetime | None:
     """When `remaining` chunks will be done, at the pace of the last ones.
 

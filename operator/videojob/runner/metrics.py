@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from videojob import __version__
 
 LABELS = ("pool", "replica", "model")
+LOAD_SECONDS = (1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0)
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 
@@ -79,6 +80,34 @@ class Metrics:
             ("pool", "replica"),
             registry=registry,
         )
+        self._checkpoint_age = Gauge(
+            "videojob_runner_checkpoint_age_seconds",
+            "Seconds since the last commit, or the start, of the active job for which that is longest; 0 without one.",
+            ("pool", "replica"),
+            registry=registry,
+        )
+        self._slots = Gauge(
+            "videojob_runner_slots", "Jobs that the replica takes at a time.", ("pool", "replica"), registry=registry
+        )
+        self._overlap = Counter(
+            "videojob_runner_overlap_seconds_total",
+            "Seconds of decoding that were hidden behind the denoising of the same job's next chunk.",
+            LABELS,
+            registry=registry,
+        )
+        self._load_seconds = Histogram(
+            "videojob_runner_model_load_seconds",
+            "Seconds that Triton took to load a model.",
+            LABELS,
+            registry=registry,
+            buckets=LOAD_SECONDS,
+        )
+        self._loads = Counter(
+            "videojob_runner_model_loads_total",
+            "Loads of a model by Triton, by result: loaded or failed.",
+            (*LABELS, "result"),
+            registry=registry,
+        )
         build = Gauge("videojob_runner_build_info", "Always 1, with the version.", ("version",), registry=registry)
         build.labels(__version__).set(1)
 
@@ -117,6 +146,27 @@ class Metrics:
     def active(self, jobs: int) -> None:
         """So many jobs are held now."""
         self._active.labels(*self._place).set(jobs)
+
+    def slots(self, jobs: int) -> None:
+        """So many jobs are taken at a time from now on."""
+        self._slots.labels(*self._place).set(jobs)
+
+    def overlap(self, model: str, seconds: float) -> None:
+        """So much decoding was hidden behind denoising."""
+        self._overlap.labels(*self._place, model).inc(seconds)
+
+    def loaded(self, model: str, seconds: float) -> None:
+        """Triton has loaded a model."""
+        self._loads.labels(*self._place, model, "loaded").inc()
+        self._load_seconds.labels(*self._place, model).observe(seconds)
+
+    def load_failed(self, model: str) -> None:
+        """Triton, or a folder, did not give a model."""
+        self._loads.labels(*self._place, model, "failed").inc()
+
+    def checkpoints(self, age: Callable[[], float]) -> None:
+        """Where to read the oldest checkpoint's age, in seconds."""
+        self._checkpoint_age.labels(*self._place).set_function(age)
 
     def heartbeat(self, age: Callable[[], float]) -> None:
         """Where to read the heartbeat's age, in seconds."""

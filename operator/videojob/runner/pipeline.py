@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from videojob.api.videojob import Resolved, StageSeconds
 from videojob.chunks import ChunkLayout
 from videojob.media import encode_segment
+from videojob.runner.accounting import hidden_decode
 from videojob.runner.buffers import Buffer, FrameBuffers
 from videojob.runner.clock import Clock
 from videojob.runner.resume import Resume
@@ -101,6 +102,8 @@ class Made:
     segment: bytes
     latents: Array
     seconds: StageSeconds
+    hidden_decode: float
+    """Seconds for which the chunk before was decoded while this one was denoised."""
 
 
 @dataclass
@@ -197,6 +200,7 @@ class Pipeline:
 
     async def _finish(self, flow: _Flow) -> None:
         """Encode and commit every answer, in order."""
+        arrived_before, decode_before = float("-inf"), 0.0
         while (item := await flow.answers.get()) is not None:
             index, buffer, answer = item
             shape = answer.shape(contract.FRAMES)
@@ -216,7 +220,10 @@ class Pipeline:
                 mux=self._clock.monotonic() - started,
             )
             flow.free.put_nowait(buffer)
-            await self._commit(Made(index, kept, segment, answer.array(contract.LATENTS), seconds))
+            gap = answer.arrived - arrived_before
+            hidden = hidden_decode(seconds.denoise, seconds.vae_decode, gap, decode_before)
+            arrived_before, decode_before = answer.arrived, seconds.vae_decode
+            await self._commit(Made(index, kept, segment, answer.array(contract.LATENTS), seconds, hidden))
 
     def _encode(self, frames: NDArray[np.uint8], index: int) -> bytes:
         return encode_segment(frames, self._recipe.resolved.fps, self._recipe.layout.first_frame(index))

@@ -25,6 +25,7 @@ from videojob.api.videojob import VideoJob
 from videojob.api.videomodel import VideoModel
 from videojob.kube.client import GPU_POOLS, VIDEO_JOBS, VIDEO_MODELS, KubeClient, KubeError, Snapshot
 from videojob.logs import about
+from videojob.runner.accounting import Checkpoints
 from videojob.runner.assignments import Assignments, Slots
 from videojob.runner.attempt import Attempt
 from videojob.runner.buffers import FrameBuffers
@@ -83,7 +84,9 @@ class Replica:
             seconds=options.lease_seconds,
             pod_uid=options.pod_uid,
         )
+        self._checkpoints = Checkpoints()
         metrics.heartbeat(lambda: self._lease.age)
+        metrics.checkpoints(lambda: self._checkpoints.age(clock.monotonic()))
         self._pool: GPUPool | None = None
         self._models: dict[str, VideoModel] = {}
         self._looked = asyncio.Event()
@@ -163,6 +166,8 @@ class Replica:
         slots = Slots(endpoint.max_jobs)
         serving = Serving(
             triton,
+            self._clock,
+            self._metrics,
             model_repository=options.model_repository,
             repository=options.repository,
             device="cpu" if pool.spec.accelerator == CPU else "gpu",
@@ -170,6 +175,7 @@ class Replica:
                 control_dir=str((options.repository / ".control").resolve()),
                 max_sequences=endpoint.max_jobs + SPARE_SEQUENCES,
             ),
+            memory_bytes=options.memory_bytes,
             changed=self._lease.report_changed,
         )
         store = PoolStore(
@@ -209,7 +215,9 @@ class Replica:
                 names = self._pool.spec.models
                 site.serving.want({name: self._models[name] for name in names if name in self._models})
             endpoint = self._endpoint_of(self._pool)
-            await site.slots.resize(endpoint.max_jobs if endpoint else 0)
+            slots = endpoint.max_jobs if endpoint else 0
+            await site.slots.resize(slots)
+            self._metrics.slots(slots)
             self._lease.report_changed()
             await self._news.wait()
 
@@ -274,6 +282,7 @@ class Replica:
             serving=site.serving,
             buffers=site.buffers,
             store=site.store,
+            checkpoints=self._checkpoints,
             accelerators=site.pool.spec.accelerators_per_replica,
             ready_seconds=self._options.ready_seconds,
             may_write=lambda: self._lease.held,

@@ -84,8 +84,10 @@ class Request:
 class Answer:
     """What the server answered to one request."""
 
-    def __init__(self, result: Any) -> None:
+    def __init__(self, result: Any, arrived: float) -> None:
         self._result = result
+        self.arrived = arrived
+        """When it came, in seconds of the event loop's clock; it may be taken later."""
 
     def array(self, output: str) -> Array:
         """An output that came with the answer; numpy has no bfloat16 of its own, so that one is ml_dtypes'."""
@@ -139,6 +141,11 @@ class Triton:
     async def unload(self, name: str) -> None:
         """Unload an ensemble with its steps. Raises TritonGoneError, TritonRefusedError."""
         await self._call(self._client.unload_model(name, unload_dependents=True, client_timeout=CALL_SECONDS))
+
+    async def present(self) -> set[str]:
+        """Names of the models that the server has, or is loading or unloading. Raises TritonGoneError."""
+        index = await self._call(self._client.get_model_repository_index(client_timeout=CALL_SECONDS))
+        return {model.name for model in index.models if model.state not in {"", "UNAVAILABLE"}}
 
     async def cancel(self, correlation_id: str) -> None:
         """Mark a sequence: its denoiser stops at the next step. Raises TritonGoneError, TritonRefusedError."""
@@ -256,7 +263,9 @@ class Stream:
     async def _read(self, client: InferenceServerClient) -> None:
         try:
             async for result, error in client.stream_infer(self._outgoing()):
-                self._answers.put_nowait(Answer(result) if error is None else _chunk_error(str(error.message())))
+                arrived = asyncio.get_running_loop().time()
+                answer = Answer(result, arrived) if error is None else _chunk_error(str(error.message()))
+                self._answers.put_nowait(answer)
         except (grpc.RpcError, InferenceServerException) as error:
             text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
             self.fail(TritonGoneError(f"The connection to Triton broke: {text}"))

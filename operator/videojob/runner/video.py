@@ -17,7 +17,7 @@ from videojob.api.videojob import Cost, OutputStatus, Resolved, StageSeconds, Ti
 from videojob.families import FAMILIES
 from videojob.kube.client import KubeClient
 from videojob.runner import latents
-from videojob.runner.accounting import Account, add_stages, estimated_completion
+from videojob.runner.accounting import Account, Checkpoints, add_stages, estimated_completion
 from videojob.runner.buffers import FrameBuffers
 from videojob.runner.clock import Clock
 from videojob.runner.events import Events
@@ -78,6 +78,7 @@ class Services:
     serving: Serving
     buffers: FrameBuffers
     store: PoolStore
+    checkpoints: Checkpoints
     accelerators: int
     ready_seconds: float
     """How long an attempt waits for its model before it is handed back."""
@@ -134,6 +135,14 @@ class Video:
 
     async def make(self) -> OutputStatus:
         """Make what is missing. Raises StoppedError, HandBackError, AttemptFailedError, JobLostError, StoreError."""
+        sequence, checkpoints = correlation_id(self._job), self._services.checkpoints
+        checkpoints.saved(sequence, self._clock.monotonic())
+        try:
+            return await self._make()
+        finally:
+            checkpoints.ended(sequence)
+
+    async def _make(self) -> OutputStatus:
         record = await self._files.output()
         if record is None:
             await self._make_chunks()
@@ -200,6 +209,12 @@ class Video:
         if len(self._committed) >= self._resolved.chunks:
             return
         served = await self._served()
+        try:
+            await self._run_sequence_on(served)
+        finally:
+            self._services.serving.give_back(served)
+
+    async def _run_sequence_on(self, served: Served) -> None:
         spec = served.model.spec
         resume = resume_at(
             len(self._committed),
@@ -234,13 +249,14 @@ class Video:
         )
 
     async def _served(self) -> Served:
-        """The model, once it is loaded. Raises HandBackError where it is another one, or takes too long."""
+        """The model, loaded, to be given back. Raises HandBackError where it is another one, or takes too long."""
         serving, seconds = self._services.serving, self._services.ready_seconds
         try:
-            served = await self._stop.race(serving.ready(self._model, seconds), new=True)
+            served = await self._stop.race(serving.take(self._model, seconds), new=True)
         except TritonGoneError as error:
             raise HandBackError(Reason.TRITON_UNAVAILABLE, str(error)) from error
         if (served.model.metadata.uid, served.digest) != (self._resolved.model_uid, self._resolved.weights_digest):
+            serving.give_back(served)
             raise HandBackError(
                 Reason.WEIGHTS_CHANGED,
                 f"Replica {self._owner.replica} has the weights {served.digest} of VideoModel {self._model}; "
@@ -265,6 +281,8 @@ class Video:
         ended = self._clock.monotonic()
         self._count(made.seconds.model_copy(update={"upload": ended - started}))
         gap = ended - self._spent.last_commit
+        self._services.checkpoints.saved(correlation_id(self._job), ended)
+        self._services.metrics.overlap(self._model, made.hidden_decode)
         self._services.metrics.chunk(self._model, gap if self._spent.gaps else None)
         self._spent.gaps.append(gap)
         self._spent.last_commit = ended

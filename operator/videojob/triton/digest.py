@@ -6,6 +6,22 @@ from pathlib import Path
 _BLOCK_BYTES = 1 << 20
 
 
+class Digests:
+    """Digests of folders; one is computed again only where its files' sizes, times or inodes are others than before."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[object, str]] = {}
+
+    def of(self, directory: Path) -> str:
+        """The folder's `weights_digest`. Raises FileNotFoundError where there is no file."""
+        files = [(path, path.stat()) for path in sorted(directory.rglob("*")) if path.is_file()]
+        marks = [(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in files]
+        known = self._known.get(directory)
+        if known is None or known[0] != marks:
+            known = self._known[directory] = (marks, weights_digest(directory))
+        return known[1]
+
+
 def weights_digest(directory: Path) -> str:
     """`sha256:<hex>` over the relative paths, sizes and contents of all files below `directory`, in sorted order.
 
