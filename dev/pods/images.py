@@ -2,19 +2,23 @@
 
 `/usr`, the Python that made the environment and the environment's packages are mounted read-only into every container
 by containerd itself (`base_spec`), so that pods are exactly those that run elsewhere: their specs name no folder of
-this machine, and Restricted Pod Security holds. The project's own code and templates are copies in the image.
+this machine, and Restricted Pod Security holds. The project's own code and templates are copies in the image, put there
+by the step that the Dockerfiles take, `images/install.sh code`.
 """
 
 import json
+import subprocess
 import sys
 import sysconfig
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import certifi
 
-from dev.pods.oci import Entry, Image, Link, Script
+from dev.errors import DevError
+from dev.pods.oci import Entry, File, Image, Link, tree
 from dev.programs import program
 from dev.supervisor import REPOSITORY
 from dev.tritonserver import backends, wheel
@@ -23,27 +27,32 @@ REGISTRY = "videojob.dev/local"
 PAUSE = f"{REGISTRY}/pause:1"
 HOME = "/opt/videojob"
 TRITON = "/opt/tritonserver"
-PATH = f"{HOME}/bin:{TRITON}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ENVIRONMENT = f"{HOME}/environment"
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _PACKAGES = f"{HOME}/lib/{_PYTHON}/site-packages"
+_VARIABLES = {
+    "PATH": f"{HOME}/bin:{TRITON}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONSAFEPATH": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+_INSTALL_SECONDS = 120
 _ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 
 def videojob(tag: str = "dev", source: Path = REPOSITORY) -> Image:
     """The image of operator and runner, with the code of a checkout."""
-    return Image(f"{REGISTRY}/videojob:{tag}", _python(source), environment=_variables())
+    return Image(f"{REGISTRY}/videojob:{tag}", _python(source, "videojob"), environment=_VARIABLES)
 
 
 def videojob_triton(tag: str = "dev", source: Path = REPOSITORY) -> Image:
     """The image of a pool's Triton: the tritonserver of the pytriton wheel where the official image has its own."""
-    entries = _python(source) | {
-        f"{TRITON}/bin/tritonserver": Script(_tritonserver()),
+    entries = _python(source, "triton") | {
+        f"{TRITON}/bin/tritonserver": File(_tritonserver().encode(), executable=True),
         f"{TRITON}/backends": backends(),
-        f"{HOME}/bin/videojob-triton": Path(__file__).with_name("videojob-triton"),
     }
     name = f"{REGISTRY}/videojob-triton:{tag}"
-    return Image(name, entries, (f"{HOME}/bin/videojob-triton",), environment=_variables())
+    return Image(name, entries, (f"{HOME}/bin/videojob-triton",), environment=_VARIABLES)
 
 
 def pause() -> Image:
@@ -90,8 +99,8 @@ def _mounts() -> dict[str, Path]:
 
 def _root() -> dict[str, Entry]:
     entries: dict[str, Entry] = {
-        "/etc/passwd": "root:x:0:0:root:/:/sbin/nologin\nvideojob:x:10001:10001:videojob:/tmp:/sbin/nologin\n",
-        "/etc/group": "root:x:0:\nvideojob:x:10001:\n",
+        "/etc/passwd": File(b"root:x:0:0:root:/:/sbin/nologin\n"),
+        "/etc/group": File(b"root:x:0:\n"),
         "/etc/ssl/certs/ca-certificates.crt": Path(certifi.where()),
         "/tmp": None,  # noqa: S108 - a mount point
         **dict.fromkeys(_mounts()),
@@ -103,20 +112,22 @@ def _root() -> dict[str, Entry]:
     return entries
 
 
-def _python(source: Path) -> dict[str, Entry]:
+def _python(source: Path, group: str) -> dict[str, Entry]:
     """A virtual environment that has the code of its own, and everything else from the environment of this machine."""
-    base = Path(sys.base_prefix, "bin", _PYTHON)
-    return _root() | {
-        f"{HOME}/pyvenv.cfg": f"home = {base.parent}\ninclude-system-site-packages = false\n",
-        f"{HOME}/bin/python": Link(str(base)),
-        f"{_PACKAGES}/environment.pth": f"{_ENVIRONMENT}\n",
-        f"{_PACKAGES}/videojob": source / "operator" / "videojob",
-        f"{HOME}/model_repo": source / "model_repo",
-    }
-
-
-def _variables() -> dict[str, str]:
-    return {"PATH": PATH, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "HOME": "/tmp"}  # noqa: S108
+    with tempfile.TemporaryDirectory() as temporary:
+        prefix = Path(temporary)
+        base = Path(sys.base_prefix, "bin", _PYTHON)
+        (prefix / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
+        (prefix / "bin").mkdir()
+        (prefix / "bin" / "python").symlink_to(base)
+        packages = prefix / "lib" / _PYTHON / "site-packages"
+        packages.mkdir(parents=True)
+        (packages / "environment.pth").write_text(f"{_ENVIRONMENT}\n")
+        command = (str(source / "images" / "install.sh"), "code", str(prefix), group)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=False)
+        if result.returncode != 0:
+            raise DevError(f"{command[0]} failed: {result.stderr.strip()}")
+        return _root() | {f"{HOME}/{name}": entry for name, entry in tree(prefix).items()}
 
 
 def _tritonserver() -> str:

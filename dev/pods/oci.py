@@ -24,14 +24,27 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Script:
-    """An executable text file."""
+class File:
+    """A file."""
 
-    text: str
+    content: bytes
+    executable: bool = False
 
 
-Entry = Path | Link | Script | str | None
-"""What lies at a path: a copy of a file or folder of this machine, a link, a script, a text; None is an empty folder."""
+Entry = Path | Link | File | None
+"""What lies at a path: a copy of a file or folder of this machine, a link, a file; None is an empty folder."""
+
+
+def tree(folder: Path) -> dict[str, Entry]:
+    """What is in a folder of this machine, by the path within it, for when the folder goes before the image is made."""
+    found: dict[str, Entry] = {}
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = Link(str(path.readlink()))
+        elif path.is_file():
+            found[name] = _read(path)
+    return found
 
 
 @dataclass(frozen=True)
@@ -96,18 +109,15 @@ def _add(tar: tarfile.TarFile, name: str, entry: Entry, made: set[str]) -> None:
     _add_folders(tar, name, made)
     if isinstance(entry, Path) and entry.is_dir():
         for child in sorted(entry.iterdir()):
-            if child.name != "__pycache__":
-                _add(tar, f"{name}/{child.name}", child, made)
+            _add(tar, f"{name}/{child.name}", child, made)
     elif isinstance(entry, Path):
-        _add_file(tar, name, entry.read_bytes(), 0o755 if entry.stat().st_mode & 0o100 else 0o644)
+        _add(tar, name, _read(entry), made)
     elif isinstance(entry, Link):
         info = tarfile.TarInfo(name)
         info.type, info.linkname = tarfile.SYMTYPE, entry.target
         tar.addfile(info)
-    elif isinstance(entry, Script):
-        _add_file(tar, name, entry.text.encode(), 0o755)
-    elif isinstance(entry, str):
-        _add_file(tar, name, entry.encode(), 0o644)
+    elif isinstance(entry, File):
+        _add_file(tar, name, entry.content, 0o755 if entry.executable else 0o644)
     else:
         _add_folders(tar, f"{name}/", made)
 
@@ -121,6 +131,10 @@ def _add_folders(tar: tarfile.TarFile, name: str, made: set[str]) -> None:
             info = tarfile.TarInfo(folder)
             info.type, info.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(info)
+
+
+def _read(path: Path) -> File:
+    return File(path.read_bytes(), bool(path.stat().st_mode & 0o100))
 
 
 def _add_file(tar: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
-from dev.pods.oci import Image, Link, Script, archive
+from dev.pods.oci import File, Image, Link, archive, tree
 
 
 @pytest.fixture
 def image(tmp_path: Path) -> Image:
     code = tmp_path / "code"
-    (code / "package" / "__pycache__").mkdir(parents=True)
+    (code / "package").mkdir(parents=True)
     (code / "package" / "module.py").write_text("x = 1\n")
-    (code / "package" / "__pycache__" / "module.pyc").write_text("not for an image")
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o700)
@@ -25,10 +24,10 @@ def image(tmp_path: Path) -> Image:
         {
             "/usr": None,
             "/bin": Link("usr/bin"),
-            "/opt/start": Script("#!/bin/sh\necho hello\n"),
+            "/opt/start": File(b"#!/bin/sh\necho hello\n", executable=True),
             "/opt/program": program,
             "/opt/code": code,
-            "/etc/name": "thing\n",
+            "/etc/name": File(b"thing\n"),
         },
         entrypoint=("/opt/start",),
         user="10001:10001",
@@ -74,6 +73,15 @@ def test_the_same_contents_are_the_same_bytes(image: Image) -> None:
     first = archive(image)
     next(path for path in image.entries.values() if isinstance(path, Path)).touch()
     assert archive(image) == first
+
+
+def test_a_tree_outlives_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "run").write_text("#!/bin/sh\n")
+    (folder / "bin" / "run").chmod(0o755)
+    (folder / "bin" / "also").symlink_to("run")
+    assert tree(folder) == {"bin/run": File(b"#!/bin/sh\n", executable=True), "bin/also": Link("run")}
 
 
 def parts(image: Image) -> tuple[dict[str, Any], tarfile.TarFile]:
