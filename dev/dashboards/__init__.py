@@ -1,7 +1,7 @@
 """The Grafana dashboards, written in Python: `python -m dev.dashboards FOLDER` writes one JSON file for each.
 
-Every query that reads the operator's gauges keeps those of the leader only (`leading`): each operator exports what it
-sees, so a plain sum would count every job once for each of them.
+Each operator exports what it sees, also while it stands by: a plain sum would count every job once for each of them.
+So queries keep the gauges of the leader only (`leading`), and of the counters of ended jobs the largest (`counted`).
 """
 
 from dev.dashboards import jobs, operator, pools, stages

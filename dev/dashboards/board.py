@@ -24,9 +24,17 @@ from grafana_foundation_sdk.models.text import TextMode
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "videojob"
 RUNBOOKS = "docs/runbooks"
-"""Where the runbooks are in the repository; the chart puts its value monitoring.runbookBaseUrl before it."""
+"""Where the runbooks are in the repository; the chart puts the repository's address before it."""
 WINDOWS = "1m,5m,15m,1h,6h"
-SIZES = {"number": (4, 4), "graph": (8, 8), "half": (12, 8), "bars": (8, 8), "states": (8, 8), "words": (24, 5)}
+SIZES = {
+    "number": (4, 4),
+    "graph": (8, 8),
+    "half": (12, 8),
+    "quarter": (6, 8),
+    "bars": (8, 8),
+    "states": (8, 8),
+    "words": (24, 5),
+}
 """Width (of 24 columns) and height of each kind of panel."""
 
 Thresholds = Sequence[tuple[float | None, str]]
@@ -60,6 +68,14 @@ def or_zero(expr: str) -> str:
     return f"{expr} or on () vector(0)"
 
 
+def counted(counter: str, labels: str, selector: str, window: str, function: str = "increase") -> str:
+    """What a counter of jobs that ended has counted, for each value of the labels.
+
+    Every operator counts all jobs that it sees end, so the largest count is the complete one and the sum is too high.
+    """
+    return f"max by ({labels}) ({function}({counter}{{{selector}}}[{window}]))"
+
+
 def quantile(q: float, histogram: str, selector: str, by: str = "", window: str = "$window") -> str:
     """That quantile of what a histogram saw within the window, for each value of the labels `by`."""
     labels = f"le, {by}" if by else "le"
@@ -69,6 +85,12 @@ def quantile(q: float, histogram: str, selector: str, by: str = "", window: str 
 def mean(histogram: str, selector: str, by: str, window: str = "$window") -> str:
     """The mean of what a histogram saw within the window, for each value of the labels `by`."""
     total, count = (f"sum by ({by}) (rate({histogram}_{part}{{{selector}}}[{window}]))" for part in ("sum", "count"))
+    return f"{total} / {count}"
+
+
+def overall(histogram: str, selector: str, by: str) -> str:
+    """The mean of all that a histogram has seen: for what happens too rarely for a window."""
+    total, count = (f"sum by ({by}) ({histogram}_{part}{{{selector}}})" for part in ("sum", "count"))
     return f"{total} / {count}"
 
 

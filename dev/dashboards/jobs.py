@@ -4,6 +4,7 @@ from dev.dashboards.board import (
     Board,
     Query,
     Section,
+    counted,
     graph,
     label_values,
     leading,
@@ -171,7 +172,7 @@ BOARD = Board(
                 graph(
                     "When will it be done: predicted backlog",
                     (Query("max by (pool) " + leading("videojob_pool_backlog_seconds"), "{{pool}}"),),
-                    "Predicted seconds of work of the jobs that wait for a pool or run on it, for one slot.",
+                    "Predicted replica seconds of the jobs that wait or run. Each job's status has its own estimate.",
                     unit="s",
                 ),
                 graph(
@@ -179,8 +180,11 @@ BOARD = Board(
                     (
                         Query(
                             or_zero(
-                                "60 * sum by (namespace, queue) "
-                                f"(rate(videojob_video_seconds_total{{{JOBS}}}[$window]))"
+                                "60 * sum by (namespace, queue) ("
+                                + counted(
+                                    "videojob_video_seconds_total", "namespace, queue, model", JOBS, "$window", "rate"
+                                )
+                                + ")"
                             ),
                             "{{namespace}}/{{queue}}",
                         ),
@@ -208,6 +212,24 @@ BOARD = Board(
             "How they end",
             (
                 graph(
+                    "Jobs that ended, by reason",
+                    (
+                        Query(
+                            or_zero(
+                                "sum by (phase, reason) ("
+                                + counted(
+                                    "videojob_jobs_ended_total", "namespace, queue, phase, reason", JOBS, "$window"
+                                )
+                                + ")"
+                            ),
+                            "{{phase}} {{reason}}",
+                        ),
+                    ),
+                    "Within the window.",
+                    stacked=True,
+                    size="quarter",
+                ),
+                graph(
                     "Attempts that ended, by reason",
                     (
                         Query(
@@ -217,6 +239,7 @@ BOARD = Board(
                     ),
                     "Within the window. A job may need several; Drained and ReplicaLost are no failures of it.",
                     stacked=True,
+                    size="quarter",
                 ),
                 graph(
                     "Attempts after a failure",
@@ -227,6 +250,7 @@ BOARD = Board(
                         ),
                     ),
                     "Within the window.",
+                    size="quarter",
                 ),
                 graph(
                     "Jobs taken from lost replicas",
@@ -237,6 +261,7 @@ BOARD = Board(
                         ),
                     ),
                     "Within the window. Their committed chunks are kept.",
+                    size="quarter",
                     runbook="VideojobReassignmentStorm",
                 ),
             ),

@@ -111,10 +111,10 @@ BOARD = Board(
                 graph(
                     "Lag from change to plan",
                     tuple(
-                        Query(quantile(q, "videojob_operator_event_lag_seconds", OPERATORS), f"p{q * 100:g}")
+                        Query(quantile(q, "videojob_operator_plan_lag_seconds", OPERATORS), f"p{q * 100:g}")
                         for q in (0.5, 0.95, 0.99)
                     ),
-                    "From the first change that was not planned yet to the plan that takes it in.",
+                    "From a change to the plan that takes account of it.",
                     unit="s",
                 ),
                 graph(
@@ -158,7 +158,7 @@ BOARD = Board(
                     unit="ops",
                 ),
                 graph(
-                    "Watches opened again",
+                    "Watches that listed all again",
                     (
                         Query(
                             or_zero(
@@ -168,7 +168,7 @@ BOARD = Board(
                             "{{kind}}",
                         ),
                     ),
-                    "Within the window. Now and then is normal: the API server ends long watches.",
+                    "Within the window: a watch broke and could not go on where it was. It should be rare.",
                     runbook="VideojobWatchReconnects",
                 ),
                 graph(

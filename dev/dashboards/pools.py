@@ -9,7 +9,7 @@ from dev.dashboards.board import (
     leading,
     number,
     or_zero,
-    quantile,
+    overall,
     states,
 )
 
@@ -64,7 +64,7 @@ BOARD = Board(
                 number(
                     "Backlog",
                     Query(f"max({_pool('videojob_pool_backlog_seconds')})"),
-                    "Predicted seconds of work that wait or run, of the pool that has most.",
+                    "Predicted replica seconds of the jobs that wait or run, of the pool that has most.",
                     unit="s",
                 ),
                 number(
@@ -93,7 +93,7 @@ BOARD = Board(
                 graph(
                     "Backlog",
                     (Query(f"max by (pool) ({_pool('videojob_pool_backlog_seconds')})", "{{pool}}"),),
-                    "Predicted seconds of the jobs that wait or run, for one slot. The planner wants the replicas that "
+                    "Predicted replica seconds of the jobs that wait or run. The planner wants the replicas that "
                     "drain it within the pool's targetSeconds.",
                     unit="s",
                     size="half",
@@ -121,13 +121,8 @@ BOARD = Board(
                 ),
                 graph(
                     "Cold start",
-                    tuple(
-                        Query(
-                            quantile(q, "videojob_pool_cold_start_seconds", POOLS, "pool"), f"p{q * 100:g} {{{{pool}}}}"
-                        )
-                        for q in (0.5, 0.95)
-                    ),
-                    "From the decision for a replica until it is ready: node, image, weights.",
+                    (Query(overall("videojob_pool_cold_start_seconds", POOLS, "pool"), "{{pool}}"),),
+                    "From a pod's creation to its first ready model. Mean since the operator began.",
                     unit="s",
                 ),
                 states(
@@ -140,14 +135,8 @@ BOARD = Board(
                 ),
                 graph(
                     "Seconds to load a model",
-                    tuple(
-                        Query(
-                            quantile(q, "videojob_runner_model_load_seconds", POOLS, "model"),
-                            f"p{q * 100:g} {{{{model}}}}",
-                        )
-                        for q in (0.5, 0.95)
-                    ),
-                    "From the request to Triton until the model can be used.",
+                    (Query(overall("videojob_runner_model_load_seconds", POOLS, "pool, model"), "{{pool}} {{model}}"),),
+                    "From the request to Triton until the model can be used. Mean since the runners began.",
                     unit="s",
                 ),
                 graph(

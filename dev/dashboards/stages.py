@@ -5,6 +5,7 @@ from dev.dashboards.board import (
     Query,
     Section,
     bars,
+    counted,
     graph,
     label_values,
     mean,
@@ -19,13 +20,14 @@ DECODE = RUNNERS + ', stage="vae_decode"'
 SPENT = f"sum by (stage) (rate(videojob_runner_stage_seconds_sum{{{RUNNERS}}}[$window]))"
 
 
-def _cost(by: str, gpu_by: str = "") -> str:
-    """GPU-seconds for a second of finished video."""
-    gpu, video = (
-        f"sum by ({labels}) (increase({metric}{{{JOBS}}}[$__range]))"
-        for metric, labels in (("videojob_gpu_seconds_total", gpu_by or by), ("videojob_video_seconds_total", by))
-    )
-    return f"{gpu} / on ({by}) group_left {video}" if gpu_by else f"{gpu} / {video}"
+def _gpu(by: str, window: str = "$__range") -> str:
+    counts = counted("videojob_gpu_seconds_total", "namespace, queue, model, stage", JOBS, window)
+    return f"sum by ({by}) ({counts})"
+
+
+def _video(by: str, window: str = "$__range", function: str = "increase") -> str:
+    counts = counted("videojob_video_seconds_total", "namespace, queue, model", JOBS, window, function)
+    return f"sum by ({by}) ({counts})"
 
 
 def _overlap(by: str) -> str:
@@ -61,16 +63,13 @@ BOARD = Board(
                 ),
                 number(
                     "Video finished",
-                    Query(or_zero(f"sum(increase(videojob_video_seconds_total{{{JOBS}}}[$__range]))")),
+                    Query(or_zero(_video(""))),
                     "Seconds of finished video.",
                     unit="s",
                 ),
                 number(
                     "GPU-seconds a video-second",
-                    Query(
-                        f"sum(increase(videojob_gpu_seconds_total{{{JOBS}}}[$__range])) / "
-                        f"sum(increase(videojob_video_seconds_total{{{JOBS}}}[$__range]))"
-                    ),
+                    Query(f"{_gpu('')} / {_video('')}"),
                     "Of jobs that ended in the range, failed ones included: what a second of video really cost.",
                 ),
                 number(
@@ -192,7 +191,7 @@ BOARD = Board(
                     "Video finished a minute",
                     (
                         Query(
-                            or_zero(f"60 * sum by (model) (rate(videojob_video_seconds_total{{{JOBS}}}[$window]))"),
+                            or_zero("60 * " + _video("model", "$window", "rate")),
                             "{{model}}",
                         ),
                     ),
@@ -201,43 +200,34 @@ BOARD = Board(
                 ),
                 bars(
                     "GPU-seconds a video-second, by model",
-                    Query(_cost("model"), "{{model}}"),
+                    Query(f"{_gpu('model')} / {_video('model')}", "{{model}}"),
                     "Of jobs that ended in the time range.",
                 ),
                 bars(
                     "GPU-seconds a video-second, by queue",
-                    Query(_cost("namespace, queue"), "{{namespace}}/{{queue}}"),
+                    Query(f"{_gpu('namespace, queue')} / {_video('namespace, queue')}", "{{namespace}}/{{queue}}"),
                     "Of jobs that ended in the time range.",
                 ),
                 bars(
                     "GPU-seconds a video-second, by stage",
-                    Query(_cost("model", "model, stage"), "{{model}} {{stage}}"),
+                    Query(f"{_gpu('model, stage')} / on (model) group_left {_video('model')}", "{{model}} {{stage}}"),
                     "Of jobs that ended in the time range: where a cheaper stage would help.",
                 ),
                 bars(
                     "GPU-seconds, by queue",
-                    Query(
-                        f"sum by (namespace, queue) (increase(videojob_gpu_seconds_total{{{JOBS}}}[$__range]))",
-                        "{{namespace}}/{{queue}}",
-                    ),
+                    Query(_gpu("namespace, queue"), "{{namespace}}/{{queue}}"),
                     "Of jobs that ended in the time range, whatever their end: what to charge.",
                     unit="s",
                 ),
                 bars(
                     "GPU-seconds, by model",
-                    Query(
-                        f"sum by (model) (increase(videojob_gpu_seconds_total{{{JOBS}}}[$__range]))",
-                        "{{model}}",
-                    ),
+                    Query(_gpu("model"), "{{model}}"),
                     "Of jobs that ended in the time range.",
                     unit="s",
                 ),
                 bars(
                     "Video finished, by queue",
-                    Query(
-                        f"sum by (namespace, queue) (increase(videojob_video_seconds_total{{{JOBS}}}[$__range]))",
-                        "{{namespace}}/{{queue}}",
-                    ),
+                    Query(_video("namespace, queue"), "{{namespace}}/{{queue}}"),
                     "Seconds of video of jobs that ended in the time range.",
                     unit="s",
                 ),

@@ -1,0 +1,87 @@
+"""Alerts fire when somebody has to act, and only then; each has a runbook."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dev.programs import program
+from tests.observability.exported import exported, named
+
+REPOSITORY = Path(__file__).parents[2]
+RULES = REPOSITORY / "charts" / "videojob" / "alerts" / "videojob.yaml"
+CASES = Path(__file__).with_name("alerts.test.yaml")
+RUNBOOKS = REPOSITORY / "docs" / "runbooks"
+
+
+def rules() -> list[dict[str, Any]]:
+    """Every rule of the file."""
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def alerts() -> list[dict[str, Any]]:
+    """Every alert of the file."""
+    return [rule for rule in rules() if "alert" in rule]
+
+
+def promtool(*arguments: str) -> None:
+    done = subprocess.run(
+        (str(program("promtool")), *arguments), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_rules_are_valid() -> None:
+    promtool("check", "rules", "--lint=all", "--lint-fatal", str(RULES))
+
+
+def test_alerts_fire_when_they_should_and_not_when_they_should_not() -> None:
+    promtool("test", "rules", str(CASES))
+
+
+def test_every_alert_is_tried_both_ways() -> None:
+    tried = [
+        (case["alertname"], bool(case["exp_alerts"]))
+        for test in yaml.safe_load(CASES.read_text())["tests"]
+        for case in test["alert_rule_test"]
+    ]
+    severities = {
+        (case["alertname"], expected["exp_labels"]["severity"])
+        for test in yaml.safe_load(CASES.read_text())["tests"]
+        for case in test["alert_rule_test"]
+        for expected in case["exp_alerts"]
+    }
+
+    names = {alert["alert"] for alert in alerts()}
+    assert {name for name, fires in tried if fires} == names
+    assert {name for name, fires in tried if not fires} == names
+    assert severities == {(alert["alert"], alert["labels"]["severity"]) for alert in alerts()}
+
+
+def test_every_metric_is_exported() -> None:
+    missing = {name for rule in rules() for name in named(rule["expr"])} - exported()
+
+    assert not missing
+
+
+def test_every_alert_says_what_is_wrong_and_has_a_runbook() -> None:
+    for alert in alerts():
+        annotations = alert["annotations"]
+        assert annotations.keys() == {"summary", "description", "runbook_url"}
+        assert alert["labels"].keys() == {"severity"} and alert["labels"]["severity"] in ("critical", "warning")
+        # The chart puts the repository's address before it.
+        assert annotations["runbook_url"] == f"docs/runbooks/{alert['alert']}.md"
+        runbook = (REPOSITORY / annotations["runbook_url"]).read_text()
+        assert runbook.startswith(f"# {alert['alert']}\n")
+        for part in ("## See it", "## Causes", "## False alarm", "```"):
+            assert part in runbook, (alert["alert"], part)
+
+
+def test_there_is_no_runbook_without_an_alert_and_every_one_is_in_both_tables() -> None:
+    names = {alert["alert"] for alert in alerts()}
+
+    assert {path.stem for path in RUNBOOKS.glob("*.md")} == names | {"README"}
+    for page in (RUNBOOKS / "README.md", REPOSITORY / "docs" / "observability.md"):
+        assert set(re.findall(r"\[(Videojob\w+)\]\(", page.read_text())) == names

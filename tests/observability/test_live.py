@@ -1,0 +1,120 @@
+"""The dashboards show something and the alerts keep quiet, on a real run that a real Prometheus scraped."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dev.dashboards import BOARDS
+from dev.dashboards.picture import View, draw
+from dev.dashboards.results import Panel, panels, substituted
+from tests.cluster import local_cluster
+from tests.models.fixtures import tiny_model
+from tests.observability.live import JOBS_NAMESPACE, SCRAPE_SECONDS, STEP_SECONDS, Run, watched_run
+from videojob.api.videojob import Phase
+
+__all__ = ["tiny_model"]
+
+pytestmark = pytest.mark.timeout(900)
+
+NOT_HERE = {
+    ("pools", "GPU memory in use"): "Triton exports it where there is a GPU",
+    ("pools", "GPU utilisation"): "Triton exports it where there is a GPU",
+    ("pools", "GPU power"): "Triton exports it where there is a GPU",
+    ("pools", "Cold start"): "a pool of endpoints starts no replica: tests/pods has one that does",
+}
+"""Panels that have nothing to show in this run, and why."""
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """One run for all tests of this file, in a cluster of its own: no other operator leads there."""
+    folder = tmp_path_factory.mktemp("observability")
+    with local_cluster(folder / "cluster") as cluster, watched_run(cluster, folder, tiny_model) as watched:
+        yield watched
+
+
+def values(run: Run, expr: str, **selected: str) -> dict[frozenset[tuple[str, str]], float]:
+    """What a query gives at the end of the run, by labels."""
+    found = run.prometheus.at(substituted(expr, run.variables(**selected)), run.end)
+    return {frozenset(series.labels.items()): series.points[-1][1] for series in found}
+
+
+def panel(board_name: str, title: str, kind: str = "stat") -> Panel:
+    """A panel of a dashboard."""
+    board = next(board for board in BOARDS if board.name == board_name)
+    return next(panel for panel in panels(board.json()) if (panel.title, panel.kind) == (title, kind))
+
+
+def shown(run: Run, board_name: str, title: str) -> float:
+    """What a panel with one number shows."""
+    (value,) = values(run, panel(board_name, title).queries[0][0]).values()
+    return value
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
+def test_no_panel_is_empty(run: Run, board) -> None:
+    empty = []
+    for found in panels(board.json()):
+        if (board.name, found.title) in NOT_HERE:
+            continue
+        for expr, legend in found.queries:
+            query = substituted(expr, run.variables())
+            series = run.prometheus.over(query, run.start, run.end, STEP_SECONDS)
+            if not series:
+                empty.append((found.title, query))
+            # A legend names labels that the series have.
+            assert not [one for one in series if one.labels and "{{" in one.name(legend)], (found.title, legend)
+
+    assert not empty, "\n".join(f"{title}: {query}" for title, query in empty)
+
+
+def test_panels_that_are_excused_exist() -> None:
+    assert NOT_HERE.keys() <= {(board.name, found.title) for board in BOARDS for found in panels(board.json())}
+
+
+def test_dashboards_agree_with_the_api_server(run: Run) -> None:
+    assert run.phases == {Phase.SUCCEEDED: 5, Phase.FAILED: 1, Phase.PENDING: 1}
+    assert {phase: shown(run, "jobs", phase.value) for phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.RUNNING)} == {
+        Phase.SUCCEEDED: 5,
+        Phase.FAILED: 1,
+        Phase.RUNNING: 0,
+    }
+    assert shown(run, "jobs", "Waiting") == 1
+    reasons = values(run, panel("jobs", "Waiting, by reason", "timeseries").queries[0][0])
+    assert {dict(labels)["reason"]: count for labels, count in reasons.items() if count} == {"QueueStopped": 1}
+    assert shown(run, "operator", "Leaders") == 1
+    assert shown(run, "pools", "Ready") == 1
+    # Every GPU-second of every attempt is on a job's status, and in the counters of operator and runners.
+    counted = sum(values(run, "videojob_gpu_seconds_total").values())
+    assert counted == pytest.approx(run.gpu_seconds, rel=0.02)
+    assert sum(values(run, "videojob_runner_gpu_seconds_total").values()) == pytest.approx(run.gpu_seconds, rel=0.02)
+
+
+def test_variables_select(run: Run) -> None:
+    waiting = panel("jobs", "Waiting").queries[0][0]
+
+    assert [*values(run, waiting, namespace=JOBS_NAMESPACE, queue="(default|stopped)").values()] == [1]
+    assert [*values(run, waiting, namespace=JOBS_NAMESPACE, queue="default").values()] == [0]
+    assert [*values(run, waiting, namespace="others").values()] == [0]
+
+
+def test_no_alert_fires_or_is_about_to(run: Run) -> None:
+    alerts = run.prometheus.over("ALERTS", run.start, run.end, STEP_SECONDS)
+
+    assert not [series.labels for series in alerts]
+    # And the rules were evaluated: what they record is there.
+    assert run.prometheus.at("namespace_queue:videojob_late_starts:ratio_rate5m", run.end)
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
+def test_a_picture_can_be_drawn(run: Run, board, tmp_path: Path) -> None:
+    """`VIDEOJOB_PICTURES=docs/images pytest tests/observability/test_live.py` draws those of the documentation."""
+    file = Path(os.environ.get("VIDEOJOB_PICTURES", tmp_path)) / f"dashboard-{board.name}.png"
+    view = View(run.prometheus, run.start, run.end, SCRAPE_SECONDS, run.variables())
+
+    draw(board, view, file)
+
+    assert file.read_bytes().startswith(b"\x89PNG")
+    assert file.stat().st_size < 200_000
