@@ -34,7 +34,7 @@ def helm(*arguments: str) -> str:
     Raises:
         DevError: helm failed; the sentence is its own.
     """
-    return _output(str(program("helm")), *arguments)
+    return output(str(program("helm")), *arguments)
 
 
 def render(*arguments: str, namespace: str = NAMESPACE) -> list[dict[str, Any]]:
@@ -53,9 +53,16 @@ def crds() -> dict[str, str]:
 
 
 def readme() -> str:
-    """The chart's README."""
+    """The chart's README.
+
+    Raises:
+        DevError: helm-docs understood values.yaml or the template not.
+    """
     arguments = ("--chart-search-root", str(CHART.parent), "--sort-values-order", "file", "--log-level", "warning")
-    return _output(str(program("helm-docs")), *arguments, "--dry-run").strip() + "\n"
+    text = output(str(program("helm-docs")), *arguments, "--dry-run").strip()
+    if not text:  # It warns of what is wrong, and ends as if nothing were.
+        raise DevError(f"helm-docs wrote nothing: run it on {CHART.parent} to see why.")
+    return text + "\n"
 
 
 def install() -> str:
@@ -75,7 +82,12 @@ def _without_helm(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _output(*command: str) -> str:
+def output(*command: str) -> str:
+    """What a program prints.
+
+    Raises:
+        DevError: it failed; the sentence is its own.
+    """
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=RENDER_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:

@@ -1,0 +1,156 @@
+"""A release on a real API server: installed, upgraded, uninstalled and installed again. No pods run here."""
+
+import json
+import os
+import re
+import subprocess
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dev.chart import CHART
+from dev.cluster import MANIFESTS, NAMESPACE, Cluster
+from dev.errors import DevError
+from dev.programs import program
+
+Helm = Callable[..., str]
+RELEASE = ("videojob", str(CHART), "--namespace", NAMESPACE)
+POOL = {"accelerator": "cpu", "models": ["tiny"], "store": {"url": "file:///store"}, "scaling": {"maxReplicas": 2}}
+MODEL = {
+    "family": "AnyFlowFAR",
+    "source": {"directory": "/models/tiny"},
+    "precision": "float32",
+    "memory": {"weightsBytes": 28_000_000_000, "perJobBytes": 1},
+}
+
+
+@pytest.fixture
+def values(tmp_path: Path) -> str:
+    """A queue, a model and a pool made by the release."""
+    path = tmp_path / "values.yaml"
+    path.write_text(
+        json.dumps({"defaultQueue": {"namespaces": ["default"]}, "models": {"tiny": MODEL}, "pools": {"p": POOL}})
+    )
+    return str(path)
+
+
+def _get(cluster: Cluster, *what: str) -> Any:
+    return json.loads(cluster.kubectl("get", *what, "-o", "json"))
+
+
+def _ours(cluster: Cluster) -> set[str]:
+    """Our CRDs that the cluster has."""
+    names = cluster.kubectl("get", "crds", "-o", "name").split()
+    return {name for name in names if name.endswith(".videojob.dev")}
+
+
+def test_a_release_lives_and_what_is_kept_outlives_it(bare: Cluster, helm: Helm, values: str) -> None:
+    # Custom resources of the values are made although their kinds come with the same release.
+    helm("install", *RELEASE, "--values", values)
+    pool = _get(bare, "gpupool", "p")
+    assert _get(bare, "videomodel", "tiny")["spec"]["memory"]["weightsBytes"] == 28_000_000_000
+    bare.kubectl("get", "--namespace", "default", "videoqueue", "default")
+
+    # An upgrade changes them, leaves alone what others wrote, and replaces nothing.
+    bare.kubectl("annotate", "gpupool", "p", "videojob.dev/paused=true")
+    helm("upgrade", *RELEASE, "--values", values, "--set=pools.p.scaling.maxReplicas=3,operator.replicas=3")
+    upgraded = _get(bare, "gpupool", "p")
+    assert upgraded["spec"]["scaling"]["maxReplicas"] == 3
+    assert upgraded["metadata"]["uid"] == pool["metadata"]["uid"]
+    assert upgraded["metadata"]["annotations"]["videojob.dev/paused"] == "true"
+    assert _get(bare, "--namespace", NAMESPACE, "deployment", "videojob-operator")["spec"]["replicas"] == 3
+
+    # What is taken out of the values is kept, and so is everything that jobs rest on when the release goes.
+    helm("upgrade", *RELEASE)
+    helm("uninstall", "videojob", "--namespace", NAMESPACE, "--no-hooks")
+    assert _get(bare, "gpupool", "p")["metadata"]["uid"] == pool["metadata"]["uid"]
+    bare.kubectl("get", "videomodel", "tiny")
+    crds = _ours(bare)
+    assert len(crds) == 4
+    with pytest.raises(DevError, match="NotFound"):
+        bare.kubectl("get", "--namespace", NAMESPACE, "deployment", "videojob-operator")
+    left = bare.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
+    assert "videojob" not in left
+
+    # A reinstall takes over what was kept.
+    helm("install", *RELEASE, "--values", values)
+    assert _get(bare, "gpupool", "p")["metadata"]["uid"] == pool["metadata"]["uid"]
+    assert _get(bare, "gpupool", "p")["spec"]["scaling"]["maxReplicas"] == 2
+
+    # Unless it is told not to keep them.
+    helm("upgrade", *RELEASE, "--set=crds.keep=false")
+    helm("uninstall", "videojob", "--namespace", NAMESPACE, "--no-hooks")
+    bare.kubectl("wait", "--for=delete", "--timeout=50s", *crds)
+    assert _ours(bare) == set()
+
+
+def test_notes_can_be_followed_by_copying(bare: Cluster, helm: Helm, values: str) -> None:
+    printed = helm("install", "studio", str(CHART), "--namespace", NAMESPACE, "--values", values)
+    notes = printed.partition("NOTES:")[2]
+    assert "installed as studio in videojob-system" in notes
+    assert "Models: tiny" in notes
+    assert "helm uninstall studio --namespace videojob-system --timeout 660s" in notes
+    (command,) = re.findall(r"^    (kubectl apply .*?^    END)$", notes, re.MULTILINE | re.DOTALL)
+    environment = {
+        **os.environ,
+        "KUBECONFIG": str(bare.kubeconfig),
+        "PATH": f"{program('kubectl').parent}:{os.environ['PATH']}",
+    }
+    subprocess.run(("bash", "-ec", textwrap.dedent("    " + command)), env=environment, timeout=60, check=True)
+    assert _get(bare, "--namespace", "default", "videojob", "first")["spec"]["model"] == "tiny"
+
+
+def test_a_team_without_rights_on_the_cluster_installs_for_itself(bare: Cluster, helm: Helm) -> None:
+    # The team may do everything in its namespace, and nothing else.
+    everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "rules": [everything]}
+    bare.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team-a"}},
+        role | {"metadata": {"name": "everything", "namespace": "team-a"}},
+    )
+    bare.kubectl("create", "rolebinding", "all", "--role=everything", "--user=team", "--namespace=team-a")
+
+    # Once, the administrator.
+    bare.kubectl("apply", "--server-side", "-f", str(MANIFESTS / "crds"))
+    switches = ("--set=namespaced.enabled=true", "--set=namespaced.createClusterRoles=true")
+    roles = helm("template", "videojob", str(CHART), *switches, "--show-only", "templates/rbac/cluster.yaml")
+    bare.kubectl("apply", "-f", "-", input=roles)
+    for account in ("operator", "runner"):
+        name = f"videojob-namespaced-{account}"
+        subject = f"--serviceaccount=team-a:videojob-{account}"
+        bare.kubectl("create", "clusterrolebinding", f"{name}-team-a", f"--clusterrole={name}", subject)
+
+    with pytest.raises(DevError, match="forbidden"):
+        helm("install", "videojob", str(CHART), "--namespace", "team-a", "--kube-as-user", "team")
+    helm("uninstall", "videojob", "--namespace", "team-a", "--no-hooks", "--ignore-not-found")
+    release = ("videojob", str(CHART), "--namespace", "team-a", "--kube-as-user", "team")
+    helm("install", *release, "--set=namespaced.enabled=true,defaultQueue.namespaces={team-a}")
+
+    for account, verb, what, namespace, allowed in (
+        ("operator", "patch", "videojobs.videojob.dev", "team-a", True),
+        ("operator", "patch", "videojobs.videojob.dev", "default", False),
+        ("operator", "list", "videojobs.videojob.dev", "", False),
+        ("operator", "list", "gpupools.videojob.dev", "", True),
+        ("operator", "patch", "gpupools.videojob.dev", "", False),
+        ("operator", "create", "deployments.apps", "team-a", True),
+        ("operator", "get", "secrets", "default", False),
+        ("runner", "list", "videomodels.videojob.dev", "", True),
+        ("runner", "list", "videojobs.videojob.dev", "default", False),
+        ("runner", "create", "pods", "team-a", False),
+    ):
+        assert _may(bare, account, verb, what, namespace) == allowed, (account, verb, what, namespace)
+    status = ("patch", "gpupools.videojob.dev", "", "--subresource=status")
+    assert _may(bare, "operator", *status)
+    assert not _may(bare, "runner", *status)
+
+
+def _may(cluster: Cluster, account: str, verb: str, what: str, namespace: str, *more: str) -> bool:
+    where = ("--namespace", namespace) if namespace else ("--all-namespaces",)
+    who = f"--as=system:serviceaccount:team-a:videojob-{account}"
+    try:
+        return cluster.kubectl("auth", "can-i", verb, what, who, *where, *more).strip() == "yes"
+    except DevError:
+        return False
