@@ -30,7 +30,7 @@ from videojob.api.conditions import ConditionType, find
 from videojob.api.patch import status_patch
 from videojob.api.replica import REPORT_ANNOTATION, ModelState, ReplicaReport, lease_name
 from videojob.api.videojob import Resolved, VideoJob, VideoJobStatus
-from videojob.kube.client import LEASES, VIDEO_JOBS, VIDEO_MODELS, Json, KubeClient, KubeError
+from videojob.kube.client import GPU_POOLS, LEASES, VIDEO_JOBS, VIDEO_MODELS, Json, KubeClient, KubeError
 from videojob.runner.buffers import SHM
 
 PATIENCE = 180.0
@@ -125,6 +125,11 @@ class System:
                 **spec,
             },
         }
+
+    async def resize(self, max_jobs: int) -> None:
+        """Let each replica take so many jobs."""
+        endpoints = [{**endpoint, "maxJobs": max_jobs} for endpoint in self._pool()["spec"]["endpoints"]]
+        await self.client.merge_patch(GPU_POOLS, self.pool, {"spec": {"endpoints": endpoints}})
 
     def start_operator(self) -> None:
         """Start the operator, unless it runs."""

@@ -103,6 +103,36 @@ async def test_jobs_share_nothing_but_the_server(system: System) -> None:
     assert system.output_sha256(first) != system.output_sha256(other)
 
 
+async def test_two_jobs_share_a_replica_chunk_by_chunk(system: System) -> None:
+    """Neither waits for the other's end, and each gives the bytes that it gives alone."""
+    quiet = [await system.undisturbed(), await system.undisturbed(seed=8)]
+    faults = system.replicas["blue"].faults
+    await system.resize(2)
+    try:
+        await system.until(lambda: slots(system, 2), "the replica does not take two jobs")
+        faults.clear()
+        faults.hold("denoiser", 1)
+        await system.submit("left")
+        await system.submit("right", seed=8)
+        for name in ("left", "right"):
+            await system.until_status(name, lambda status: status.phase is Phase.RUNNING, f"{name} does not run")
+        faults.release("denoiser")
+        ended = [await system.until_finished(name) for name in ("left", "right")]
+    finally:
+        await system.resize(1)
+        await system.until(lambda: slots(system, 1), "the replica still takes two jobs")
+
+    assert [system.output_sha256(status) for status in ended] == quiet
+    begun = [chunk for chunk, step, _ in faults.steps("denoiser") if step == 1]
+    assert sorted(begun) == sorted([*range(5), *range(5)])
+    for chunk in (1, 2):  # With two requests each in flight, no job is further ahead than that.
+        assert begun[: begun.index(chunk + 2)].count(chunk) == 2, begun
+
+
+async def slots(system: System, count: int) -> bool:
+    return (await system.report("blue")).slots == count
+
+
 async def test_a_prompt_that_is_too_long_fails_at_once_and_says_both_counts(system: System) -> None:
     await system.submit("long", prompt="x" * 600)
 

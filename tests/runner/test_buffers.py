@@ -1,13 +1,42 @@
 """Shared memory that nobody leaves behind, on a real Triton."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
-from videojob.runner.buffers import SHM, Buffer, FrameBuffers
+from videojob.runner.buffers import SHM, TRITON_BYTES, Buffer, FrameBuffers
 from videojob.runner.triton import Region, Triton
 
 SIZE = 1 << 16
+MEBI = 1 << 20
+AS_ROOT = [] if os.geteuid() == 0 else ["--map-root-user"]
+MOUNT = 'mount -t tmpfs -o size="$1" tmpfs /dev/shm && shift && exec "$@"'
+BORROW = """
+import asyncio, os
+from videojob.runner.buffers import FrameBuffers
+
+class Server:
+    async def registered(self):
+        return set()
+    async def register(self, region):
+        # As the server does: it writes to every page.
+        with open("/dev/shm/" + region.name, "r+b") as file:
+            file.write(bytes(region.size))
+    async def unregister(self, name):
+        pass
+
+async def main():
+    buffers = FrameBuffers(Server(), "pool", "replica")
+    borrowed = await buffers.borrow(3, 1 << 20)
+    print(sum(buffer.region is not None for buffer in borrowed))
+    await buffers.close()
+    print(len(os.listdir("/dev/shm")))
+
+asyncio.run(main())
+"""
 
 
 @pytest.fixture
@@ -85,6 +114,33 @@ async def test_a_server_that_was_restarted_learns_its_regions_again(
     assert names(await buffers.borrow(1, SIZE)) == names(borrowed)
     assert names(borrowed) <= await triton.registered()
     await buffers.close()
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "shared"),
+    [
+        pytest.param(TRITON_BYTES // MEBI + 5, True, id="three buffers and two for Triton"),
+        pytest.param(TRITON_BYTES // MEBI + 4, False, id="too little for Triton beside them"),
+        pytest.param(2, False, id="too little for the buffers"),
+    ],
+)
+def test_a_shared_memory_that_is_too_small_is_left_to_triton(mebibytes: int, shared: bool) -> None:
+    """As of a pod with an emptyDir that is too small: frames come through gRPC, and nobody is killed.
+
+    The folder is a real one of that size, mounted for a process of its own, which asks for three buffers of 1 MiB.
+    """
+    ended = subprocess.run(
+        ["unshare", "--mount", *AS_ROOT, "sh", "-c", MOUNT, "sh", f"{mebibytes}m", sys.executable, "-c", BORROW],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    regions, left = ended.stdout.split()
+    assert regions == ("3" if shared else "0")
+    assert left == "0"
 
 
 def test_memory_that_is_not_there_is_refused_before_it_is_written_to() -> None:

@@ -3,10 +3,12 @@
 Whether the machine is shared is found out by trying: the server can map a region only if it sees the same file. Names
 carry a hash of pool and replica and a part that is unique to the process, so a runner that starts can clean up after
 one that was killed and never shares a region with a zombie. A server that was killed leaves nothing: its mappings go
-with it. Memory is reserved before it is used, because writing to a full /dev/shm kills the writer.
+with it. Memory is reserved before it is used, because writing to a full /dev/shm kills the writer. Triton's stages pass
+frames to each other in that same memory, and a chunk fails where they find none: so some is left for them.
 """
 
 import asyncio
+import errno
 import hashlib
 import logging
 import mmap
@@ -22,6 +24,12 @@ from videojob.runner.triton import Region, Triton, TritonGoneError, TritonRefuse
 log = logging.getLogger(__name__)
 
 SHM = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory is, by definition
+
+
+TRITON_CHUNKS = 2
+"""Chunks that there is always memory for in Triton's stages. Measured: 1.5 times the frames of the largest chunk."""
+TRITON_BYTES = 32 << 20
+"""And for what else the stages pass to each other: at least 1 MiB a stage of each model."""
 
 
 class Buffer:
@@ -120,10 +128,19 @@ class FrameBuffers:
             if buffer.region is not None and buffer.region.size >= size:
                 return buffer
             await self.retire(buffer)
+        self._leave_room(size)
         buffer = Buffer(region := Region(f"{self._own}{self._made}", size))
         self._made += 1
         self._all[region.name] = buffer
         return buffer
+
+    def _leave_room(self, size: int) -> None:
+        """Raises OSError where one more buffer would leave Triton's stages too little, used by them yet or not."""
+        status = os.statvfs(SHM)
+        total = status.f_blocks * status.f_frsize
+        held = sum(buffer.region.size for buffer in self._all.values() if buffer.region is not None)
+        if held + size + TRITON_CHUNKS * size + TRITON_BYTES > total:
+            raise OSError(errno.ENOSPC, f"{SHM} has {total} bytes, too few for the frames of {size} bytes a chunk")
 
     async def _register(self, buffers: list[Buffer]) -> None:
         known = await self._triton.registered()
