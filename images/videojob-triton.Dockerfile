@@ -15,7 +15,9 @@ RUN --mount=type=bind,source=images,target=/source/images \
     --mount=type=bind,source=model_repo,target=/source/model_repo \
     /source/images/install.sh code /opt/videojob triton
 
-ENV PYTHONDONTWRITEBYTECODE=1 \
+# After the base's own, whose Python is Triton's.
+ENV PATH=${PATH}:/opt/videojob/bin \
+    PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER 10001:10001
-ENTRYPOINT ["/opt/videojob/bin/videojob-triton"]
+ENTRYPOINT ["videojob-triton"]

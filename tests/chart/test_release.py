@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from dev.chart import CHART
+from dev.chart import CHART, render
 from dev.cluster import MANIFESTS, NAMESPACE, Cluster
 from dev.errors import DevError
 from dev.programs import program
+from videojob.api import FINALIZER
+from videojob.api.replica import pod_labels
 
 Helm = Callable[..., str]
 RELEASE = ("videojob", str(CHART), "--namespace", NAMESPACE)
@@ -85,6 +88,47 @@ def test_a_release_lives_and_what_is_kept_outlives_it(bare: Cluster, helm: Helm,
     helm("uninstall", "videojob", "--namespace", NAMESPACE, "--no-hooks")
     bare.kubectl("wait", "--for=delete", "--timeout=50s", *crds)
     assert _ours(bare) == set()
+
+
+@pytest.mark.parametrize("namespaced", [False, True])
+def test_hook_before_uninstall_may_do_its_work(bare: Cluster, helm: Helm, namespaced: bool) -> None:
+    """With no more than its own role: the jobs are let go, the pools' Deployments are gone, the operator is stopped."""
+    bare.kubectl("apply", "--server-side", "-f", str(MANIFESTS / "crds"))
+    switches = ("--set=crds.install=false", f"--set=namespaced.enabled={str(namespaced).lower()}")
+    helm("install", *RELEASE, *switches)
+    hooks = [each for each in render(*switches) if each["metadata"].get("annotations", {}).get("helm.sh/hook")]
+    bare.apply(*(each for each in hooks if each["kind"] != "Job"))
+    (job,) = (each for each in hooks if each["kind"] == "Job")
+    shots = [{"prompt": "A fox.", "seconds": 1}]
+    bare.apply(
+        {
+            "apiVersion": "videojob.dev/v1alpha1",
+            "kind": "VideoJob",
+            "metadata": {"name": "kept", "namespace": NAMESPACE, "finalizers": [FINALIZER]},
+            "spec": {"model": "tiny", "shots": shots},
+        },
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "pool-p", "namespace": NAMESPACE, "labels": pod_labels("p")},
+            "spec": {
+                "selector": {"matchLabels": pod_labels("p")},
+                "template": {
+                    "metadata": {"labels": pod_labels("p")},
+                    "spec": {"containers": [{"name": "runner", "image": "runner"}]},
+                },
+            },
+        },
+    )
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    account = bare.service_account(job["spec"]["template"]["spec"]["serviceAccountName"])
+    command = (sys.executable, *container["command"][1:], *container["args"])
+    subprocess.run(command, env={**os.environ, "KUBECONFIG": str(account)}, timeout=60, check=True)
+
+    assert "finalizers" not in _get(bare, "--namespace", NAMESPACE, "videojob", "kept")["metadata"]
+    assert _get(bare, "--namespace", NAMESPACE, "deployment", "videojob-operator")["spec"]["replicas"] == 0
+    with pytest.raises(DevError, match="NotFound"):
+        bare.kubectl("get", "--namespace", NAMESPACE, "deployment", "pool-p")
 
 
 def test_notes_can_be_followed_by_copying(bare: Cluster, helm: Helm, values: str) -> None:

@@ -1,6 +1,8 @@
 """Which value changes what, and which are refused."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -167,6 +169,7 @@ def _at(document: Any, path: tuple[str | int, ...]) -> Any:
         ),
         ([], *HOOK, ("metadata", "annotations", "helm.sh/hook"), "pre-delete"),
         (["uninstall.timeoutSeconds=90"], *HOOK, ("spec", "activeDeadlineSeconds"), 90),
+        (["uninstall.timeoutSeconds=90"], *HOOK, (*CONTAINER, "args", 2), "--patience-seconds=60"),
         (["uninstall.enabled=false"], *HOOK, (), None),
         (["uninstall.enabled=false"], "ServiceAccount", "videojob-uninstall", (), None),
         (["uninstall.enabled=false"], "ClusterRole", "videojob-uninstall", (), None),
@@ -194,6 +197,21 @@ def test_value(settings: list[str], kind: str, name: str, path: tuple[str | int,
 def test_argument_of_the_operator(settings: list[str], argument: str, given: bool) -> None:
     rendered = _find(render(*(f"--set={setting}" for setting in settings)), *OPERATOR)
     assert (argument in _at(rendered, (*CONTAINER, "args"))) == given
+
+
+@pytest.mark.parametrize("settings", [[], ["namespaced.enabled=true"]])
+@pytest.mark.parametrize(
+    ("kind", "name", "module"),
+    [(*OPERATOR, "videojob.controller"), (*HOOK, "videojob.controller.uninstall")],
+)
+def test_programs_know_their_arguments(settings: list[str], kind: str, name: str, module: str) -> None:
+    """The last argument ends a program that knows all the others before it does anything."""
+    rendered = _find(render(*(f"--set={setting}" for setting in settings)), kind, name)
+    arguments = _at(rendered, (*CONTAINER, "args"))
+    assert _at(rendered, (*CONTAINER, "command")) == ["/opt/videojob/bin/python", "-m", module]
+    command = (sys.executable, "-m", module, *arguments, "--help")
+    known = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert [each for each in arguments if each.partition("=")[0] not in known] == []
 
 
 def test_every_alert_and_dashboard_is_installed() -> None:

@@ -89,16 +89,17 @@ release's own namespace. Of the operator and the runner a test holds these to ma
 # patch takes off the finalizer.
 - apiGroups: [videojob.dev]
   resources: [videojobs]
-  verbs: [get, list, patch]
+  verbs: [list, patch]
 {{- end }}
 
 {{- define "videojob.rules.uninstall.system" -}}
+# The operator's own, and those of the pools.
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch, patch, delete]
+  verbs: [get, list, patch, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list]
 {{- end }}
 
 {{/* A Role or ClusterRole and its binding. The argument: root, kind, name, account, component, rules, annotations. */}}
