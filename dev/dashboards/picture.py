@@ -23,9 +23,9 @@ from dev.dashboards.results import Heading, Panel, Prometheus, Series, chosen, h
 BACKGROUND, PAPER, INK, FAINT = "#111217", "#181b1f", "#ccccdc", "#2c3235"
 PALETTE = ("#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#96d98d", "#fade2a", "#ca95e5")
 NAMED = {"green": "#73bf69", "orange": "#ff9830", "red": "#f2495c", "blue": "#5794f2", "text": INK}
-COLUMN, LINE = 0.62, 0.34
+COLUMN, LINE = 0.55, 0.31
 """Inches of one of the 24 columns and of one line of the grid."""
-DOTS_PER_INCH = 64
+DOTS_PER_INCH = 80
 LEGEND_ENTRIES = 6
 SUFFIXES = {"ops": "/s", "reqps": "/s", "watt": " W"}
 
@@ -38,6 +38,7 @@ class View:
     start: float
     end: float
     step: float
+    """Seconds. The last of them is the end."""
     variables: Mapping[str, str]
 
 
@@ -99,7 +100,8 @@ def _ask(panel: Panel, view: View) -> list[tuple[str, Series]]:
         if panel.instant:
             answer = view.prometheus.at(query, view.end)
         else:
-            answer = view.prometheus.over(query, view.start, view.end, view.step)
+            steps = int((view.end - view.start) / view.step)
+            answer = view.prometheus.over(query, view.end - steps * view.step, view.end, view.step)
         found += [(series.name(legend), series) for series in answer]
     return found
 
@@ -126,20 +128,22 @@ def _stat(axes: Axes, panel: Panel, found: Sequence[tuple[str, Series]]) -> None
 
 
 def _curves(axes: Axes, panel: Panel, found: Sequence[tuple[str, Series]], view: View) -> None:
-    floor: dict[float, float] = {}
+    floor = dict.fromkeys(sorted({time_ for _, series in found for time_, _ in series.points}), 0.0)
     for number, (name, series) in enumerate(found):
         color = PALETTE[number % len(PALETTE)]
         times = [point[0] - view.start for point in series.points]
         values = [point[1] for point in series.points]
         label = textwrap.shorten(name, 34, placeholder="…") if name and "{{" not in name else None
         if panel.stacked:
-            below = [floor.get(time_, 0.0) for time_ in times]
-            above = [base + value for base, value in zip(below, values, strict=True)]
-            floor.update(zip(times, above, strict=True))
-            axes.fill_between(times, below, above, color=color, alpha=0.6, linewidth=0, label=label)
+            # A series that is not there counts as 0, else the next one would fall through.
+            known, below = dict(series.points), list(floor.values())
+            floor = {time_: base + known.get(time_, 0.0) for time_, base in floor.items()}
+            every = [time_ - view.start for time_ in floor]
+            axes.fill_between(every, below, [*floor.values()], color=color, alpha=0.6, linewidth=0, label=label)
         else:
             axes.plot(times, values, color=color, linewidth=1.1, label=label, marker="." if len(times) == 1 else None)
-    top = max(value for _, series in found for _, value in series.points)
+    highest = floor.values() if panel.stacked else (value for _, series in found for _, value in series.points)
+    top = max(highest)
     for threshold, color in panel.thresholds:
         if threshold <= 2 * top:
             axes.axhline(threshold, color=NAMED[color], linewidth=0.9, linestyle="--")
@@ -157,7 +161,7 @@ def _curves(axes: Axes, panel: Panel, found: Sequence[tuple[str, Series]], view:
             loc="upper left",
             bbox_to_anchor=(-0.12, -0.14),
             ncols=3 if max(map(len, labels)) < 16 else 2,
-            fontsize=5.5,
+            fontsize=6,
             labelcolor=INK,
             frameon=False,
             handlelength=1,

@@ -107,7 +107,7 @@ async def _work(system: System, prometheus: Prometheus) -> Run:
         # One slot: they wait for each other. A histogram tells nothing before its second observation.
         names = ["first", "second", "third"]
         for name in names:
-            await system.submit(name, seconds=8, prompt=f"a {name} red fox")
+            await system.submit(name, seconds=16, prompt=f"a {name} red fox")
         for name in names:
             await system.until_finished(name)
         system.replicas[REPLICA].faults.fail("denoiser", 1, times=2)
@@ -121,9 +121,12 @@ async def _work(system: System, prometheus: Prometheus) -> Run:
         phases = Counter(job.status.phase for job in jobs)
 
         async def caught_up() -> bool:
-            succeeded = 'sum(videojob_jobs{phase="Succeeded"})'
-            seen = await asyncio.to_thread(prometheus.at, succeeded, time.time())
-            return bool(seen) and seen[0].points[0][1] == phases[Phase.SUCCEEDED]
+            # The pool's status is written a moment later; what waits in a stopped queue waits for no pool.
+            settled = (
+                f'sum(videojob_jobs{{phase="Succeeded"}}) == {phases[Phase.SUCCEEDED]} '
+                f"and sum(videojob_gpu_seconds_total) > 0 and sum(videojob_pool_queue_depth) == 0"
+            )
+            return bool(await asyncio.to_thread(prometheus.at, settled, time.time()))
 
         await system.until(caught_up, "Prometheus does not see the end of the jobs")
         return Run(
