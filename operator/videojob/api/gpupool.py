@@ -210,7 +210,7 @@ class GPUPoolStatus(Resource):
     waiting_jobs: Annotated[int, Field(description="Jobs that wait, and are predicted to run here.")] = 0
     slots: Annotated[int, Field(description="Jobs that the ready replicas can hold.")] = 0
     backlog_seconds: Annotated[
-        int, Field(description="Predicted replica seconds of the jobs that run or wait here; rounded to 10.")
+        int, Field(description="Predicted replica seconds of the jobs that run or wait here; two digits.")
     ] = 0
     cold_start_seconds: Annotated[
         int | None, Field(description="From a pod's creation to its first ready model, as measured lately.")

@@ -16,6 +16,7 @@ from videojob.api import GROUP, VERSION
 from videojob.controller.cache import KINDS
 from videojob.kube.client import Json, ResourceKind
 
+IDENTITY: Any = "videojob-operator"
 Seen = Callable[[ResourceKind, str, Json], None]
 """Called for each event with kind, type (LISTED, ADDED, MODIFIED, DELETED) and object."""
 
@@ -85,6 +86,8 @@ async def watch(
         clusterwide=namespace is None,
         namespaces=() if namespace is None else (namespace,),
         standalone=True,
+        # Peering is off, but kopf would still ask for the user's name, and fail where the uid has none.
+        identity=IDENTITY,
         stop_flag=stop,
         ready_flag=ready,
     )

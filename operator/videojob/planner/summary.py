@@ -29,8 +29,6 @@ _REASONS = {
 _BROKEN = (Rank.NO_STORE, Rank.NO_TRITON, Rank.LOAD_FAILED)
 
 
-BACKLOG_STEP = 10
-"""Seconds to which a backlog is rounded, so that a pool's status changes seldom."""
 _POD_CONDITIONS = {
     ConditionType.PODS_SCHEDULED: (Reason.SCHEDULED, "Every pod has a node."),
     ConditionType.IMAGES_PULLED: (Reason.PULLED, "Every image is there."),
@@ -133,7 +131,7 @@ def _pool(
         running_jobs=sum(jobs for key, jobs in held.items() if key.pool == name),
         waiting_jobs=scaling.demand.waiting,
         slots=slots,
-        backlog_seconds=round(scaling.demand.backlog_seconds / BACKLOG_STEP) * BACKLOG_STEP,
+        backlog_seconds=_two_digits(scaling.demand.backlog_seconds),
         cold_start_seconds=None if scaling.cold_start_seconds is None else round(scaling.cold_start_seconds),
         estimates=scaling.estimates.remembered(pool),
         last_scaling=scaling.last,
@@ -181,6 +179,11 @@ def _queue(queue: VideoQueue, pending: int, active: int, now: datetime) -> Video
         active_jobs=active,
         conditions=_ready(queue.status.conditions, state, now, queue.metadata.generation),
     )
+
+
+def _two_digits(seconds: float) -> int:
+    """Rounded so that a pool's status changes seldom; never 0 where there is something to do."""
+    return max(int(float(f"{seconds:.2g}")), seconds > 0)
 
 
 def _ready(
