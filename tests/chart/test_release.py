@@ -171,7 +171,9 @@ def test_a_team_without_rights_on_the_cluster_installs_for_itself(bare: Cluster,
         helm("install", "videojob", str(CHART), "--namespace", "team-a", "--kube-as-user", "team")
     helm("uninstall", "videojob", "--namespace", "team-a", "--no-hooks", "--ignore-not-found")
     release = ("videojob", str(CHART), "--namespace", "team-a", "--kube-as-user", "team")
-    helm("install", *release, "--set=namespaced.enabled=true,defaultQueue.namespaces={team-a}")
+    printed = helm("install", *release, "--set=namespaced.enabled=true,defaultQueue.namespaces={team-a}")
+    assert "GPUPool with `operatorNamespace: team-a`" in printed
+    assert "NAMESPACE" not in printed.partition("NOTES:")[2]
 
     for account, verb, what, namespace, allowed in (
         ("operator", "patch", "videojobs.videojob.dev", "team-a", True),
