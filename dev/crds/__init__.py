@@ -1,4 +1,4 @@
-"""CRDs of others: files of their Go modules, as go.mod and go.sum beside this pin them, kept in the module cache of Go."""
+"""CRDs of others: files of their Go modules, as go.mod and go.sum beside this pin them, in the module cache of Go."""
 
 import json
 import os
