@@ -66,6 +66,7 @@ class Operator:
         self._workloads = Workloads(self._wake, self._cold_started)
         self._pools = Pools(
             self._client,
+            self._cache,
             self._workloads,
             replace(settings.site, namespace=settings.namespace),
             self._metrics,
@@ -247,7 +248,7 @@ class Operator:
         known = self._cache.snapshot()
         return replace(
             known,
-            replicas=with_pods(self._leases.replicas(), self._workloads.pods, known.pools),
+            replicas=with_pods(self._leases.replicas(), self._workloads.pods, known.pools, known.jobs),
             pods=dict(self._workloads.pods),
             workloads=self._pools.workloads(),
             busy=self._writer.busy,

@@ -9,15 +9,16 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from videojob.api.conditions import MESSAGE_LIMIT
 from videojob.api.gpupool import PAUSED_ANNOTATION, GPUPool, LastScaling, ScalingMode
 from videojob.api.replica import DRAIN_ANNOTATION, ModelState, lease_name
+from videojob.controller.cache import Cache
 from videojob.controller.metrics import Metrics
-from videojob.controller.workloads import Deployed, Workloads
+from videojob.controller.workloads import FIELD_MANAGER, Deployed, Workloads
 from videojob.kube.client import DEPLOYMENTS, LEASES, PODS, Json, KubeClient, KubeError, ResourceKind
 from videojob.planner.demand import Demand, demands
 from videojob.planner.estimate import Estimates
@@ -30,7 +31,8 @@ from videojob.pods.read import DELETION_COST
 
 logger = logging.getLogger(__name__)
 
-FIELD_MANAGER = "videojob-operator"
+SCALER = "videojob-scaler"
+"""Field manager that keeps the number of replicas from the operator's last word until somebody else's first."""
 SCALE_DOWN = "ScaleDown"
 """Reason of the drains that are asked for here; others, such as a person's, are left alone."""
 REFUSED_SECONDS = 30.0
@@ -54,7 +56,8 @@ class _State:
     """The Deployment's, after that."""
     refused: str = ""
     refused_at: float = 0.0
-    refused_version: str = ""
+    refused_generation: int = 0
+    """The pool's. Its resource version would not do: it changes with every status."""
 
 
 class Pools:
@@ -63,6 +66,7 @@ class Pools:
     def __init__(
         self,
         client: KubeClient,
+        cache: Cache,
         workloads: Workloads,
         site: Site,
         metrics: Metrics,
@@ -74,6 +78,7 @@ class Pools:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._client = client
+        self._cache = cache
         self._workloads = workloads
         self._site = site
         self._metrics = metrics
@@ -94,7 +99,8 @@ class Pools:
                 self._states.clear()
                 continue
             snapshot = self._snapshot()
-            asked = demands(snapshot, self._known(snapshot))
+            asked = demands(snapshot, self._known())
+            held = held_jobs(snapshot.jobs)
             for name in self._states.keys() - snapshot.pools.keys():
                 del self._states[name]
             for name, pool in snapshot.pools.items():
@@ -102,7 +108,7 @@ class Pools:
                 state.demand = asked[name]
                 if pool.spec.made_of_pods and self._leading():
                     try:
-                        await self._tend(pool, state, snapshot)
+                        await self._tend(pool, state, snapshot, held)
                     except KubeError as error:
                         logger.warning("GPUPool %s was not looked after: %s", name, error)
 
@@ -129,11 +135,10 @@ class Pools:
 
     def progressed(self, old: Job, new: Job, sharing: int) -> None:
         """A job has committed more chunks, while so many jobs, itself included, were on its replica."""
-        snapshot = self._snapshot()
-        model = snapshot.models.get(new.model)
+        model = self._cache.models.get(new.model)
         if model is None or new.resolved is None or new.assignment is None:
             return
-        self._estimates = self._known(snapshot).observe(
+        self._estimates = self._known().observe(
             new.assignment.pool,
             model,
             new.resolved,
@@ -142,9 +147,9 @@ class Pools:
             sharing,
         )
 
-    def _known(self, snapshot: Snapshot) -> Estimates:
+    def _known(self) -> Estimates:
         if self._estimates is None:
-            self._estimates = Estimates.restored(snapshot.pools.values())
+            self._estimates = Estimates.restored(self._cache.pools.values())
         return self._estimates
 
     def _state(self, pool: GPUPool) -> _State:
@@ -155,10 +160,10 @@ class Pools:
             self._states[pool.metadata.name] = state
         return state
 
-    async def _tend(self, pool: GPUPool, state: _State, snapshot: Snapshot) -> None:
+    async def _tend(self, pool: GPUPool, state: _State, snapshot: Snapshot, held: Counter[ReplicaKey]) -> None:
         deployed = self._workloads.deployed(pool.metadata.name)
         current = deployed.wanted if deployed else 0
-        candidates = _candidates(pool.metadata.name, snapshot)
+        candidates = _candidates(pool.metadata.name, snapshot, held)
         decision = self._decide(pool, state, current, candidates)
         state.decision, state.history = decision, decision.history
         if decision.wanted >= current:
@@ -166,18 +171,48 @@ class Pools:
             await self._apply(pool, state, snapshot, deployed, decision.wanted)
             return
         await self._apply(pool, state, snapshot, deployed, current)
-        gone = await self._drain(pool, candidates, snapshot, current - decision.wanted)
-        if gone:
+        gone = await self._drain(pool, candidates, snapshot, len(candidates) - decision.wanted)
+        # By the pods that there are: one that has drained may still be seen after the number was lowered for it, and one
+        # that was never made, as where a quota refuses it, is not waited for.
+        left = max(decision.wanted, len(candidates) - gone)
+        if left < current:
             await self._price(pool, candidates, snapshot)
-            await self._apply(pool, state, snapshot, self._workloads.deployed(pool.metadata.name), current - gone)
+            await self._apply(pool, state, snapshot, self._workloads.deployed(pool.metadata.name), left)
+
+    async def _leave_to_others(
+        self,
+        pool: GPUPool,
+        state: _State,
+        snapshot: Snapshot,
+        deployed: Deployed | None,
+        candidates: list[Candidate],
+    ) -> None:
+        """An HPA or KEDA scales the Deployment itself; whichever pod goes drains as it ends."""
+        name, current = pool.metadata.name, deployed.wanted if deployed else 0
+        message = f"Whoever scales Deployment {deployment_name(name)} decides."
+        state.decision, state.history = Decision(current, ScalingReason.EXTERNAL, message, History(), None), History()
+        await self._let_stay(pool, candidates, snapshot)
+        await self._price(pool, candidates, snapshot)
+        if deployed is None:
+            await self._apply(pool, state, snapshot, deployed, pool.spec.scaling.min_replicas)
+            return
+        if deployed.owned:
+            # A field that nobody owns any more falls back to its default, which is 1 replica.
+            body = {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": {"name": deployment_name(name)},
+                "spec": {"replicas": current},
+            }
+            await self._client.apply(DEPLOYMENTS, deployment_name(name), body, self._site.namespace, SCALER)
+        await self._apply(pool, state, snapshot, deployed, None)
 
     def _decide(self, pool: GPUPool, state: _State, current: int, candidates: list[Candidate]) -> Decision:
         spec = pool.spec
-        paused = pool.metadata.annotations.get(PAUSED_ANNOTATION, "").lower() == "true"
+        paused = _paused(pool)
         if spec.scaling.mode is ScalingMode.EXTERNAL and not paused:
-            wanted = spec.scaling.min_replicas if spec.replicas is None else spec.replicas
-            message = f"spec.replicas, which the operator leaves alone, is {wanted}."
-            return Decision(wanted, ScalingReason.EXTERNAL, message, History(), None)
+            wanted = spec.replicas or 0
+            return Decision(wanted, ScalingReason.EXTERNAL, f"spec.replicas is {wanted}.", History(), None)
         busy = sum(one.jobs > 0 for one in candidates)
         ready = sum(one.ready for one in candidates)
         return scale(
@@ -234,11 +269,14 @@ class Pools:
                 raise
 
     async def _apply(
-        self, pool: GPUPool, state: _State, snapshot: Snapshot, deployed: Deployed | None, replicas: int
+        self, pool: GPUPool, state: _State, snapshot: Snapshot, deployed: Deployed | None, replicas: int | None
     ) -> None:
-        """Apply the Deployment where it is not as it should be."""
-        name, version = pool.metadata.name, pool.metadata.resource_version
-        if state.refused_version == version and self._monotonic() < state.refused_at + REFUSED_SECONDS:
+        """Apply the Deployment where it is not as it should be, with so many replicas, or with as many as it has."""
+        name = pool.metadata.name
+        if (
+            state.refused_generation == pool.metadata.generation
+            and self._monotonic() < state.refused_at + REFUSED_SECONDS
+        ):
             return
         models = [snapshot.models[model] for model in pool.spec.models if model in snapshot.models]
         try:
@@ -258,17 +296,17 @@ class Pools:
             self._refuse(pool, state, f"The API server refuses the Deployment of the pool's pods: {error}")
             return
         state.applied, state.generation = text, answer["metadata"]["generation"]
-        state.refused, state.refused_version = "", ""
+        state.refused, state.refused_generation = "", 0
         self._workloads.apply_deployment(answer)
         before = deployed.wanted if deployed else 0
-        if before != replicas and state.decision is not None:
+        if replicas is not None and before != replicas and state.decision is not None:
             self._scaled(pool, state, state.decision, before, replicas)
 
     def _refuse(self, pool: GPUPool, state: _State, message: str) -> None:
         if message[:MESSAGE_LIMIT] != state.refused:
             logger.error("GPUPool %s: %s", pool.metadata.name, message)
         state.refused, state.refused_at = message[:MESSAGE_LIMIT], self._monotonic()
-        state.refused_version = pool.metadata.resource_version
+        state.refused_generation = pool.metadata.generation
 
     def _scaled(self, pool: GPUPool, state: _State, decision: Decision, before: int, after: int) -> None:
         state.last = LastScaling(
@@ -303,9 +341,16 @@ class Pools:
 
 
 def with_pods(
-    replicas: Mapping[ReplicaKey, Replica], pods: Mapping[ReplicaKey, Pod], pools: Mapping[str, GPUPool]
+    replicas: Mapping[ReplicaKey, Replica],
+    pods: Mapping[ReplicaKey, Pod],
+    pools: Mapping[str, GPUPool],
+    jobs: Iterable[Job],
 ) -> dict[ReplicaKey, Replica]:
-    """The replicas, where one whose pod ends or is gone counts as draining: it must not get another job."""
+    """The replicas, where one that must not get another job counts as draining.
+
+    That is one whose pod ends or is gone; and, of a pool with more pods than maxReplicas, as many as are too many: else
+    each would get the next job as soon as it is free, and none would ever go. Those with a job are the last to count.
+    """
     found = dict(replicas)
     for key, replica in replicas.items():
         pool = pools.get(key.pool)
@@ -314,12 +359,44 @@ def with_pods(
         pod = pods.get(key)
         if pod is None or pod.ending:
             found[key] = replace(replica, draining=True)
+    staying: dict[str, list[ReplicaKey]] = {}
+    for key, pod in pods.items():
+        if not pod.ending:
+            staying.setdefault(key.pool, []).append(key)
+    surplus = {name: len(keys) - _most(pools.get(name)) for name, keys in staying.items()}
+    if not any(count > 0 for count in surplus.values()):
+        return found
+    held = held_jobs(jobs)
+    for name, count in surplus.items():
+        order = sorted(staying[name], key=lambda key: (not (key in found and found[key].draining), held[key] > 0, key))
+        for key in order[: max(0, count)]:
+            if key in found:
+                found[key] = replace(found[key], draining=True)
     return found
 
 
-def _candidates(pool: str, snapshot: Snapshot) -> list[Candidate]:
+def held_jobs(jobs: Iterable[Job]) -> Counter[ReplicaKey]:
+    """The jobs that each replica holds."""
+    return Counter(
+        ReplicaKey(job.assignment.pool, job.assignment.replica)
+        for job in jobs
+        if job.assignment is not None and not job.phase.finished
+    )
+
+
+def _most(pool: GPUPool | None) -> float:
+    """The pods that a pool may keep."""
+    if pool is None or pool.spec.scaling.mode is not ScalingMode.BACKLOG or _paused(pool):
+        return float("inf")
+    return pool.spec.scaling.max_replicas
+
+
+def _paused(pool: GPUPool) -> bool:
+    return pool.metadata.annotations.get(PAUSED_ANNOTATION, "").lower() == "true"
+
+
+def _candidates(pool: str, snapshot: Snapshot, held: Counter[ReplicaKey]) -> list[Candidate]:
     """The pool's pods that are to stay, as far as it was decided."""
-    held = Counter(job.replica_key for job in snapshot.jobs if job.assignment and not job.phase.finished)
     found = []
     for key, pod in snapshot.pods.items():
         if key.pool != pool or pod.ending:

@@ -8,6 +8,8 @@ from videojob.kube.client import Json
 from videojob.planner.snapshot import Pod, ReplicaKey
 from videojob.pods.read import read_pod
 
+FIELD_MANAGER = "videojob-operator"
+"""Owns what the operator says of a Deployment."""
 ColdStart = Callable[[str, float], None]
 """Called with a pool and the seconds that one of its pods took from its creation to being ready."""
 
@@ -19,6 +21,8 @@ class Deployed:
     wanted: int
     generation: int
     """Rises whenever anybody changes its spec."""
+    owned: bool = True
+    """The number of replicas is one of the fields that this operator owns."""
 
 
 class Workloads:
@@ -28,6 +32,8 @@ class Workloads:
         self._changed = changed
         self._cold_start = cold_start
         self._pods: dict[ReplicaKey, Pod] = {}
+        self._started: set[str] = set()
+        """uids of pods that have been ready: one that is so again had no cold start."""
         self._deployments: dict[str, Deployed] = {}
 
     @property
@@ -43,7 +49,7 @@ class Workloads:
         """All pods that exist; the others are gone."""
         bodies = list(bodies)
         for key in self._pods.keys() - {_key(body) for body in bodies}:
-            del self._pods[key]
+            self._forget(key)
         for body in bodies:
             self.apply_pod(body)
         self._changed()
@@ -53,14 +59,21 @@ class Workloads:
         key = _key(body)
         old = self._pods.get(key)
         if deleted:
-            self._pods.pop(key, None)
+            self._forget(key)
             self._changed()
             return
         new = self._pods[key] = read_pod(body)
-        if old is not None and old.ready_since is None and new.ready_since is not None and not new.restarts:
-            self._cold_start(key.pool, (new.ready_since - new.created).total_seconds())
+        if new.ready_since is not None and new.uid not in self._started:
+            self._started.add(new.uid)
+            if old is not None and not new.restarts:
+                self._cold_start(key.pool, (new.ready_since - new.created).total_seconds())
         if old != new:
             self._changed()
+
+    def _forget(self, key: ReplicaKey) -> None:
+        pod = self._pods.pop(key, None)
+        if pod is not None:
+            self._started.discard(pod.uid)
 
     def restore_deployments(self, bodies: Iterable[Json]) -> None:
         """All Deployments that exist; the others are gone."""
@@ -75,12 +88,20 @@ class Workloads:
         if deleted or "deletionTimestamp" in body["metadata"]:
             self._deployments.pop(pool, None)
         else:
-            new = Deployed(int(body["spec"].get("replicas", 1)), int(body["metadata"]["generation"]))
+            metadata = body["metadata"]
+            new = Deployed(int(body["spec"].get("replicas", 1)), int(metadata["generation"]), _owned(metadata))
             old = self._deployments.get(pool)
             if old is not None and old.generation > new.generation:
                 return
             self._deployments[pool] = new
         self._changed()
+
+
+def _owned(metadata: Json) -> bool:
+    return any(
+        entry.get("manager") == FIELD_MANAGER and "f:replicas" in entry.get("fieldsV1", {}).get("f:spec", {})
+        for entry in metadata.get("managedFields", [])
+    )
 
 
 def _key(body: Json) -> ReplicaKey:
