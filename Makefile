@@ -40,6 +40,8 @@ bench: setup
 generate: .venv/made environment
 	@$(RUN) -m videojob.api.crds manifests/crds
 	@$(RUN) -m dev.metrics_doc docs/metrics.md
+	@$(RUN) -m dev.dashboards charts/videojob/dashboards
+	@$(RUN) -m dev.chart
 
 # The lock names no registry: hashes hold whatever mirror the files come from.
 lock: .venv/made environment
@@ -47,6 +49,12 @@ lock: .venv/made environment
 		requirements.in --output-file requirements.lock
 	.venv/bin/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate \
 		dev/programs/go.in --output-file dev/programs/go.txt
+	.venv/bin/uv pip compile --quiet --generate-hashes --no-header --no-annotate --constraint requirements.lock \
+		--python-platform x86_64-manylinux_2_28 --python-version 3.11 --extra operator --extra runner \
+		pyproject.toml --output-file images/videojob.lock
+	.venv/bin/uv pip compile --quiet --generate-hashes --no-header --no-annotate --constraint requirements.lock \
+		--python-platform x86_64-manylinux_2_28 --python-version 3.12 --extra models \
+		pyproject.toml --output-file images/triton.lock
 
 environment: .venv/made
 	@$(RUN) dev/environment.py
@@ -58,7 +66,8 @@ cluster-programs: programs
 	@$(RUN) -m dev.programs kubelet containerd ptp pause coredns versitygw helm
 
 all-programs: .venv/made
-	@$(RUN) -m dev.programs etcd kube-apiserver kubectl versitygw
+	@$(RUN) -m dev.programs etcd kube-apiserver kubectl kubelet containerd ptp pause coredns versitygw helm helm-docs \
+		prometheus kwok
 
 .venv/made:
 	@test -n "$(PYTHON)" || { echo "videojob needs Python 3.11 on PATH (python3.11 or python3): install it, then run make again." >&2; exit 1; }

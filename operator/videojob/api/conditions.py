@@ -132,6 +132,8 @@ class Reason(StrEnum):
     # How a pool, a model or a queue is.
     READY = "Ready"
     """It can be used."""
+    AT_REST = "AtRest"
+    """The pool has no replica and no job; it gets one with the first job."""
     NO_REPLICA = "NoReplica"
     """No replica of the pool has a live heartbeat."""
     MODEL_LOADING = "ModelLoading"

@@ -113,6 +113,9 @@ def _pool(
         state = (False, Reason.MODEL_NOT_FOUND, f"There is no VideoModel {unknown[0]}: create it.")
     elif models and not any(runs_on(model, pool) for model in models):
         state = (False, Reason.PRECISION_UNSUPPORTED, "A cpu pool runs float32 models only.")
+    elif best.reason is Reason.POOL_EMPTY and scaling.reason is ScalingReason.IDLE:
+        # It can be used, which is what `helm --wait` and `kubectl wait` want to know.
+        state = (True, Reason.AT_REST, "No job: the first one brings a replica.")
     else:
         reason = _REASONS[best.rank] if best.reason is Reason.POOL_NOT_READY else best.reason
         state = (False, reason, f"{count}: {best.note}")

@@ -54,10 +54,10 @@ def deployment_name(pool: str) -> str:
     return f"pool-{pool}"
 
 
-def deployment(pool: GPUPool, models: Iterable[VideoModel], site: Site, replicas: int) -> Json:
+def deployment(pool: GPUPool, models: Iterable[VideoModel], site: Site, replicas: int | None) -> Json:
     """The whole of what the operator says of a pool's Deployment. Raises NoImageError.
 
-    `models` are those that the pool serves, as far as they are known.
+    `models` are those that the pool serves, as far as they are known; of `replicas` nothing is said where it is None.
     """
     name, template = pool.metadata.name, pool.spec.template
     common = {
@@ -84,7 +84,7 @@ def deployment(pool: GPUPool, models: Iterable[VideoModel], site: Site, replicas
             ],
         },
         "spec": {
-            "replicas": replicas,
+            **({} if replicas is None else {"replicas": replicas}),
             "revisionHistoryLimit": 2,
             "progressDeadlineSeconds": template.model_load_seconds + 600,
             "selector": {"matchLabels": pod_labels(name)},
