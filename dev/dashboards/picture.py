@@ -159,7 +159,7 @@ def _curves(axes: Axes, panel: Panel, found: Sequence[tuple[str, Series]], view:
             handles[:LEGEND_ENTRIES],
             labels[:LEGEND_ENTRIES],
             loc="upper left",
-            bbox_to_anchor=(-0.12, -0.14),
+            bbox_to_anchor=(0, -0.14),
             ncols=3 if max(map(len, labels)) < 16 else 2,
             fontsize=6,
             labelcolor=INK,

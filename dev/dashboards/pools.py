@@ -175,7 +175,7 @@ BOARD = Board(
                             "{{pool}}",
                         ),
                     ),
-                    "Accelerator-seconds spent in a second: how many accelerators are at work on a stage.",
+                    "Accelerator-seconds spent in a second. Stages that overlap on one accelerator count each.",
                 ),
                 graph(
                     "Running jobs, by namespace",

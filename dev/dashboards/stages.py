@@ -173,7 +173,7 @@ BOARD = Board(
                             "{{stage}}",
                         ),
                     ),
-                    "Accelerator-seconds spent in a second.",
+                    "Accelerator-seconds spent in a second. Stages that overlap on one accelerator count each.",
                     stacked=True,
                 ),
                 graph(
@@ -184,7 +184,7 @@ BOARD = Board(
                             "{{model}}",
                         ),
                     ),
-                    "Accelerator-seconds spent in a second.",
+                    "Accelerator-seconds spent in a second. Stages that overlap on one accelerator count each.",
                     stacked=True,
                 ),
                 graph(

@@ -1,6 +1,7 @@
 """The dashboards show something and the alerts keep quiet, on a real run that a real Prometheus scraped."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +111,18 @@ def test_no_alert_fires_or_is_about_to(run: Run) -> None:
     assert not [one for one in alerts if one.labels["alertstate"] == "firing"]
     # And the rules were evaluated: what they record is there.
     assert run.prometheus.at("namespace_queue:videojob_late_starts:ratio_rate5m", run.end)
+
+
+def test_queries_of_the_documentation_are_answered(run: Run) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
+    blocks = re.findall(r"```promql\n(.*?)```", page, re.DOTALL)
+    # A query begins at the left; what is indented goes on.
+    queries = [query for block in blocks for query in re.split(r"\n(?=\S)", block.strip())]
+
+    assert len(queries) >= 8
+    # The pool has no condition that is not true.
+    nothing = {query for query in queries if not run.prometheus.at(query, run.end)}
+    assert all("videojob_pool_condition == 0" in query for query in nothing), nothing
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
