@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from videojob.api.conditions import MESSAGE_LIMIT
-from videojob.api.gpupool import PAUSED_ANNOTATION, GPUPool, LastScaling, ScalingMode
+from videojob.api.gpupool import MAX_REPLICAS, PAUSED_ANNOTATION, GPUPool, LastScaling, ScalingMode
 from videojob.api.replica import DRAIN_ANNOTATION, ModelState, lease_name
 from videojob.controller.cache import Cache
 from videojob.controller.metrics import Metrics
@@ -164,6 +164,9 @@ class Pools:
         deployed = self._workloads.deployed(pool.metadata.name)
         current = deployed.wanted if deployed else 0
         candidates = _candidates(pool.metadata.name, snapshot, held)
+        if pool.spec.scaling.mode is ScalingMode.EXTERNAL and pool.spec.replicas is None:
+            await self._leave_to_others(pool, state, snapshot, deployed, candidates)
+            return
         decision = self._decide(pool, state, current, candidates)
         state.decision, state.history = decision, decision.history
         if decision.wanted >= current:
@@ -172,8 +175,8 @@ class Pools:
             return
         await self._apply(pool, state, snapshot, deployed, current)
         gone = await self._drain(pool, candidates, snapshot, len(candidates) - decision.wanted)
-        # By the pods that there are: one that has drained may still be seen after the number was lowered for it, and one
-        # that was never made, as where a quota refuses it, is not waited for.
+        # By the pods that there are: one that has drained may still be seen after the number was lowered for it, and
+        # one that was never made, as where a quota refuses it, is not waited for.
         left = max(decision.wanted, len(candidates) - gone)
         if left < current:
             await self._price(pool, candidates, snapshot)
@@ -348,7 +351,7 @@ def with_pods(
 ) -> dict[ReplicaKey, Replica]:
     """The replicas, where one that must not get another job counts as draining.
 
-    That is one whose pod ends or is gone; and, of a pool with more pods than maxReplicas, as many as are too many: else
+    That is one whose pod ends or is gone; and, of a pool with more pods than it may have, as many as are too many: else
     each would get the next job as soon as it is free, and none would ever go. Those with a job are the last to count.
     """
     found = dict(replicas)
@@ -363,7 +366,7 @@ def with_pods(
     for key, pod in pods.items():
         if not pod.ending:
             staying.setdefault(key.pool, []).append(key)
-    surplus = {name: len(keys) - _most(pools.get(name)) for name, keys in staying.items()}
+    surplus = {name: len(keys) - _most(pools[name]) for name, keys in staying.items() if name in pools}
     if not any(count > 0 for count in surplus.values()):
         return found
     held = held_jobs(jobs)
@@ -384,11 +387,13 @@ def held_jobs(jobs: Iterable[Job]) -> Counter[ReplicaKey]:
     )
 
 
-def _most(pool: GPUPool | None) -> float:
-    """The pods that a pool may keep."""
-    if pool is None or pool.spec.scaling.mode is not ScalingMode.BACKLOG or _paused(pool):
-        return float("inf")
-    return pool.spec.scaling.max_replicas
+def _most(pool: GPUPool) -> int:
+    """The pods that a pool may have, whatever waits for it."""
+    if _paused(pool):
+        return MAX_REPLICAS
+    if pool.spec.scaling.mode is ScalingMode.BACKLOG:
+        return pool.spec.scaling.max_replicas
+    return MAX_REPLICAS if pool.spec.replicas is None else pool.spec.replicas
 
 
 def _paused(pool: GPUPool) -> bool:
