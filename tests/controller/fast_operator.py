@@ -25,6 +25,7 @@ if __name__ == "__main__":
                 store_patience_seconds=1.5,
                 orphan_retry_seconds=0.5,
                 summary_seconds=0.2,
+                scaling_seconds=0.2,
             )
         )
     )

@@ -112,33 +112,14 @@ class StubRunner:
         return LoadedModel(name=name, uid=model["metadata"]["uid"], state=ModelState.READY, digest=DIGEST)
 
     async def _register(self, replica: str, report: ReplicaReport) -> None:
-        name = lease_name(self.pool, replica)
-        labels = {POOL_LABEL: self.pool, REPLICA_LABEL: replica, COMPONENT_LABEL: REPLICA_COMPONENT}
-        annotations = {REPORT_ANNOTATION: report.model_dump_json(by_alias=True)}
-        body: Json = {
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": {"name": name, "namespace": self.namespace, "labels": labels, "annotations": annotations},
-            "spec": self._spec(),
-        }
-        try:
-            await self.client.create(LEASES, body, self.namespace)
-        except KubeError as error:
-            if error.code != 409:
-                raise
-            patch = {"metadata": {"annotations": annotations}, "spec": self._spec()}
-            await self.client.merge_patch(LEASES, name, patch, self.namespace)
+        await register(self.client, self.namespace, self.pool, replica, report, self.lease_seconds)
 
     async def _heartbeat(self, replica: str) -> None:
         while True:
             await asyncio.sleep(self.lease_seconds / 4)
             await self.client.merge_patch(
-                LEASES, lease_name(self.pool, replica), {"spec": self._spec()}, self.namespace
+                LEASES, lease_name(self.pool, replica), {"spec": holder(self.lease_seconds)}, self.namespace
             )
-
-    def _spec(self) -> Json:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        return {"holderIdentity": "stub", "leaseDurationSeconds": self.lease_seconds, "renewTime": now}
 
     async def _watch(self) -> None:
         async for seen in self.client.watch(VIDEO_JOBS, fieldSelector=f"status.assignment.pool={self.pool}"):
@@ -166,22 +147,60 @@ class StubRunner:
         await self._write(job, new)
 
     async def _write(self, job: VideoJob, new: VideoJobStatus | None) -> None:
-        assignment = job.status.assignment
-        if new is None or assignment is None:
-            return
-        fence = attempt_fence(job.status.attempts, assignment.pool, assignment.replica)
-        async with self._limit:
-            try:
-                await self.client.json_patch(
-                    VIDEO_JOBS,
-                    job.metadata.name,
-                    status_patch(fence, job.status, new),
-                    job.metadata.namespace,
-                    "status",
-                )
-            except KubeError as error:
-                if not error.conflict and not error.not_found:
-                    raise
+        if new is not None:
+            async with self._limit:
+                await write_status(self.client, job, new)
+
+
+async def register(
+    client: KubeClient,
+    namespace: str,
+    pool: str,
+    replica: str,
+    report: ReplicaReport,
+    lease_seconds: int,
+    owner: Json | None = None,
+) -> None:
+    """Make the replica's Lease, which belongs to `owner`, or take the one that is there."""
+    name = lease_name(pool, replica)
+    annotations = {REPORT_ANNOTATION: report.model_dump_json(by_alias=True)}
+    metadata: Json = {
+        "name": name,
+        "namespace": namespace,
+        "labels": {POOL_LABEL: pool, REPLICA_LABEL: replica, COMPONENT_LABEL: REPLICA_COMPONENT},
+        "annotations": annotations,
+        "ownerReferences": [owner] if owner else [],
+    }
+    spec = holder(lease_seconds)
+    body: Json = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+    try:
+        await client.create(LEASES, body, namespace)
+    except KubeError as error:
+        if error.code != 409:
+            raise
+        await client.merge_patch(LEASES, name, {"metadata": {"annotations": annotations}, "spec": spec}, namespace)
+
+
+def holder(lease_seconds: int) -> Json:
+    """The spec of a Lease that is renewed now."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return {"holderIdentity": "stub", "leaseDurationSeconds": lease_seconds, "renewTime": now}
+
+
+async def write_status(client: KubeClient, job: VideoJob, new: VideoJobStatus) -> VideoJob | None:
+    """The job after the write; None where it is not ours any more."""
+    assignment = job.status.assignment
+    if assignment is None:
+        return None
+    fence = attempt_fence(job.status.attempts, assignment.pool, assignment.replica)
+    operations = status_patch(fence, job.status, new)
+    try:
+        answer = await client.json_patch(VIDEO_JOBS, job.metadata.name, operations, job.metadata.namespace, "status")
+    except KubeError as error:
+        if not error.conflict and not error.not_found:
+            raise
+        return None
+    return VideoJob.model_validate(answer)
 
 
 async def _main() -> None:
