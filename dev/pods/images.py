@@ -30,10 +30,17 @@ TRITON = "/opt/tritonserver"
 _ENVIRONMENT = f"{HOME}/environment"
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _PACKAGES = f"{HOME}/lib/{_PYTHON}/site-packages"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# As in the Dockerfiles.
 _VARIABLES = {
-    "PATH": f"{HOME}/bin:{TRITON}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PATH": f"{HOME}/bin:{_PATH}",
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONSAFEPATH": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+_TRITON_VARIABLES = {
+    "PATH": f"{TRITON}/bin:{_PATH}:{HOME}/bin",
+    "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUNBUFFERED": "1",
 }
 _INSTALL_SECONDS = 120
@@ -52,7 +59,7 @@ def videojob_triton(tag: str = "dev", source: Path = REPOSITORY) -> Image:
         f"{TRITON}/backends": backends(),
     }
     name = f"{REGISTRY}/videojob-triton:{tag}"
-    return Image(name, entries, (f"{HOME}/bin/videojob-triton",), environment=_VARIABLES)
+    return Image(name, entries, (f"{HOME}/bin/videojob-triton",), environment=_TRITON_VARIABLES)
 
 
 def pause() -> Image:
@@ -119,7 +126,8 @@ def _python(source: Path, group: str) -> dict[str, Entry]:
         base = Path(sys.base_prefix, "bin", _PYTHON)
         (prefix / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
         (prefix / "bin").mkdir()
-        (prefix / "bin" / "python").symlink_to(base)
+        for name in ("python", "python3", _PYTHON):
+            (prefix / "bin" / name).symlink_to(base)
         packages = prefix / "lib" / _PYTHON / "site-packages"
         packages.mkdir(parents=True)
         (packages / "environment.pth").write_text(f"{_ENVIRONMENT}\n")
@@ -131,7 +139,7 @@ def _python(source: Path, group: str) -> dict[str, Entry]:
 
 
 def _tritonserver() -> str:
-    """What stands for the official image's tritonserver: the wheel's, told where its libraries and packages are."""
+    """What stands for the official image's tritonserver: the wheel's, told where its libraries are."""
     packages = Path(sysconfig.get_path("purelib"))
     server = Path(_ENVIRONMENT, wheel().relative_to(packages))
     # As in dev.tritonserver: the libpython that made this environment must come first.
@@ -139,7 +147,6 @@ def _tritonserver() -> str:
     return f"""#!/bin/sh
 # tritonserver of nvidia-pytriton {version("nvidia-pytriton")}; the official image's needs none of this.
 export LD_LIBRARY_PATH="{libraries}"
-export PYTHONPATH="{_PACKAGES}:{_ENVIRONMENT}${{PYTHONPATH:+:$PYTHONPATH}}"
 exec {server}/bin/tritonserver --backend-directory={TRITON}/backends "$@"
 """
 

@@ -1,5 +1,6 @@
 """`make cluster` and `make cluster-down`: the cluster with real pods, and videojob in it, installed by its chart."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from dev.cluster import NAMESPACE
@@ -51,16 +52,23 @@ def down() -> str:
 
 
 def install(real: RealCluster, say: Say, *options: str) -> None:
-    """Install the chart, or upgrade to it, with the values of this folder, and wait until the operator is ready.
+    """Install the chart, or upgrade to it, with the values of this folder; when the operator is ready, make the pool.
 
     Raises:
-        DevError: helm failed.
+        DevError: helm failed; where the operator is the reason, with the last that it wrote.
     """
     say("Installing the chart ...")
-    real.helm(
-        *("upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--values", str(VALUES)),
-        *("--wait", "--timeout", "3m", *options),
-    )
+    try:
+        real.helm(
+            *("upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--values", str(VALUES)),
+            *("--wait", "--timeout", "3m", *options),
+        )
+    except DevError as failure:
+        written = ""
+        with suppress(DevError):
+            written = real.logs("deployment/videojob-operator", NAMESPACE, "--tail=5")
+        raise DevError(f"{failure}\n{written}".strip()) from failure
+    real.apply_manifest("pool")
 
 
 def _next_steps() -> str:
