@@ -79,6 +79,18 @@ async def test_each_assigned_job_is_started_once() -> None:
     assert runs.ended == {}
 
 
+async def test_a_job_that_cannot_be_read_is_left_alone_and_its_prompt_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runs, unreadable = Runs(), job("a")
+    unreadable["spec"]["shots"] = [{"prompt": "nobody's business" * 1000, "seconds": 1}]
+    await runs.see(Snapshot([unreadable, job("b")]))
+
+    assert runs.started == [("b", 1)]
+    assert "cannot be read" in caplog.text and "shots" in caplog.text
+    assert "nobody's business" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("event", "ended"),
     [

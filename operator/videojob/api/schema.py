@@ -10,7 +10,10 @@ from pydantic.config import JsonDict
 class Resource(BaseModel):
     """A type of the API: camelCase on the wire, frozen, and tolerant of fields that a newer operator has added."""
 
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, frozen=True, extra="ignore")
+    # Errors are logged, and inputs may be prompts.
+    model_config = ConfigDict(
+        alias_generator=to_camel, validate_by_name=True, frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     def wire(self) -> dict[str, Any]:
         """The JSON object that Kubernetes stores: no nulls, names in camelCase."""

@@ -263,10 +263,12 @@ class Replica:
             await _first(stopping.wait(), asyncio.sleep(1))
 
     def _moved(self, site: Site) -> bool:
-        """Whether the pool is another one, or the endpoint at another place, than when the site was entered."""
+        """Whether the pool is another one, or the endpoint elsewhere or much larger, than when the site was entered."""
         if self._pool is None or (endpoint := self._endpoint_of(self._pool)) is None:
             return False
-        return endpoint.url != site.endpoint.url or self._pool.metadata.uid != site.pool.metadata.uid
+        # Models are loaded with a limit of sequences.
+        more = endpoint.max_jobs >= site.endpoint.max_jobs + SPARE_SEQUENCES
+        return more or endpoint.url != site.endpoint.url or self._pool.metadata.uid != site.pool.metadata.uid
 
     def _drain(self, assignments: Assignments, reason: str) -> None:
         if self._stopping:

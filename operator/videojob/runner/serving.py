@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 """Between looks at whether Triton still has a model: a restarted one has none."""
 UNLOAD_POLL_SECONDS = 0.1
+UNLOAD_SECONDS = 120.0
+"""Longer than any chunk that a model may still be making."""
 HUNG_POLLS = 3
 """Unanswered looks in a row after which Triton counts as hung."""
 LONGEST_PAUSE = 30.0
@@ -339,7 +341,10 @@ class Serving:
                 render, self._model_repository, self._repository, settings, self._replica, self._device
             )
             # A runner that was restarted finds the model loaded, as long as it is still the same.
-            if before != self._rendered(served.name) or not await self._still_ready(served.name):
+            changed = before != self._rendered(served.name)
+            if changed:
+                await self._take_off(served.name)  # There is memory for one of the two.
+            if changed or not await self._still_ready(served.name):
                 await self._load_timed(served.name, ensemble)
             control = await asyncio.to_thread(render_control, self._model_repository, self._repository, self._replica)
             if not await self._triton.model_ready(control):
@@ -386,27 +391,34 @@ class Serving:
     async def _unload(self, served: Served) -> None:
         """Take the model off the accelerator, however long Triton takes, and return when it is gone.
 
-        Or at once, where it is wanted again before Triton was asked.
+        Or earlier, where it is wanted again before Triton has dropped it.
         """
-        ensemble, stages = model_name(served.name, "video_chunk"), {model_name(served.name, stage) for stage in STAGES}
-        asked, told = False, ""
-        while served.there and (asked or not served.wanted):
+        told = ""
+        while served.there and not served.wanted:
             try:
-                present = stages & await self._triton.present()
-                if not present:
-                    served.there = False
-                elif not asked:
-                    async with self._loading:
-                        await self._triton.unload(ensemble)
-                    asked = True
+                async with self._loading:
+                    await self._take_off(served.name)
+                served.there = False
             except (TritonGoneError, TritonRefusedError) as error:
                 if str(error) != told:
                     told = str(error)
                     log.warning("The model %s is not unloaded yet: %s", served.name, error)
                 await asyncio.sleep(POLL_SECONDS)
-            else:
-                await asyncio.sleep(UNLOAD_POLL_SECONDS if served.there else 0)
         self._room.give()
+
+    async def _take_off(self, name: str) -> None:
+        """Have Triton drop the model, if it has it. Raises TritonGoneError, also where it takes long."""
+        ensemble, stages = model_name(name, "video_chunk"), {model_name(name, stage) for stage in STAGES}
+        present = stages & await self._triton.present()
+        # Stages without their ensemble are what a load that failed has left.
+        for each in {ensemble} if ensemble in present else present:
+            await self._triton.unload(each)
+        try:
+            async with asyncio.timeout(UNLOAD_SECONDS):
+                while stages & await self._triton.present():  # noqa: ASYNC110 - nothing tells
+                    await asyncio.sleep(UNLOAD_POLL_SECONDS)
+        except TimeoutError:
+            raise TritonGoneError(f"Triton has not dropped the model {name} for {UNLOAD_SECONDS:g} s.") from None
 
     def _rendered(self, name: str) -> list[int]:
         """What changes when `render` does: it replaces a folder whole, or leaves it alone."""
