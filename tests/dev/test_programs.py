@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -72,8 +73,23 @@ def test_a_failed_build_names_its_log_and_leaves_no_folder(tmp_path: Path, monke
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
 def test_every_group_is_pinned(group: programs.Group) -> None:
     folder = programs.MODULES / group.name
-    assert "\ntool" in (folder / "go.mod").read_text()
-    assert (folder / "go.sum").stat().st_size > 0
+    module = (folder / "go.mod").read_text()
+    assert "\ntool" in module
+    assert ((folder / "go.sum").stat().st_size > 0) == ("\nrequire" in module)
+
+
+@pytest.mark.parametrize("name", ["go.mod", "go.sum", "main.go"])
+def test_a_change_of_what_a_group_is_made_of_is_another_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    group = group_of("pause")
+    shutil.copytree(programs.MODULES / group.name, tmp_path / group.name)
+    before = programs.fingerprint(group)
+    monkeypatch.setattr(programs, "MODULES", tmp_path)
+    assert programs.fingerprint(group) == before
+    with (tmp_path / group.name / name).open("a") as file:
+        file.write("// changed\n")
+    assert programs.fingerprint(group) != before
 
 
 def test_kubectl_tells_the_version_that_go_mod_pins() -> None:
