@@ -1,0 +1,173 @@
+"""Pools made of pods follow their backlog, or whoever else decides, and never take a replica that is busy."""
+
+import asyncio
+import math
+
+from dev.cluster import NAMESPACE
+from tests.controller.world import OperatorProcess, until
+from tests.kwok.world import LONG, PodWorld, condition, replica_of
+from videojob.api.gpupool import PAUSED_ANNOTATION
+from videojob.kube.client import DEPLOYMENTS, GPU_POOLS, PODS
+
+
+async def test_a_pool_grows_from_zero_and_goes_back_to_zero(world: PodWorld, operator: OperatorProcess) -> None:
+    pool = await world.pod_pool()
+    await world.sized(pool, 0)
+    note = {"metadata": {"annotations": {"example.com/note": "kept"}}}
+    template = {"metadata": {"annotations": {"example.com/mesh": "on"}}}
+    await world.client.merge_patch(DEPLOYMENTS, f"pool-{pool}", {**note, "spec": {"template": template}}, NAMESPACE)
+
+    await world.job("first")
+    await world.succeeded()
+    assert condition(await world.read_pool(pool), "Scaling").status == "True"
+
+    await world.job("long", shots=LONG)
+    for index in range(9):
+        await world.job(f"burst-{index}", shots=[{"prompt": "A private prompt.", "seconds": 3}])
+    grown = await world.sized(pool, 3)
+    assert grown.status.last_scaling is not None and grown.status.last_scaling.reason == "BacklogTooLong"
+
+    # The long job holds one replica when the others have nothing left to do.
+    shrunk = await world.sized(pool, 1)
+    assert shrunk.status.last_scaling is not None and shrunk.status.last_scaling.reason == "BacklogDrained"
+    assert (await world.runs("long")).status.phase.value == "Running"
+    rested = await world.sized(pool, 0)
+    assert rested.status.last_scaling is not None and rested.status.last_scaling.reason == "Idle"
+
+    jobs = await world.succeeded()
+    world.made_once(*jobs.values())
+    assert {job.status.attempts for job in jobs.values()} == {1}
+    found = await world.deployment(pool)
+    assert found is not None
+    assert found["metadata"]["annotations"]["example.com/note"] == "kept"
+    assert found["spec"]["template"]["metadata"]["annotations"]["example.com/mesh"] == "on"
+    assert found["metadata"]["ownerReferences"][0]["name"] == pool
+    assert "videojob-operator" in {
+        entry["manager"] for entry in found["metadata"]["managedFields"] if entry["operation"] == "Apply"
+    }
+
+    async def collected() -> bool | None:
+        return None if await world.leases(pool) else True
+
+    await until(collected, "the Leases of gone pods are collected")
+    assert await operator.metric("videojob_pool_scalings_total", pool=pool, direction="up") >= 2
+    assert await operator.metric("videojob_pool_scalings_total", pool=pool, direction="down") >= 2
+
+
+async def test_two_pools_of_different_accelerators_share_the_jobs_of_a_model(
+    world: PodWorld, operator: OperatorProcess
+) -> None:
+    pools = [await world.pod_pool(name, name, scaling={"maxReplicas": 2}) for name in ("h200", "l40")]
+    for index in range(12):
+        await world.job(f"job-{index}", shots=[{"prompt": "A private prompt.", "seconds": 6}])
+    jobs = await world.succeeded()
+    assert {job.status.pool for job in jobs.values()} == set(pools)
+    world.made_once(*jobs.values())
+    assert {job.status.attempts for job in jobs.values()} == {1}
+
+
+async def test_somebody_else_owns_the_replicas(world: PodWorld, operator: OperatorProcess) -> None:
+    pool = await world.pod_pool(scaling={"mode": "External"}, replicas=0)
+    await world.scale(pool, 2)
+    await world.sized(pool, 2)
+    await world.job("long", shots=LONG)
+    busy = replica_of(await world.runs("long"))
+    await world.scale(pool, 1)
+    await world.sized(pool, 1)
+    assert set(await world.pods(pool)) == {busy}
+    assert condition(await world.read_pool(pool), "Scaling").reason == "External"
+    # Zero is asked for while the replica is busy and more is waiting: it ends its job, and takes no other one.
+    await world.job("later")
+    await world.scale(pool, 0)
+    jobs = await world.succeeded("long")
+    await world.sized(pool, 0)
+    assert jobs["long"].status.attempts == 1
+    later = await world.read("later")
+    assert later is not None and later.status.attempts == 0
+
+    # A scaler that knows nothing but the operator's metric.
+    async def scaler() -> None:
+        while True:
+            backlog = await operator.metric("videojob_pool_backlog_seconds", pool=pool)
+            await world.client.merge_patch(
+                GPU_POOLS, pool, {"spec": {"replicas": min(2, math.ceil(backlog / 5))}}, subresource="scale"
+            )
+            await asyncio.sleep(0.2)
+
+    scaling = asyncio.create_task(scaler())
+    try:
+        jobs = await world.succeeded()
+        await world.sized(pool, 0)
+    finally:
+        scaling.cancel()
+    world.made_once(*jobs.values())
+
+
+async def test_a_paused_pool_keeps_its_size(world: PodWorld, operator: OperatorProcess) -> None:
+    pool = await world.pod_pool()
+    await world.sized(pool, 0)
+    await world.client.merge_patch(GPU_POOLS, pool, {"metadata": {"annotations": {PAUSED_ANNOTATION: "true"}}})
+    await world.pool_becomes(pool, lambda found: condition(found, "Scaling").reason == "Paused", "it is paused")
+    await world.job()
+    await world.waits("PoolEmpty")
+    assert await operator.metric("videojob_pool_paused", pool=pool) == 1
+    assert (await world.read_pool(pool)).status.wanted_replicas == 0
+    await world.client.merge_patch(GPU_POOLS, pool, {"metadata": {"annotations": {PAUSED_ANNOTATION: None}}})
+    await world.succeeded()
+
+
+async def test_a_lower_maximum_takes_replicas_as_they_become_free(world: PodWorld, operator: OperatorProcess) -> None:
+    pool = await world.pod_pool(scaling={"minReplicas": 3})
+    await world.sized(pool, 3)
+    for index in range(30):
+        await world.job(f"job-{index}", shots=[{"prompt": "A private prompt.", "seconds": 6}])
+    await world.pool_becomes(pool, lambda found: found.status.busy_replicas == 3, "all replicas are busy")
+    await world.change_pool(pool, scaling={"minReplicas": 0, "maxReplicas": 1})
+    shrunk = await world.sized(pool, 1)
+    assert shrunk.status.waiting_jobs > 0
+    jobs = await world.succeeded()
+    world.made_once(*jobs.values())
+    assert {job.status.attempts for job in jobs.values()} == {1}
+
+
+async def test_pods_that_no_node_takes(world: PodWorld, operator: OperatorProcess) -> None:
+    pool = await world.pod_pool(acceleratorsPerReplica=16)
+    await world.job()
+    job = await world.waits("Unschedulable")
+    assert "Insufficient nvidia.com/gpu" in str(job.status.conditions)
+    found = await world.read_pool(pool)
+    assert condition(found, "PodsScheduled").status == "False"
+    assert condition(found, "Ready").reason == "Unschedulable"
+    await world.change_pool(pool, acceleratorsPerReplica=8)
+    await world.succeeded()
+    assert condition(await world.read_pool(pool), "PodsScheduled").status == "True"
+
+
+async def test_a_template_that_the_api_server_refuses(world: PodWorld, operator: OperatorProcess) -> None:
+    term = {"topologyKey": "no such/key/at all", "labelSelector": {}}
+    affinity = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    pool = await world.pod_pool(template={"affinity": affinity})
+    await world.job()
+    job = await world.waits("TemplateRefused")
+    assert "topologyKey" in str(job.status.conditions)
+    ready = condition(await world.read_pool(pool), "Ready")
+    assert (ready.status, ready.reason) == ("False", "TemplateRefused")
+    assert "topologyKey" in ready.message
+    await world.change_pool(pool, template={"affinity": None})
+    await world.succeeded()
+
+
+async def test_models_that_do_not_load(world: PodWorld, operator: OperatorProcess) -> None:
+    pool = world.named("p")
+    world.answers.broken[pool] = "its weights are not there."
+    await world.pod_pool()
+    await world.job()
+    await world.waits("PoolNotReady")
+    found = await world.read_pool(pool)
+    assert condition(found, "ModelsLoaded").status == "False"
+    assert "its weights are not there" in condition(found, "Ready").message
+    # Pods that are replaced load it again.
+    world.answers.broken.clear()
+    for name in await world.pods(pool):
+        await world.client.delete(PODS, name, NAMESPACE)
+    await world.succeeded()

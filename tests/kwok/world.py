@@ -1,0 +1,165 @@
+"""What a test of pools made of pods needs: pools to make, their pods to look at, and conditions to wait for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dev.cluster import NAMESPACE
+from tests.controller.world import World, until
+from tests.kwok.nodes import ACCELERATOR
+from tests.kwok.pod_runners import PodRunners
+from videojob.api.conditions import Condition
+from videojob.api.gpupool import GPUPool
+from videojob.api.replica import POOL_LABEL, pod_labels
+from videojob.api.videojob import Phase, VideoJob
+from videojob.kube.client import DEPLOYMENTS, GPU_POOLS, LEASES, PODS, VIDEO_JOBS, VIDEO_MODELS, Json, KubeError
+
+CHUNK_SECONDS = 0.2
+SCALING: Json = {"maxReplicas": 3, "targetSeconds": 2, "stabilizationSeconds": 1, "idleSeconds": 2}
+LONG = [{"prompt": "A private prompt.", "seconds": 45}]
+"""The shots of a job of 61 chunks, which takes some twelve seconds."""
+PATIENCE = 60.0
+
+
+@dataclass
+class PodWorld(World):
+    """A namespace, a model and pools of a test's own; `answers` are the runners of all pods."""
+
+    answers: PodRunners = None  # type: ignore[assignment]
+
+    def named(self, name: str) -> str:
+        """The name of this test's pool of that name."""
+        return f"{name}-{self.namespace}"
+
+    async def models(self) -> None:
+        await super().models()
+        await self.client.merge_patch(VIDEO_MODELS, self.model, {"spec": {"estimate": {"chunkSeconds": CHUNK_SECONDS}}})
+
+    async def pod_pool(self, name: str = "p", accelerator: str = "h200", **spec: Any) -> str:
+        """Make a pool of pods; its whole name."""
+        template = {
+            "image": "example.com/triton:1",
+            "runnerImage": "example.com/runner:1",
+            "nodeSelector": {ACCELERATOR: accelerator},
+            **spec.pop("template", {}),
+        }
+        body = {
+            "accelerator": accelerator,
+            "models": [self.model],
+            "store": {"url": self.store.as_uri()},
+            "scaling": SCALING | spec.pop("scaling", {}),
+            "template": template,
+            **spec,
+        }
+        await self._create(GPU_POOLS, "GPUPool", self.named(name), body)
+        return self.named(name)
+
+    async def change_pool(self, pool: str, **spec: Any) -> None:
+        """Change fields of a pool's spec."""
+        await self.client.merge_patch(GPU_POOLS, pool, {"spec": spec})
+
+    async def scale(self, pool: str, replicas: int) -> None:
+        """What `kubectl scale` and the HPA do."""
+        self.cluster.kubectl("scale", "gpupool", pool, f"--replicas={replicas}")
+
+    async def read_pool(self, pool: str) -> GPUPool:
+        return GPUPool.model_validate(await self.client.get(GPU_POOLS, pool))
+
+    async def deployment(self, pool: str) -> Json | None:
+        """The pool's Deployment, if there is one."""
+        try:
+            return await self.client.get(DEPLOYMENTS, f"pool-{pool}", NAMESPACE)
+        except KubeError as error:
+            if error.not_found:
+                return None
+            raise
+
+    async def pods(self, pool: str) -> dict[str, Json]:
+        """The pool's pods that are to stay, by name."""
+        selector = ",".join(f"{key}={value}" for key, value in pod_labels(pool).items())
+        found = (await self.client.list(PODS, NAMESPACE, labelSelector=selector))["items"]
+        return {pod["metadata"]["name"]: pod for pod in found if "deletionTimestamp" not in pod["metadata"]}
+
+    async def leases(self, pool: str) -> set[str]:
+        """The replicas of a pool that have a Lease."""
+        found = (await self.client.list(LEASES, NAMESPACE, labelSelector=f"{POOL_LABEL}={pool}"))["items"]
+        return {lease["metadata"]["ownerReferences"][0]["name"] for lease in found}
+
+    async def pool_becomes(self, pool: str, holds: Callable[[GPUPool], bool], what: str) -> GPUPool:
+        last: list[GPUPool] = []
+
+        async def look() -> GPUPool | None:
+            last[:] = [await self.read_pool(pool)]
+            return last[0] if holds(last[0]) else None
+
+        try:
+            return await until(look, what, PATIENCE)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the status is {last and last[0].status!r}") from self.answers.error
+
+    async def sized(self, pool: str, ready: int) -> GPUPool:
+        """Wait until the pool wants, has, and can use so many replicas."""
+        return await self.pool_becomes(
+            pool,
+            lambda found: (
+                (found.status.wanted_replicas, found.status.replicas, found.status.ready_replicas)
+                == (ready, ready, ready)
+                # A pool that was just made has none of it in its status.
+                and found.status.observed_generation == found.metadata.generation
+            ),
+            f"{pool} has {ready} replicas",
+        )
+
+    async def runs(self, name: str = "job") -> VideoJob:
+        """Wait until a replica holds the job and has committed chunks."""
+        return await self.becomes(
+            lambda job: (
+                job.status.assignment is not None and bool(job.status.progress and job.status.progress.chunks_done)
+            ),
+            f"{name} runs",
+            name,
+        )
+
+    async def succeeded(self, *names: str) -> dict[str, VideoJob]:
+        """Wait until all of these jobs, or all that there are, have succeeded."""
+
+        async def look() -> dict[str, VideoJob] | None:
+            found = (await self.client.list(VIDEO_JOBS, self.namespace))["items"]
+            jobs = {one["metadata"]["name"]: VideoJob.model_validate(one) for one in found}
+            chosen = {name: job for name, job in jobs.items() if not names or name in names}
+            return chosen if all(job.status.phase is Phase.SUCCEEDED for job in chosen.values()) else None
+
+        return await until(look, "all jobs have succeeded", PATIENCE)
+
+    def made_once(self, *jobs: VideoJob) -> None:
+        """Every chunk of these jobs was made once, in order, and no attempt of them counts as failed."""
+        for job in jobs:
+            resolved = job.status.resolved
+            assert resolved is not None
+            assert self.answers.chunks_of(job.metadata.uid) == list(range(resolved.chunks))
+            assert job.status.failures == 0
+        assert self.answers.clashes == []
+
+    async def leave(self) -> None:
+        for pool in (await self.client.list(GPU_POOLS))["items"]:
+            if pool["metadata"]["name"].endswith(self.namespace):
+                await self._delete(GPU_POOLS, pool["metadata"]["name"])
+        await super().leave()
+
+        async def gone() -> bool | None:
+            found = (await self.client.list(PODS, NAMESPACE))["items"]
+            ours = [pod for pod in found if pod["metadata"]["labels"].get(POOL_LABEL, "").endswith(self.namespace)]
+            return None if ours else True
+
+        await until(gone, "the pods of deleted pools are gone", PATIENCE)
+
+
+def condition(pool: GPUPool, type_: str) -> Condition:
+    """A condition of the pool."""
+    return next(one for one in pool.status.conditions if one.type == type_)
+
+
+def replica_of(job: VideoJob) -> str:
+    """The replica that holds the job."""
+    assert job.status.assignment is not None
+    return job.status.assignment.replica
