@@ -11,6 +11,8 @@ from dev.local import MODEL, make_model
 from dev.pods import cluster as clusters
 from dev.pods import machine
 from dev.pods.cluster import RESTRICTED, RealCluster
+from tests.pods.release import QUICK, Release
+from videojob.api.conditions import ConditionType
 
 REQUIRED = "VIDEOJOB_REQUIRE_CLUSTER"
 """With this set to 1, a machine that cannot run real pods fails the tests that need them."""
@@ -54,3 +56,29 @@ def restricted(real: RealCluster) -> Iterator[str]:
     real.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
     yield name
     real.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def installed(real: RealCluster) -> Iterator[Release]:
+    """The release, with a pool that rests soon."""
+    release = Release(real, "default")
+    release.install()
+    release.change_pool(scaling=QUICK)
+    yield release
+    real.kubectl("delete", "videojobs", "--all", "-n", "default", "--timeout=120s")
+
+
+@pytest.fixture
+def release(installed: Release) -> Iterator[Release]:
+    """The release, without jobs; the pool as it was."""
+    yield installed
+    installed.real.kubectl("delete", "videojobs", "--all", "-n", installed.namespace, "--timeout=120s")
+    installed.change_pool(scaling=QUICK, models=["tiny-anyflow"])
+
+
+@pytest.fixture(scope="session")
+def undisturbed(installed: Release) -> str:
+    """sha256 of the video that nothing has disturbed, made by a pool that had no replica; the pool keeps one."""
+    installed.submit("undisturbed")
+    installed.until_condition(ConditionType.SCALING, "Steady")
+    return installed.video("undisturbed")

@@ -19,6 +19,8 @@ Json = dict[str, Any]
 POOL, QUEUE, MODEL = "local", "default", "tiny-anyflow"
 SECONDS, STEPS = 6, 24
 """Of a video that takes long enough for something to happen meanwhile."""
+QUICK = {"minReplicas": 0, "maxReplicas": 1, "targetSeconds": 30, "stabilizationSeconds": 10, "idleSeconds": 10}
+"""Scaling of a pool that rests soon."""
 PATIENCE = 240.0
 """Seconds after which a condition that a test waits for counts as never coming."""
 POOL_PODS = ",".join(f"{label}={value}" for label, value in pod_labels(POOL).items())

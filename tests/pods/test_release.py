@@ -1,49 +1,21 @@
 """videojob as its chart installs it, in real pods: what a platform team does with it, and what goes wrong there."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from dev.cluster import NAMESPACE
 from dev.errors import DevError
 from dev.pods import images
-from dev.pods.cluster import NODE, RealCluster
-from tests.pods.release import POOL, POOL_PODS, QUEUE, Release
+from dev.pods.cluster import NODE
+from tests.pods.release import POOL, POOL_PODS, QUEUE, QUICK, Release
 from videojob.api import FINALIZER
-from videojob.api.conditions import ConditionType, Reason, find
+from videojob.api.conditions import ConditionType, Reason
 from videojob.api.videojob import Phase
 
 pytestmark = pytest.mark.timeout(900)
 
 OPERATOR = "app.kubernetes.io/component=operator"
-QUICK = {"minReplicas": 0, "maxReplicas": 1, "targetSeconds": 30, "stabilizationSeconds": 10, "idleSeconds": 10}
-
-
-@pytest.fixture(scope="session")
-def installed(real: RealCluster) -> Iterator[Release]:
-    """The release, with a pool that rests soon."""
-    release = Release(real, "default")
-    release.install()
-    release.change_pool(scaling=QUICK)
-    yield release
-    real.kubectl("delete", "videojobs", "--all", "-n", "default", "--timeout=120s")
-
-
-@pytest.fixture
-def release(installed: Release) -> Iterator[Release]:
-    """The release, without jobs; the pool as it was."""
-    yield installed
-    installed.real.kubectl("delete", "videojobs", "--all", "-n", installed.namespace, "--timeout=120s")
-    installed.change_pool(scaling=QUICK, models=["tiny-anyflow"])
-
-
-@pytest.fixture(scope="session")
-def undisturbed(installed: Release) -> str:
-    """sha256 of the video that nothing has disturbed, made by a pool that had no replica; the pool keeps one."""
-    installed.submit("undisturbed")
-    installed.until_condition(ConditionType.SCALING, "Steady")
-    return installed.video("undisturbed")
 
 
 def test_a_job_wakes_the_pool_and_gets_its_video(installed: Release, undisturbed: str) -> None:
@@ -77,11 +49,9 @@ def test_the_pool_grows_with_its_backlog_and_shrinks_to_zero(release: Release, u
     assert {release.video(name) for name in ("a", "b", "c")} == {undisturbed}
     assert all(release.job(name).status.attempts == 1 for name in ("a", "b", "c"))
     release.until_empty()
+    release.until_condition(ConditionType.READY, Reason.AT_REST)
     status = release.pool().status
     assert (status.wanted_replicas, status.ready_replicas, status.backlog_seconds) == (0, 0, 0)
-    ready = find(status.conditions, ConditionType.READY)
-    assert ready is not None
-    assert (ready.status, ready.reason) == ("True", Reason.AT_REST)
 
 
 def delete(release: Release, pod: str) -> None:
