@@ -163,7 +163,7 @@ def test_a_job_name_that_fits_no_label_is_refused(cluster: Cluster, namespace: s
         ("GPUPool", PODS, "scaling.minReplicas", 9, "minReplicas is more than maxReplicas"),
         ("GPUPool", PODS, "scaling.mode", "Manual", 'supported values: "Backlog", "External"'),
         ("GPUPool", PODS, "template.resourceName", "gpu", "should match"),
-        ("GPUPool", PODS, "template.terminationGracePeriodSeconds", 5, "should be greater than or equal to 30"),
+        ("GPUPool", PODS, "template.terminationGracePeriodSeconds", 5, "should be greater than or equal to 60"),
         ("GPUPool", PODS, "template.tritonResources", {"limits": {"cpu": [1]}}, "must be of type"),
         ("GPUPool", PODS, "template.image", "two words", "should match"),
         ("GPUPool", PODS, "template.shell", "bash", "unknown field"),

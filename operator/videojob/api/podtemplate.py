@@ -83,7 +83,7 @@ class PodTemplate(Resource):
         int, Field(ge=10, le=86400, description="A pod that is not ready after so long counts as failing.")
     ] = 900
     termination_grace_period_seconds: Annotated[
-        int, Field(ge=30, le=3600, description="For a pod that ends, to finish its chunks and hand its jobs back.")
+        int, Field(ge=60, le=3600, description="For a pod that ends, to finish its chunks and hand its jobs back.")
     ] = 120
     shared_memory_bytes: Annotated[
         int | None,

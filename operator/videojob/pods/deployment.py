@@ -28,7 +28,7 @@ SHARED = "/run/videojob"
 REPOSITORY = f"{SHARED}/repository"
 TOKENS = "/var/run/secrets/kubernetes.io/serviceaccount"
 TOKEN_SECONDS = 3607
-STOP_MARGIN_SECONDS = 20
+STOP_MARGIN_SECONDS = 30
 """Of the grace period: for a job that is not done with its chunks to stop, and for Triton to end after the runner."""
 STAGES_BYTES = 512 << 20
 """For what Triton's stages pass to each other beside frames."""
@@ -102,14 +102,14 @@ def deployment(pool: GPUPool, models: Iterable[VideoModel], site: Site, replicas
 
 
 def shared_memory_bytes(pool: GPUPool, models: Iterable[VideoModel]) -> int:
-    """Size of /dev/shm: two buffers a slot for the largest chunk, once for the runner and once for Triton's stages.
+    """Size of /dev/shm: for the largest chunk three buffers a slot, and two chunks for what Triton's stages pass on.
 
-    Frames are uint8 `[F, H, W, 3]`.
+    Frames are uint8 `[F, H, W, 3]`. The memory counts against the container that writes to it first.
     """
     if pool.spec.template.shared_memory_bytes is not None:
         return pool.spec.template.shared_memory_bytes
     largest = max((_chunk_bytes(model) for model in models), default=0)
-    return 2 * largest * pool.spec.jobs_per_replica * 2 + STAGES_BYTES
+    return largest * (3 * pool.spec.jobs_per_replica + 2) + STAGES_BYTES
 
 
 def _chunk_bytes(model: VideoModel) -> int:
@@ -194,6 +194,7 @@ def _runner(pool: GPUPool, site: Site) -> Json:
         "repository": REPOSITORY,
         "health-port": HEALTH_PORT,
         "metrics-port": METRICS_PORT,
+        "ready-seconds": template.model_load_seconds,
         "drain-seconds": template.termination_grace_period_seconds - STOP_MARGIN_SECONDS,
         "memory-bytes": template.memory_bytes,
         "log-format": site.log_format,
