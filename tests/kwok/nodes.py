@@ -17,11 +17,12 @@ from dev.programs import MODULES, go, program
 from dev.supervisor import Process, Supervisor, crash_loop
 
 GPU = "nvidia.com/gpu"
-GPUS_PER_NODE = 8
 MANAGED = "kwok.x-k8s.io/node"
 """Annotation of the nodes that kwok plays."""
 READY_AFTER = "videojob.dev/test-ready-after"
 """Annotation of a pod: kwok calls it ready so long after it has a node. A Go duration."""
+COMPLETE_AFTER = "videojob.dev/test-complete-after"
+"""Annotation of a Job's pod: it ends so long after it was ready."""
 ACCELERATOR = "example.com/accelerator"
 """Label of a node."""
 STARTED_SECONDS = 60
@@ -34,6 +35,7 @@ _STAGES = (
     "pod/fast/pod-complete",
     "pod/fast/pod-delete",
 )
+_DELAYS = {"pod/fast/pod-ready": READY_AFTER, "pod/fast/pod-complete": COMPLETE_AFTER}
 
 
 @contextmanager
@@ -42,9 +44,10 @@ def cluster_with_nodes(folder: Path, writes_per_second: int = 500) -> Iterator[C
     supervisor = Supervisor(folder)
     try:
         cluster = control_plane.start(supervisor)
+        # First: the garbage collector looks for new kinds twice a minute only.
+        cluster.install()
         for process in _processes(cluster, supervisor.folder, writes_per_second):
             supervisor.run(process)
-        cluster.install()
         names = ("kube-controller-manager", "kube-scheduler", "kwok")
         wait_until(
             lambda: bool(cluster.kubectl("get", "serviceaccount", "default", "--namespace", control_plane.NAMESPACE)),
@@ -57,10 +60,10 @@ def cluster_with_nodes(folder: Path, writes_per_second: int = 500) -> Iterator[C
         supervisor.stop()
 
 
-def add_nodes(cluster: Cluster, accelerator: str, count: int, prefix: str = "") -> tuple[str, ...]:
-    """Nodes with eight GPUs of that kind each, once they are ready; their names."""
-    names = tuple(f"{prefix or accelerator}-{number}" for number in range(count))
-    resources = {"cpu": "96", "memory": "1Ti", "pods": "110", GPU: str(GPUS_PER_NODE)}
+def add_nodes(cluster: Cluster, accelerator: str, count: int, gpus: int = 8) -> tuple[str, ...]:
+    """Nodes with so many GPUs of that kind each, once they are ready; their names."""
+    names = tuple(f"{accelerator}-{number}" for number in range(count))
+    resources = {"cpu": "96", "memory": "1Ti", "pods": "110", GPU: str(gpus)}
     cluster.apply(
         *(
             {
@@ -121,8 +124,8 @@ def _stages() -> Iterator[dict[str, Any]]:
     """What kwok's nodes and pods go through, as its module has it; pods of Jobs and pools take the time they say."""
     for name in _STAGES:
         stage = yaml.safe_load((_module() / "kustomize" / "stage" / f"{name}.yaml").read_text())
-        if name in ("pod/fast/pod-ready", "pod/fast/pod-complete"):
-            stage["spec"]["delay"] = {"durationFrom": {"expressionFrom": f'.metadata.annotations["{READY_AFTER}"]'}}
+        if name in _DELAYS:
+            stage["spec"]["delay"] = {"durationFrom": {"expressionFrom": f'.metadata.annotations["{_DELAYS[name]}"]'}}
         yield stage
 
 

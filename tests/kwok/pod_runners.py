@@ -104,6 +104,8 @@ class PodRunners:
     committed: list[Chunk] = field(default_factory=list)
     clashes: list[Chunk] = field(default_factory=list)
     """Chunks that were made although they had been committed before."""
+    deaf: bool = False
+    """Nobody hears that a Lease asks for a drain."""
     broken: dict[str, str] = field(default_factory=dict)
     """By pool: why no model loads there."""
     _log: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -278,7 +280,7 @@ class PodRunners:
         async for seen in self.client.watch(LEASES, self.namespace, labelSelector=SELECTOR):
             for body in seen.items if isinstance(seen, Snapshot) else (seen.object,):
                 metadata = body["metadata"]
-                pod = self._pods.get(metadata["labels"][REPLICA_LABEL])
+                pod = None if self.deaf else self._pods.get(metadata["labels"][REPLICA_LABEL])
                 drain = DRAIN_ANNOTATION in metadata.get("annotations", {})
                 if pod is not None and pod.heartbeat is not None and pod.drain != drain:
                     pod.drain = drain

@@ -107,7 +107,7 @@ async def test_a_paused_pool_keeps_its_size(world: PodWorld, operator: OperatorP
     pool = await world.pod_pool()
     await world.sized(pool, 0)
     await world.client.merge_patch(GPU_POOLS, pool, {"metadata": {"annotations": {PAUSED_ANNOTATION: "true"}}})
-    await world.pool_becomes(pool, lambda found: condition(found, "Scaling").reason == "Paused", "it is paused")
+    await world.says(pool, "Scaling", "Paused")
     await world.job()
     await world.waits("PoolEmpty")
     assert await operator.metric("videojob_pool_paused", pool=pool) == 1
@@ -119,8 +119,8 @@ async def test_a_paused_pool_keeps_its_size(world: PodWorld, operator: OperatorP
 async def test_a_lower_maximum_takes_replicas_as_they_become_free(world: PodWorld, operator: OperatorProcess) -> None:
     pool = await world.pod_pool(scaling={"minReplicas": 3})
     await world.sized(pool, 3)
-    for index in range(30):
-        await world.job(f"job-{index}", shots=[{"prompt": "A private prompt.", "seconds": 6}])
+    for index in range(16):
+        await world.job(f"job-{index}", shots=[{"prompt": "A private prompt.", "seconds": 3}])
     await world.pool_becomes(pool, lambda found: found.status.busy_replicas == 3, "all replicas are busy")
     await world.change_pool(pool, scaling={"minReplicas": 0, "maxReplicas": 1})
     shrunk = await world.sized(pool, 1)
@@ -135,12 +135,11 @@ async def test_pods_that_no_node_takes(world: PodWorld, operator: OperatorProces
     await world.job()
     job = await world.waits("Unschedulable")
     assert "Insufficient nvidia.com/gpu" in str(job.status.conditions)
-    found = await world.read_pool(pool)
-    assert condition(found, "PodsScheduled").status == "False"
+    found = await world.says(pool, "PodsScheduled", "Unschedulable")
     assert condition(found, "Ready").reason == "Unschedulable"
     await world.change_pool(pool, acceleratorsPerReplica=8)
     await world.succeeded()
-    assert condition(await world.read_pool(pool), "PodsScheduled").status == "True"
+    await world.says(pool, "PodsScheduled", "Scheduled")
 
 
 async def test_a_template_that_the_api_server_refuses(world: PodWorld, operator: OperatorProcess) -> None:
@@ -150,8 +149,8 @@ async def test_a_template_that_the_api_server_refuses(world: PodWorld, operator:
     await world.job()
     job = await world.waits("TemplateRefused")
     assert "topologyKey" in str(job.status.conditions)
-    ready = condition(await world.read_pool(pool), "Ready")
-    assert (ready.status, ready.reason) == ("False", "TemplateRefused")
+    ready = condition(await world.says(pool, "Ready", "TemplateRefused"), "Ready")
+    assert ready.status == "False"
     assert "topologyKey" in ready.message
     await world.change_pool(pool, template={"affinity": None})
     await world.succeeded()
@@ -163,8 +162,7 @@ async def test_models_that_do_not_load(world: PodWorld, operator: OperatorProces
     await world.pod_pool()
     await world.job()
     await world.waits("PoolNotReady")
-    found = await world.read_pool(pool)
-    assert condition(found, "ModelsLoaded").status == "False"
+    found = await world.says(pool, "ModelsLoaded", "ModelLoadFailed")
     assert "its weights are not there" in condition(found, "Ready").message
     # Pods that are replaced load it again.
     world.answers.broken.clear()

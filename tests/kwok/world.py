@@ -97,6 +97,14 @@ class PodWorld(World):
         except AssertionError as error:
             raise AssertionError(f"{error}; the status is {last and last[0].status!r}") from self.answers.error
 
+    async def says(self, pool: str, type_: str, reason: str) -> GPUPool:
+        """Wait until that condition of the pool has that reason."""
+
+        def holds(found: GPUPool) -> bool:
+            return any((one.type, one.reason) == (type_, reason) for one in found.status.conditions)
+
+        return await self.pool_becomes(pool, holds, f"condition {type_} of {pool} is {reason}")
+
     async def sized(self, pool: str, ready: int) -> GPUPool:
         """Wait until the pool wants, has, and can use so many replicas."""
         return await self.pool_becomes(
