@@ -97,20 +97,25 @@ class Uninstall:
 
     async def _release(self, body: Json) -> None:
         metadata = body["metadata"]
-        index = metadata["finalizers"].index(FINALIZER)
-        operations = [
-            {"op": "test", "path": f"/metadata/finalizers/{index}", "value": FINALIZER},
-            {"op": "remove", "path": f"/metadata/finalizers/{index}"},
-        ]
+        name, namespace = metadata["name"], metadata["namespace"]
         try:
             async for attempt in AsyncRetrying(
-                retry=retry_if_exception(lambda error: isinstance(error, KubeError) and error.transient),
+                retry=retry_if_exception(
+                    lambda error: isinstance(error, KubeError) and (error.transient or error.conflict)
+                ),
                 wait=wait_random_exponential(multiplier=0.2, max=5),
                 stop=stop_after_attempt(5),
                 reraise=True,
             ):
                 with attempt:
-                    await self._client.json_patch(VIDEO_JOBS, metadata["name"], operations, metadata["namespace"])
+                    # Somebody else's finalizer may come or go meanwhile, and ours is known by its place among them.
+                    if attempt.retry_state.attempt_number > 1:
+                        metadata = (await self._client.get(VIDEO_JOBS, name, namespace))["metadata"]
+                    if FINALIZER not in metadata.get("finalizers", []):
+                        return
+                    path = f"/metadata/finalizers/{metadata['finalizers'].index(FINALIZER)}"
+                    operations = [{"op": "test", "path": path, "value": FINALIZER}, {"op": "remove", "path": path}]
+                    await self._client.json_patch(VIDEO_JOBS, name, operations, namespace)
         except KubeError as error:
             if not error.not_found:
                 raise
