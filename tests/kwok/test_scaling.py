@@ -8,6 +8,7 @@ from tests.controller.world import OperatorProcess, until
 from tests.kwok.world import LONG, PodWorld, condition, replica_of
 from videojob.api.gpupool import PAUSED_ANNOTATION
 from videojob.kube.client import DEPLOYMENTS, GPU_POOLS, PODS
+from videojob.pods.read import read_pod
 
 
 async def test_a_pool_grows_from_zero_and_goes_back_to_zero(world: PodWorld, operator: OperatorProcess) -> None:
@@ -101,6 +102,37 @@ async def test_somebody_else_owns_the_replicas(world: PodWorld, operator: Operat
     finally:
         scaling.cancel()
     world.made_once(*jobs.values())
+
+
+async def test_a_scaler_of_the_deployment_owns_its_replicas(world: PodWorld, operator: OperatorProcess) -> None:
+    pool = await world.pod_pool(scaling={"mode": "External", "minReplicas": 1})
+    await world.sized(pool, 1)
+
+    def scale(replicas: int) -> None:
+        options = (f"--replicas={replicas}", "--namespace", NAMESPACE)
+        world.cluster.kubectl("scale", "deployment", f"pool-{pool}", *options)
+
+    scale(3)
+    await world.sized(pool, 3)
+    await world.job(shots=LONG)
+    busy = replica_of(await world.runs())
+
+    async def priced() -> bool | None:
+        pods = await world.pods(pool)
+        costs = {name: read_pod(pod).deletion_cost for name, pod in pods.items()}
+        return True if costs[busy] > max(cost for name, cost in costs.items() if name != busy) else None
+
+    await until(priced, "the busy pod is the dearest")
+    scale(1)
+    await world.sized(pool, 1)
+    assert set(await world.pods(pool)) == {busy}
+    # Another template does not bring another number along.
+    scale(2)
+    await world.change_pool(pool, template={"image": "example.com/triton:2"})
+    await world.sized(pool, 2)
+    jobs = await world.succeeded()
+    world.made_once(*jobs.values())
+    await world.sized(pool, 2)
 
 
 async def test_a_paused_pool_keeps_its_size(world: PodWorld, operator: OperatorProcess) -> None:
