@@ -71,3 +71,8 @@ helm.sh/hook-delete-policy: never
 {{- define "videojob.installsCrds" -}}
 {{- if and .Values.crds.install (not .Values.namespaced.enabled) }}true{{ end }}
 {{- end }}
+
+{{/* Where alerts and dashboards link to for runbooks. */}}
+{{- define "videojob.runbooks" -}}
+{{- with .Values.monitoring.runbookBaseUrl }}{{ trimSuffix "/" . }}/{{ end }}docs/runbooks
+{{- end }}

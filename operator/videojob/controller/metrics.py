@@ -9,6 +9,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from videojob import __version__
+from videojob.api.conditions import Reason
 from videojob.api.gpupool import PAUSED_ANNOTATION
 from videojob.api.videojob import VideoJob
 from videojob.controller.cache import Cache
@@ -134,6 +135,12 @@ class Metrics:
             ("namespace", "queue", "phase", "reason"),
             registry=registry,
         )
+
+    def pool_seen(self, pool: str) -> None:
+        """A pool is looked after: a counter that is born with its first event hides that one from `increase()`."""
+        for direction in ("up", "down"):
+            self.scalings.labels(pool, direction)
+        self.reassignments.labels(pool, Reason.REPLICA_LOST.value)
 
     def ended(self, job: VideoJob) -> None:
         """A job has come to its end."""

@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 REPLICA_SELECTOR = f"{COMPONENT_LABEL}={REPLICA_COMPONENT}"
 
+LISTING_SECONDS = 5.0
+"""Objects of one listing come at shorter distances than that."""
+
 
 class OperatorError(Exception):
     """The operator cannot run; the text is a sentence for people."""
@@ -131,6 +134,7 @@ class Operator:
             grace_seconds=settings.audit_grace_seconds,
         )
         self._born = monotonic()
+        self._listings: dict[ResourceKind, float] = {}
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -242,7 +246,16 @@ class Operator:
 
     def _seen(self, kind: ResourceKind, type_: str, body: Json) -> None:
         self._metrics.watch_events.labels(kind.plural, type_).inc()
+        if type_ == "LISTED":
+            self._listed(kind)
         self._cache.apply(kind, body, deleted=type_ == "DELETED")
+
+    def _listed(self, kind: ResourceKind) -> None:
+        """An object came with a listing. kopf tells of each object, not of the listing: one a while is a listing."""
+        now = monotonic()
+        before, self._listings[kind] = self._listings.get(kind), now
+        if before is not None and now - before > LISTING_SECONDS:
+            self._metrics.watch_reconnects.labels(kind.plural).inc()
 
     def _snapshot(self) -> Snapshot:
         known = self._cache.snapshot()

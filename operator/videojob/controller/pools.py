@@ -158,6 +158,7 @@ class Pools:
             status = pool.status
             state = _State(last=status.last_scaling, cold_start=status.cold_start_seconds)
             self._states[pool.metadata.name] = state
+            self._metrics.pool_seen(pool.metadata.name)
         return state
 
     async def _tend(self, pool: GPUPool, state: _State, snapshot: Snapshot, held: Counter[ReplicaKey]) -> None:

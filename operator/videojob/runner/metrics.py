@@ -108,6 +108,10 @@ class Metrics:
             (*LABELS, "result"),
             registry=registry,
         )
+        # A counter that is born with its first event hides that one from increase().
+        self._store_errors.labels(*self._place)
+        for what in ("sequence", "api"):
+            self._retries.labels(*self._place, what)
         build = Gauge("videojob_runner_build_info", "Always 1, with the version.", ("version",), registry=registry)
         build.labels(__version__).set(1)
 
