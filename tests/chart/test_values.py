@@ -1,6 +1,7 @@
 """Which value changes what, and which are refused."""
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -227,6 +228,15 @@ def test_every_alert_and_dashboard_is_installed() -> None:
         found = _find(rendered, "ConfigMap", f"videojob-dashboard-{name.removesuffix('.json')}")
         assert _at(found, ("metadata", "labels", "grafana_dashboard")) == "1"
         assert json.loads(_at(found, ("data", name))) == dashboard
+
+
+def test_alerts_and_dashboards_link_to_where_the_runbooks_can_be_read() -> None:
+    base = "https://git.example/videojob/main"
+    switches = "--set=prometheusRule.enabled=true,dashboards.enabled=true"
+    rendered = json.dumps(render(switches, f"--set=monitoring.runbookBaseUrl={base}/"))
+    linked = re.findall(r"[^\s\"\\\\(]*docs/runbooks", rendered)
+    assert len(linked) > 10
+    assert set(linked) == {f"{base}/docs/runbooks"}
 
 
 def test_labels_are_on_everything_but_what_pods_are_selected_by() -> None:

@@ -119,3 +119,56 @@ def test_a_late_deletion_does_not_remove_a_successor_of_the_same_name() -> None:
     cache.apply(VIDEO_QUEUES, queue(12, uid="new", policy="Hold"))
     cache.apply(VIDEO_QUEUES, queue(11, uid="old"), deleted=True)
     assert cache.queues[QueueKey("team", "default")].metadata.uid == "new"
+
+
+def held(version: int, chunks: int, seconds: float, *, attempts: int = 1, replica: str = "r0", uid: str = "u") -> Json:
+    status = {
+        "attempts": attempts,
+        "assignment": {"pool": "p", "replica": replica},
+        "progress": {"chunksDone": chunks},
+        "timing": {"runningSeconds": seconds},
+    }
+    return body(version, "Running", uid, status=status)
+
+
+def test_what_chunks_took_is_told_with_the_number_of_jobs_on_the_replica() -> None:
+    told: list[tuple[int, float, int]] = []
+    cache = Cache(
+        lambda: 0,
+        lambda: None,
+        progressed=lambda old, new, sharing: told.append(
+            (new.chunks_done - old.chunks_done, new.running_seconds - old.running_seconds, sharing)
+        ),
+    )
+    cache.apply(VIDEO_JOBS, held(1, 0, 0.0))
+    cache.apply(VIDEO_JOBS, held(2, 2, 6.0))
+    cache.apply(VIDEO_JOBS, held(3, 2, 6.5))
+    cache.apply(VIDEO_JOBS, held(4, 1, 1.0, uid="other"))
+    cache.apply(VIDEO_JOBS, held(5, 3, 12.5))
+    cache.apply(VIDEO_JOBS, held(6, 4, 20.0, attempts=2))
+    assert told == [(2, 6.0, 1), (1, 6.0, 2)]
+
+
+def test_an_end_is_told_once() -> None:
+    told: list[str] = []
+    cache = Cache(lambda: 0, lambda: None, ended=lambda job: told.append(job.status.phase.value))
+    cache.apply(VIDEO_JOBS, body(1, "Succeeded", "known only after its end"))
+    cache.apply(VIDEO_JOBS, body(2, "Running"))
+    for version in (3, 4):
+        cache.apply(VIDEO_JOBS, body(version, "Failed", spec={"ttlSecondsAfterFinished": 60}))
+    assert told == ["Failed"]
+
+
+@pytest.mark.parametrize(("namespace", "known"), [(None, ["all"]), ("team", ["theirs"])])
+def test_an_operator_serves_the_pools_that_are_meant_for_it(namespace: str | None, known: list[str]) -> None:
+    cache = Cache(lambda: 0, lambda: None, namespace=namespace)
+    for name, more in (("all", {}), ("theirs", {"operatorNamespace": "team"}), ("others", {"operatorNamespace": "b"})):
+        spec = {"accelerator": "cpu", "models": ["tiny"], "store": {"url": "file:///store"}, **more}
+        cache.apply(GPU_POOLS, {"metadata": {"name": name, "uid": name, "resourceVersion": "1"}, "spec": spec})
+    assert [*cache.snapshot().pools] == known
+
+
+def test_a_finished_job_whose_files_nothing_holds_is_remembered() -> None:
+    cache = Cache(lambda: 0, lambda: None)
+    cache.apply(VIDEO_JOBS, body(1, "Cancelled", status={"storeURI": "file:///store/team/u"}))
+    assert [job.lacks_finalizer for job in cache.snapshot().jobs] == [True]

@@ -4,13 +4,18 @@ from typing import Any
 
 import pytest
 
-from tests.planner.builders import NOW, ago, job, loaded, model, pool, replica, snapshot
-from videojob.api.conditions import ConditionType, Reason
+from tests.planner.builders import NOW, ago, held, job, loaded, model, pool, replica, snapshot
+from videojob.api.conditions import ConditionType, Reason, find
 from videojob.api.gpupool import GPUPool, GPUPoolSpec, Scaling
 from videojob.api.replica import ModelState
+from videojob.planner.decisions import Wait
+from videojob.planner.demand import Demand
 from videojob.planner.placement import Obstacle, Place, Placement, members, missing
+from videojob.planner.plan import plan
 from videojob.planner.pods import CRASHES, NODE_PATIENCE_SECONDS, NamedPod, pods_of, troubles
+from videojob.planner.scaling import ScalingReason
 from videojob.planner.snapshot import Container, Pod, Replica, ReplicaKey, Snapshot, Workload
+from videojob.planner.summary import PoolScaling, summarise
 
 
 def pod(**fields: Any) -> Pod:
@@ -161,3 +166,67 @@ def test_a_replica_that_has_the_model_loaded_comes_before_one_that_has_unloaded_
     placement = Placement(found, NOW)
     places = [placement.place(job(name), model()) for name in "abcd"]
     assert [place.replica.name for place in places if isinstance(place, Place)] == ["b", "b", "a", "a"]
+
+
+@pytest.mark.parametrize("pods", [{"a": pod(), "b": pod()}, {"a": PENDING}, {"a": LOOPING}, {"a": PULLING}])
+def test_a_job_that_waits_for_pods_is_written_once_for_a_reason(pods: dict[str, Pod]) -> None:
+    """However many of the pods have come so far: ten thousand jobs may wait for a hundred of them."""
+    (wait,) = plan(with_pods(pods, job(), workload=Workload(2)), NOW).decisions
+    assert isinstance(wait, Wait)
+    told = job(reason=wait.reason, message=wait.message)
+    assert plan(with_pods({**pods, "c": READY}, told, workload=Workload(3)), NOW).decisions == ()
+
+
+def scaled(reason: ScalingReason, wanted: int = 0, **demand: Any) -> dict[str, PoolScaling]:
+    return {"p": PoolScaling(Demand(**demand), wanted, reason, "why")}
+
+
+@pytest.mark.parametrize(
+    ("found", "scaling", "ready", "reason"),
+    [
+        pytest.param(with_pods({}), scaled(ScalingReason.IDLE), True, Reason.AT_REST, id="no job, no replica"),
+        pytest.param(
+            with_pods({}), scaled(ScalingReason.PAUSED), False, Reason.POOL_EMPTY, id="paused without a replica"
+        ),
+        pytest.param(
+            with_pods({"a": pod()}, workload=Workload(1)),
+            scaled(ScalingReason.STEADY, 1),
+            False,
+            Reason.POOL_STARTING,
+            id="on its way",
+        ),
+        pytest.param(
+            with_pods({"a": READY}, workload=Workload(1), replicas={"p/a": replica()}),
+            scaled(ScalingReason.STEADY, 1),
+            True,
+            Reason.READY,
+            id="a replica serves",
+        ),
+    ],
+)
+def test_whether_a_pool_of_pods_can_be_used(
+    found: Snapshot, scaling: dict[str, PoolScaling], ready: bool, reason: Reason
+) -> None:
+    status = summarise(found, NOW, scaling).pools["p"]
+    condition = find(status.conditions, ConditionType.READY)
+    assert condition is not None
+    assert (condition.status == "True", condition.reason) == (ready, reason)
+
+
+def test_what_a_pool_of_pods_tells() -> None:
+    found = with_pods(
+        {"a": READY, "b": PENDING},
+        held("one", replica="a", pool="p"),
+        workload=Workload(2),
+        replicas={"p/a": replica()},
+    )
+    status = summarise(found, NOW, scaled(ScalingReason.STEADY, 2, backlog_seconds=1234.0, waiting=3)).pools["p"]
+    counts = (status.wanted_replicas, status.replicas, status.ready_replicas, status.loading_replicas)
+    assert counts == (2, 2, 1, 1)
+    assert (status.busy_replicas, status.running_jobs, status.waiting_jobs) == (1, 1, 3)
+    assert status.backlog_seconds == 1200
+    states = {condition.type: (condition.status, condition.reason) for condition in status.conditions}
+    assert states[ConditionType.PODS_SCHEDULED] == ("False", Reason.UNSCHEDULABLE)
+    assert states[ConditionType.IMAGES_PULLED] == ("True", Reason.PULLED)
+    assert states[ConditionType.SCALING] == ("True", ScalingReason.STEADY)
+    assert status.selector == "videojob.dev/pool=p,videojob.dev/component=replica"
