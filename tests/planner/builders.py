@@ -157,6 +157,7 @@ def applied(before: Snapshot, decisions: Iterable[Decision]) -> Snapshot:
             found,
             assignment=Assignment(pool=decision.replica.pool, replica=decision.replica.name),
             phase=Phase.ASSIGNED,
+            finalizer=True,
             attempts=found.attempts + 1,
             pool=decision.replica.pool,
             resolved=decision.resolved,

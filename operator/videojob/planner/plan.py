@@ -43,6 +43,18 @@ URGENCY: tuple[type[Decision], ...] = (
     Expire,
     Wait,
 )
+COUNTING = frozenset(
+    {
+        Reason.QUEUED,
+        Reason.BACKING_OFF,
+        Reason.POOL_STARTING,
+        Reason.UNSCHEDULABLE,
+        Reason.NODES_DO_NOT_COME,
+        Reason.IMAGE_PULL_FAILED,
+        Reason.CRASH_LOOP,
+    }
+)
+"""Reasons whose sentence changes with every pod or second; the pool's conditions have the latest one."""
 _RANK = {type_: rank for rank, type_ in enumerate(URGENCY)}
 
 
@@ -199,9 +211,7 @@ class _Planner:
 
     def _wait(self, job: Job, obstacle: Obstacle) -> Wait | None:
         """A waiting job's status changes only with the reason: not with the length of the queue before it."""
-        same = job.reason == obstacle.reason and (
-            obstacle.reason in (Reason.QUEUED, Reason.BACKING_OFF) or job.message == obstacle.message
-        )
+        same = job.reason == obstacle.reason and (obstacle.reason in COUNTING or job.message == obstacle.message)
         if same:
             return None
         began = job.since if job.since > EPOCH else job.created
