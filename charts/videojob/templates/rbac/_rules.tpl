@@ -86,10 +86,10 @@ release's own namespace. Of the operator and the runner a test holds these to ma
 {{- end }}
 
 {{- define "videojob.rules.uninstall.jobs" -}}
-# patch takes off the finalizer.
+# patch takes off the finalizer; get reads a job that somebody else changes meanwhile.
 - apiGroups: [videojob.dev]
   resources: [videojobs]
-  verbs: [list, patch]
+  verbs: [get, list, patch]
 {{- end }}
 
 {{- define "videojob.rules.uninstall.system" -}}
