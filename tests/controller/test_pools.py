@@ -84,3 +84,9 @@ def test_a_cold_start_is_measured_once() -> None:
     workloads.restore_pods([])
     workloads.restore_pods([body("2026-11-22T12:00:30Z", "2")])
     assert seen == [20.0]
+
+
+def test_a_replica_that_was_chosen_to_go_takes_no_more_jobs() -> None:
+    key = ReplicaKey("p", "a")
+    seen = with_pods({key: replica()}, {key: READY}, {"p": pod_pool()}, [], {key})
+    assert seen[key].draining

@@ -100,22 +100,22 @@ def test_an_upgrade_of_operator_and_pool_keeps_the_jobs(release: Release, undist
 
 
 @pytest.mark.parametrize(
-    ("template", "models", "condition", "reason", "words"),
+    ("template", "name", "condition", "reason", "words"),
     [
         pytest.param(
             {"image": "videojob.dev/local/none:1"},
-            ["tiny-anyflow"],
+            "other",
             ConditionType.IMAGES_PULLED,
             Reason.IMAGE_PULL_FAILED,
             "spec.template.image",
             id="no such image",
         ),
         pytest.param(
-            {}, ["broken"], ConditionType.MODELS_LOADED, Reason.MODEL_LOAD_FAILED, "does not load", id="no such model"
+            {}, "broken", ConditionType.MODELS_LOADED, Reason.MODEL_LOAD_FAILED, "does not load", id="no such model"
         ),
         pytest.param(
             {"nodeSelector": {"gpu": "none"}},
-            ["tiny-anyflow"],
+            "other",
             ConditionType.PODS_SCHEDULED,
             Reason.UNSCHEDULABLE,
             "no node takes it",
@@ -123,7 +123,7 @@ def test_an_upgrade_of_operator_and_pool_keeps_the_jobs(release: Release, undist
         ),
         pytest.param(
             {"tritonResources": {"limits": {"memory": "300Mi"}}},
-            ["tiny-anyflow"],
+            "other",
             ConditionType.PODS_STABLE,
             Reason.CRASH_LOOP,
             "tritonResources",
@@ -131,7 +131,7 @@ def test_an_upgrade_of_operator_and_pool_keeps_the_jobs(release: Release, undist
         ),
         pytest.param(
             {"affinity": {"nodeAffinity": "none"}},
-            ["tiny-anyflow"],
+            "other",
             ConditionType.READY,
             Reason.TEMPLATE_REFUSED,
             "refuses the Deployment",
@@ -140,19 +140,17 @@ def test_an_upgrade_of_operator_and_pool_keeps_the_jobs(release: Release, undist
     ],
 )
 def test_a_pool_says_what_is_wrong_with_it_and_so_does_its_job(
-    release: Release, template: dict[str, object], models: list[str], condition: ConditionType, reason: str, words: str
+    release: Release, template: dict[str, object], name: str, condition: ConditionType, reason: str, words: str
 ) -> None:
-    pool = release.real.get("gpupool", POOL)
-    model = release.real.get("videomodel", "tiny-anyflow")
-    spec = {**pool["spec"], "models": models, "template": {**pool["spec"]["template"], **template}}
-    broken = {**model["spec"], "source": {"directory": "/models/none"}}
+    pool, model = release.real.get("gpupool", POOL), release.real.get("videomodel", "tiny-anyflow")
+    spec = {**pool["spec"], "models": [name], "template": {**pool["spec"]["template"], **template}}
+    source = {"directory": "/models/none"} if name == "broken" else model["spec"]["source"]
     release.real.cluster.apply(
-        {**model, "metadata": {"name": "broken"}, "spec": broken},
+        {**model, "metadata": {"name": name}, "spec": {**model["spec"], "source": source}},
         {"apiVersion": pool["apiVersion"], "kind": "GPUPool", "metadata": {"name": "wrong"}, "spec": spec},
     )
-    release.real.kubectl("annotate", "gpupool", POOL, "videojob.dev/paused=true", "--overwrite")
     try:
-        release.submit("waits", model=models[0])
+        release.submit("waits", model=name)
         assert words in release.until_condition(condition, reason, "wrong")
         told = Reason.POOL_NOT_READY if condition is ConditionType.MODELS_LOADED else reason
         release.until(
@@ -160,8 +158,7 @@ def test_a_pool_says_what_is_wrong_with_it_and_so_does_its_job(
         )
         assert release.job("waits").status.phase is Phase.PENDING
     finally:
-        release.real.kubectl("delete", "gpupool/wrong", "videomodel/broken")
-        release.real.kubectl("annotate", "gpupool", POOL, "videojob.dev/paused-")
+        release.real.kubectl("delete", "gpupool/wrong", f"videomodel/{name}")
 
 
 def test_one_operator_may_be_evicted_the_next_may_not(release: Release) -> None:

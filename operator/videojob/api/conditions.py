@@ -150,8 +150,6 @@ class Reason(StrEnum):
     """No model has failed to load."""
     STABLE = "Stable"
     """No container keeps ending."""
-    EXTERNAL = "External"
-    """Somebody else decides the number of replicas."""
 
 
 ATTEMPT_FAILURES = frozenset(

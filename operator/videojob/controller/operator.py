@@ -261,7 +261,9 @@ class Operator:
         known = self._cache.snapshot()
         return replace(
             known,
-            replicas=with_pods(self._leases.replicas(), self._workloads.pods, known.pools, known.jobs),
+            replicas=with_pods(
+                self._leases.replicas(), self._workloads.pods, known.pools, known.jobs, self._pools.leaving
+            ),
             pods=dict(self._workloads.pods),
             workloads=self._pools.workloads(),
             busy=self._writer.busy,

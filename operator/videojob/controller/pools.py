@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -88,6 +88,8 @@ class Pools:
         self._pause_seconds = pause_seconds
         self._now = now
         self._states: dict[str, _State] = {}
+        self.leaving: set[ReplicaKey] = set()
+        """Replicas that were chosen to go: they get no job from that moment on, not only once their Lease says so."""
         self._estimates: Estimates | None = None
 
     async def run(self) -> None:
@@ -97,10 +99,12 @@ class Pools:
             if not self._leading():
                 # Whoever leads writes; one that takes over starts from what it finds in the cluster.
                 self._states.clear()
+                self.leaving.clear()
                 continue
             snapshot = self._snapshot()
             asked = demands(snapshot, self._known())
             held = held_jobs(snapshot.jobs)
+            self.leaving &= snapshot.pods.keys()
             for name in self._states.keys() - snapshot.pools.keys():
                 del self._states[name]
             for name, pool in snapshot.pools.items():
@@ -235,13 +239,17 @@ class Pools:
         chosen = set(victims(candidates, count))
         gone = 0
         for one in candidates:
-            replica = snapshot.replicas.get(ReplicaKey(pool.metadata.name, one.name))
+            key = ReplicaKey(pool.metadata.name, one.name)
+            replica = snapshot.replicas.get(key)
             if one.name not in chosen:
-                if replica is not None and replica.drain_reason == SCALE_DOWN:
-                    await self._annotate(pool, one.name, None)
+                await self._keep(pool, key, replica)
             elif replica is None or not replica.live:
                 gone += 1
             elif not replica.drain_reason:
+                # It may have got a job since the snapshot was taken. There is no pause between this look and the mark.
+                if key not in self.leaving and held_jobs(self._snapshot().jobs)[key]:
+                    continue
+                self.leaving.add(key)
                 await self._annotate(pool, one.name, SCALE_DOWN)
             elif replica.report.draining and one.jobs == 0:
                 gone += 1
@@ -250,9 +258,13 @@ class Pools:
     async def _let_stay(self, pool: GPUPool, candidates: list[Candidate], snapshot: Snapshot) -> None:
         """Take back the drains that were asked for here."""
         for one in candidates:
-            replica = snapshot.replicas.get(ReplicaKey(pool.metadata.name, one.name))
-            if replica is not None and replica.drain_reason == SCALE_DOWN:
-                await self._annotate(pool, one.name, None)
+            key = ReplicaKey(pool.metadata.name, one.name)
+            await self._keep(pool, key, snapshot.replicas.get(key))
+
+    async def _keep(self, pool: GPUPool, key: ReplicaKey, replica: Replica | None) -> None:
+        self.leaving.discard(key)
+        if replica is not None and replica.drain_reason == SCALE_DOWN:
+            await self._annotate(pool, key.name, None)
 
     async def _annotate(self, pool: GPUPool, name: str, reason: str | None) -> None:
         body = {"metadata": {"annotations": {DRAIN_ANNOTATION: reason}}}
@@ -349,10 +361,11 @@ def with_pods(
     pods: Mapping[ReplicaKey, Pod],
     pools: Mapping[str, GPUPool],
     jobs: Iterable[Job],
+    leaving: Set[ReplicaKey] = frozenset(),
 ) -> dict[ReplicaKey, Replica]:
     """The replicas, where one that must not get another job counts as draining.
 
-    That is one whose pod ends or is gone; and, of a pool with more pods than it may have, as many as are too many: else
+    That is one whose pod ends or is gone, or which was chosen to go; and, of a pool with more pods than it may have, as many as are too many: else
     each would get the next job as soon as it is free, and none would ever go. Those with a job are the last to count.
     """
     found = dict(replicas)
@@ -361,7 +374,7 @@ def with_pods(
         if pool is None or not pool.spec.made_of_pods or replica.draining:
             continue
         pod = pods.get(key)
-        if pod is None or pod.ending:
+        if pod is None or pod.ending or key in leaving:
             found[key] = replace(replica, draining=True)
     staying: dict[str, list[ReplicaKey]] = {}
     for key, pod in pods.items():

@@ -30,7 +30,9 @@ KVCache = dict[int, dict[str, torch.Tensor]]
 def _pipeline(directory: Path, dtype: torch.dtype, *without: str) -> Any:
     """Load the pipeline folder, but for the components named in `without`."""
     _check_folder(directory)
-    return AnyFlowFARPipeline.from_pretrained(directory, dtype=dtype, local_files_only=True, **dict.fromkeys(without))
+    return AnyFlowFARPipeline.from_pretrained(
+        directory, dtype=dtype, local_files_only=True, use_safetensors=True, **dict.fromkeys(without)
+    )
 
 
 def _check_folder(directory: Path) -> None:
@@ -185,7 +187,9 @@ class VideoDecoder:
 
     def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
         _check_folder(directory)
-        self._vae = AutoencoderKLWan.from_pretrained(directory, subfolder="vae", dtype=dtype, local_files_only=True)
+        self._vae = AutoencoderKLWan.from_pretrained(
+            directory, subfolder="vae", dtype=dtype, local_files_only=True, use_safetensors=True
+        )
         self._vae.to(device).eval()
         self._vae.clear_cache()  # counts the convolutions that cache
         self._device = device
