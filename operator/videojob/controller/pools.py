@@ -365,8 +365,9 @@ def with_pods(
 ) -> dict[ReplicaKey, Replica]:
     """The replicas, where one that must not get another job counts as draining.
 
-    That is one whose pod ends or is gone, or which was chosen to go; and, of a pool with more pods than it may have, as many as are too many: else
-    each would get the next job as soon as it is free, and none would ever go. Those with a job are the last to count.
+    That is one whose pod ends or is gone, or which was chosen to go; and, of a pool with more pods than it may have, as
+    many as are too many: else each would get the next job as soon as it is free, and none would ever go. Those with a
+    job are the last to count.
     """
     found = dict(replicas)
     for key, replica in replicas.items():
