@@ -122,11 +122,11 @@ def test_an_upgrade_of_operator_and_pool_keeps_the_jobs(release: Release, undist
             id="no such node",
         ),
         pytest.param(
-            {"tritonResources": {"limits": {"memory": "300Mi"}}},
+            {"runnerResources": {"limits": {"memory": "48Mi"}}},
             "other",
             ConditionType.PODS_STABLE,
             Reason.CRASH_LOOP,
-            "tritonResources",
+            "OOMKilled",
             id="too little memory",
         ),
         pytest.param(

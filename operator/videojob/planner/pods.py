@@ -68,7 +68,7 @@ def _crash(pod: Pod, _: datetime) -> Trouble | None:
         last = pod.last_exit or Container("unknown")
         how = f"{last.reason}{f' ({last.message})' if last.message else ''}"
         advice = (
-            "Raise the memory limit in spec.template.tritonResources."
+            "Raise its memory limit in spec.template: tritonResources or runnerResources."
             if last.reason == "OOMKilled"
             else "See its log: kubectl logs POD --all-containers --previous."
         )
