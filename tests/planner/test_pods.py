@@ -63,7 +63,7 @@ def with_pods(
             "more than 5 minutes: 0/0 nodes are available. Let the node pool grow",
         ),
         (PULLING, ConditionType.IMAGES_PULLED, Reason.IMAGE_PULL_FAILED, "container triton: not found Correct"),
-        (LOOPING, ConditionType.PODS_STABLE, Reason.CRASH_LOOP, "5 times, the last time by OOMKilled. Raise the mem"),
+        (LOOPING, ConditionType.PODS_STABLE, Reason.CRASH_LOOP, "5 times, the last time by OOMKilled. Raise its mem"),
         (
             pod(restarts=CRASHES, last_exit=Container("Error", "no such model")),
             ConditionType.PODS_STABLE,
