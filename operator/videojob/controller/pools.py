@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 
 from videojob.api.conditions import MESSAGE_LIMIT
 from videojob.api.gpupool import MAX_REPLICAS, PAUSED_ANNOTATION, GPUPool, LastScaling, ScalingMode
@@ -307,7 +308,8 @@ class Pools:
             self._refuse(pool, state, str(error))
             return
         except KubeError as error:
-            if error.transient:
+            # A fragment of the wrong type is refused with 500, of all codes; here that is no passing trouble.
+            if error.transient and error.code != HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise
             self._refuse(pool, state, f"The API server refuses the Deployment of the pool's pods: {error}")
             return
