@@ -80,7 +80,12 @@ class PodTemplate(Resource):
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
     model_load_seconds: Annotated[
-        int, Field(ge=10, le=86400, description="A job waits so long for its model; a rollout that takes 10 minutes more is stuck.")
+        int,
+        Field(
+            ge=10,
+            le=86400,
+            description="A job waits so long for its model; a rollout that takes 10 minutes more is stuck.",
+        ),
     ] = 900
     termination_grace_period_seconds: Annotated[
         int, Field(ge=60, le=3600, description="For a pod that ends, to finish its chunks and hand its jobs back.")

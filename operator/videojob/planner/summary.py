@@ -107,7 +107,9 @@ def _pool(
         broken += [verdict for verdict in verdicts if verdict.rank in _BROKEN]
     count = f"{ready} of {wanted} replicas can take jobs"
     if ready:
-        trouble = f"; {broken[0].note}" if broken else "."
+        refused = snapshot.workloads[name].refused if name in snapshot.workloads else ""
+        notes = [note for note in (refused, *(verdict.note for verdict in broken)) if note]
+        trouble = f"; {notes[0]}" if notes else "."
         state = (True, Reason.READY, count + trouble)
     elif unknown and not models:
         state = (False, Reason.MODEL_NOT_FOUND, f"There is no VideoModel {unknown[0]}: create it.")
