@@ -40,7 +40,7 @@ from videojob.planner.snapshot import Job
 
 logger = logging.getLogger(__name__)
 
-QUIET_WAITS = frozenset({Reason.QUEUED, Reason.BACKING_OFF, Reason.QUEUE_STOPPED})
+QUIET_WAITS = frozenset({Reason.QUEUED, Reason.BACKING_OFF, Reason.QUEUE_STOPPED, Reason.POOL_STARTING})
 """Waits that are as they should be: worth a condition, not an Event."""
 
 
