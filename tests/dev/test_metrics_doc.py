@@ -18,6 +18,7 @@ def test_no_metric_has_a_label_for_a_job_a_user_or_a_prompt() -> None:
     assert {label.strip() for label in labels} <= {
         "",
         "code",
+        "direction",
         "kind",
         "model",
         "namespace",
@@ -26,7 +27,9 @@ def test_no_metric_has_a_label_for_a_job_a_user_or_a_prompt() -> None:
         "queue",
         "reason",
         "replica",
+        "result",
         "stage",
+        "state",
         "type",
         "verb",
         "version",
