@@ -119,10 +119,13 @@ async def _work(system: System, prometheus: Prometheus) -> Run:
         listed = await system.client.list(VIDEO_JOBS, JOBS_NAMESPACE)
         jobs = [await system.job(item["metadata"]["name"]) for item in listed["items"]]
         phases = Counter(job.status.phase for job in jobs)
+        ended = time.time()
 
         async def caught_up() -> bool:
-            # The pool's status is written a moment later; what waits in a stopped queue waits for no pool.
+            # The pool's status is written a moment later; what waits in a stopped queue waits for no pool. And every
+            # target was scraped since: they are scraped one after the other.
             settled = (
+                f"min(timestamp(up)) > {ended} and "
                 f'sum(videojob_jobs{{phase="Succeeded"}}) == {phases[Phase.SUCCEEDED]} '
                 f"and sum(videojob_gpu_seconds_total) > 0 and sum(videojob_pool_queue_depth) == 0"
             )
