@@ -13,6 +13,8 @@ from dev.pods import machine
 from dev.pods.cluster import RESTRICTED, RealCluster
 from tests.pods.release import QUICK, Release
 from videojob.api.conditions import ConditionType
+from videojob.api.gpupool import GPUPool
+from videojob.api.videojob import VideoJob
 
 REQUIRED = "VIDEOJOB_REQUIRE_CLUSTER"
 """With this set to 1, a machine that cannot run real pods fails the tests that need them."""
@@ -77,8 +79,18 @@ def release(installed: Release) -> Iterator[Release]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(installed: Release) -> str:
-    """sha256 of the video that nothing has disturbed, made by a pool that had no replica; the pool keeps one."""
+def first(installed: Release) -> tuple[VideoJob, GPUPool]:
+    """A job that nothing has disturbed, and the pool after it; the pool had no replica before."""
     installed.submit("undisturbed")
     installed.until_condition(ConditionType.SCALING, "Steady")
-    return installed.video("undisturbed")
+    pool = installed.pool()
+    installed.video("undisturbed")
+    return installed.job("undisturbed"), pool
+
+
+@pytest.fixture(scope="session")
+def undisturbed(first: tuple[VideoJob, GPUPool]) -> str:
+    """sha256 of the video that every job of `submit` makes."""
+    output = first[0].status.output
+    assert output is not None
+    return output.sha256

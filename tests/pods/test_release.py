@@ -11,35 +11,38 @@ from dev.pods.cluster import NODE
 from tests.pods.release import POOL, POOL_PODS, QUEUE, QUICK, Release
 from videojob.api import FINALIZER
 from videojob.api.conditions import ConditionType, Reason
-from videojob.api.videojob import Phase
+from videojob.api.gpupool import GPUPool
+from videojob.api.videojob import Phase, VideoJob
 
 pytestmark = pytest.mark.timeout(900)
 
 OPERATOR = "app.kubernetes.io/component=operator"
 
 
-def test_a_job_wakes_the_pool_and_gets_its_video(installed: Release, undisturbed: str) -> None:
-    job = installed.job("undisturbed")
+def test_a_job_wakes_the_pool_and_gets_its_video(installed: Release, first: tuple[VideoJob, GPUPool]) -> None:
+    job, pool = first
     assert job.status.output is not None
-    assert (job.status.output.sha256, job.status.output.frames) == (undisturbed, 96)
-    assert (job.status.attempts, job.status.failures) == (1, 0)
+    assert (job.status.output.frames, job.status.attempts, job.status.failures) == (96, 1, 0)
+    assert pool.status.last_scaling is not None
+    assert (pool.status.last_scaling.reason, pool.status.last_scaling.to_replicas) == ("ActivatedFromZero", 1)
+    # What the operator has learnt from it stays on the pool.
     status = installed.pool().status
-    assert status.last_scaling is not None
-    assert (status.last_scaling.reason, status.last_scaling.to_replicas) == ("ActivatedFromZero", 1)
     assert status.cold_start_seconds is not None
     assert [entry.model for entry in status.estimates] == ["tiny-anyflow"]
 
 
-def test_pods_run_as_restricted_pod_security_wants_them(installed: Release, undisturbed: str) -> None:
-    labels = installed.real.get("namespace", NAMESPACE)["metadata"]["labels"]
+def test_pods_run_as_restricted_pod_security_wants_them(release: Release) -> None:
+    labels = release.real.get("namespace", NAMESPACE)["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
-    (pod,) = installed.pods() or pytest.fail("the pool has no pod")
-    name = pod["metadata"]["name"]
-    assert installed.real.kubectl("exec", name, "-n", NAMESPACE, "-c", "runner", "--", "id", "-u").strip() == "10001"
+    release.submit("looked")
+    release.until_chunks("looked", 1)
+    pod = release.holder("looked")
     token = "/var/run/secrets/kubernetes.io/serviceaccount/token"
-    assert installed.real.kubectl("exec", name, "-n", NAMESPACE, "-c", "runner", "--", "test", "-r", token) == ""
+    in_runner = ("exec", pod, "-n", NAMESPACE, "-c", "runner", "--")
+    assert release.real.kubectl(*in_runner, "id", "-u").strip() == "10001"
+    assert release.real.kubectl(*in_runner, "test", "-r", token) == ""
     with pytest.raises(DevError):
-        installed.real.kubectl("exec", name, "-n", NAMESPACE, "-c", "triton", "--", "test", "-e", token)
+        release.real.kubectl("exec", pod, "-n", NAMESPACE, "-c", "triton", "--", "test", "-e", token)
 
 
 def test_the_pool_grows_with_its_backlog_and_shrinks_to_zero(release: Release, undisturbed: str) -> None:
