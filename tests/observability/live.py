@@ -123,9 +123,9 @@ async def _work(system: System, prometheus: Prometheus) -> Run:
 
         async def caught_up() -> bool:
             # The pool's status is written a moment later; what waits in a stopped queue waits for no pool. And every
-            # target was scraped since: they are scraped one after the other.
+            # target was scraped since, which happens one after the other.
             settled = (
-                f"min(timestamp(up)) > {ended} and "
+                f"min(timestamp(up)) > {ended} and min(up) == 1 and "
                 f'sum(videojob_jobs{{phase="Succeeded"}}) == {phases[Phase.SUCCEEDED]} '
                 f"and sum(videojob_gpu_seconds_total) > 0 and sum(videojob_pool_queue_depth) == 0"
             )
