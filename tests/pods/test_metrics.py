@@ -82,6 +82,7 @@ def test_prometheus_agrees_with_the_api_server(release: Release, undisturbed: st
                 f'max(videojob_pool_replicas{{pool="{POOL}", state="wanted"}})': pool.wanted_replicas,
                 f'max(videojob_pool_replicas{{pool="{POOL}", state="ready"}})': pool.ready_replicas,
                 f'max(videojob_pool_backlog_seconds{{pool="{POOL}"}})': pool.backlog_seconds,
+                f'max(videojob_pool_cold_start_seconds_count{{pool="{POOL}"}}) > bool 0': 1,
                 f'sum(videojob_runner_chunks_total{{pool="{POOL}"}}) > bool 0': 1,
                 f'sum(nv_inference_request_success{{pool="{POOL}"}}) > bool 0': 1,
             }
