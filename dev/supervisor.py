@@ -138,14 +138,16 @@ def stop(folder: Path) -> bool:
     folder = folder.resolve()
     found = bool(marked(folder))
     pid = read_pid(folder, "supervisor")
+    deadline = time.monotonic() + STOP_SECONDS
     if pid is not None and is_running(folder):
         send(pid, folder, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_SECONDS
         while is_running(folder) and time.monotonic() < deadline:
             time.sleep(0.05)
     left = kill_all(folder)
     if left:
         raise DevError(f"These processes cannot be killed: {', '.join(map(str, left))}.")
+    while is_running(folder) and time.monotonic() < deadline:  # A dying process gives up its memory before its locks.
+        time.sleep(0.05)
     for path in (folder / "run").glob("*"):
         if path.name != LOCK:
             path.unlink(missing_ok=True)
