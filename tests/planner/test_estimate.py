@@ -125,6 +125,13 @@ def test_a_default_that_is_far_off_is_corrected_within_40_chunks(real: float) ->
     assert isclose(estimates.default_chunk_seconds("p", TINY), real, rel_tol=0.1)
 
 
+def test_a_moment_in_which_every_replica_waits_does_not_make_the_estimate_of_a_large_pool() -> None:
+    estimates = Estimates()
+    for wall_seconds in [8.0] * 1000 + [16.0] * 20:
+        estimates = estimates.observe("p", TINY, RESOLVED, 1, wall_seconds, 1)
+    assert 8.0 < estimates.default_chunk_seconds("p", TINY) < 11.0
+
+
 def remembering(*entries: ModelEstimate, models: tuple[str, ...] = ("tiny", "big")) -> GPUPool:
     return pool(models=models).model_copy(update={"status": GPUPoolStatus(estimates=entries)})
 

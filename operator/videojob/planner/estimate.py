@@ -15,8 +15,13 @@ from videojob.api.videomodel import VideoModel
 from videojob.planner.resolve import frames_of
 from videojob.planner.snapshot import Job
 
-WEIGHT = 0.2
-"""Share of one measured chunk in the new estimate: the last 10 chunks make nine tenths of it."""
+QUICK, STEADY = 0.2, 0.02
+"""Share of one measured chunk in the new estimate: while the last 10 make nine tenths of it, and when the last 115 do.
+
+It starts quick, since a default may be far off, and slows down with the chunks that were measured. A pool of a hundred
+replicas measures a hundred chunks at a time: were it quick for ever, a moment in which all of them wait for the store
+would be the whole estimate.
+"""
 FARTHEST = 5.0
 """An observation counts as at most so many times the estimate, and as no less than the estimate divided by so much. A
 job that hung, or a clock that jumped, moves it by little; a default that is far off is still corrected in some chunks.
@@ -38,6 +43,8 @@ class Estimates:
 
     measured: Mapping[PoolModel, float] = field(default_factory=dict)
     """Replica seconds of a chunk at the model's default size and steps."""
+    chunks: Mapping[PoolModel, int] = field(default_factory=dict)
+    """How many were measured. A new operator counts from none: it does not know how good what it found is."""
 
     @classmethod
     def restored(cls, pools: Iterable[GPUPool]) -> "Estimates":
@@ -89,9 +96,11 @@ class Estimates:
         before = self.default_chunk_seconds(pool, model)
         seen = wall_seconds / (chunks * jobs * relative)
         seen = min(max(seen, before / FARTHEST), before * FARTHEST)
-        kept = (1 - WEIGHT) ** chunks
+        key = PoolModel(pool, model.metadata.name)
+        counted = self.chunks.get(key, 0) + chunks
+        kept = (1 - min(QUICK, max(STEADY, 4 / counted))) ** chunks
         after = _bounded(kept * before + (1 - kept) * seen)
-        return Estimates({**self.measured, PoolModel(pool, model.metadata.name): after})
+        return Estimates({**self.measured, key: after}, {**self.chunks, key: counted})
 
 
 def work(model: VideoModel, width: int, height: int, steps: int) -> float:
