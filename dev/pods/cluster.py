@@ -1,6 +1,7 @@
 """Start and stop the cluster with real pods: control plane, node, DNS, store, GPUs that are granted but not there."""
 
 import json
+import os
 import secrets
 import shutil
 import string
@@ -27,6 +28,8 @@ from dev.supervisor import Process, Supervisor, crash_loop
 MANIFESTS = Path(__file__).parent / "manifests"
 NODE = "local"
 GPUS = 4
+USER = 10001
+"""That the store's pod runs as."""
 STORE_NAMESPACE = "videojob-store"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 PROGRAMS = (
@@ -104,6 +107,20 @@ class RealCluster:
         """
         options = (f"--for={event}", f"--timeout={seconds}s", "--namespace", namespace)
         self.cluster.kubectl("wait", *options, f"{kind}/{name}", seconds=seconds + 10)
+
+    def wait_for_node(self) -> None:
+        """Wait until the node has registered, grant it its accelerators, and wait for what every pod there needs.
+
+        Raises:
+            DevError: something of it does not come, or keeps dying.
+        """
+        _wait(self.folder, ("kubelet",), lambda: bool(self.get("node", NODE)), "The node does not register")
+        capacity = [{"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": str(GPUS)}]
+        self.kubectl("patch", "node", NODE, "--subresource=status", "--type=json", "--patch", json.dumps(capacity))
+        names = ("kubelet", "kube-controller-manager", "kube-scheduler", "kube-proxy")
+        _wait(self.folder, names, lambda: _is_ready(self), "The node is not ready")
+        self.wait_for("deployment", "coredns", "kube-system", "condition=Available", READY_SECONDS)
+        self.wait_for("deployment", "versitygw", STORE_NAMESPACE, "condition=Available", READY_SECONDS)
 
     def _ctr(self, *arguments: str) -> str:
         return self.in_node(str(program("ctr")), "--address", configuration.SOCKET, "-n", "k8s.io", *arguments)
@@ -190,13 +207,7 @@ def _start(supervisor: Supervisor, addresses: Addresses, models: Path, say: Say)
 
     say("Waiting for the node, DNS and the store ...")
     _install(real, models)
-    _wait(folder, ("kubelet",), lambda: bool(real.get("node", NODE)), "The node does not register")
-    capacity = [{"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": str(GPUS)}]
-    real.kubectl("patch", "node", NODE, "--subresource=status", "--type=json", "--patch", json.dumps(capacity))
-    names = ("kubelet", "kube-controller-manager", "kube-scheduler", "kube-proxy")
-    _wait(folder, names, lambda: _is_ready(real), "The node is not ready")
-    real.wait_for("deployment", "coredns", "kube-system", "condition=Available", READY_SECONDS)
-    real.wait_for("deployment", "versitygw", STORE_NAMESPACE, "condition=Available", READY_SECONDS)
+    real.wait_for_node()
     return real
 
 
@@ -212,8 +223,16 @@ def _install(real: RealCluster, models: Path) -> None:
         _secret("videojob-store", NAMESPACE, {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}),
     )
     real.apply_manifest("dns", DNS=real.addresses.dns)
-    real.apply_manifest("store")
-    real.apply_manifest("models", MODELS=str(models))
+    real.apply_manifest("store", OBJECTS=str(_objects(real.folder)))
+    real.apply_manifest("models", MODELS=str(models), NAMESPACE=NAMESPACE)
+
+
+def _objects(folder: Path) -> Path:
+    """Where the store keeps its objects: a folder of its own user's, which outlives the store's pod."""
+    path = folder / "node" / "objects"
+    path.mkdir(parents=True, exist_ok=True)
+    os.chown(path, USER, USER)
+    return path
 
 
 def _secret(name: str, namespace: str, values: dict[str, str]) -> dict[str, Any]:

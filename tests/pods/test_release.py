@@ -1,6 +1,8 @@
 """videojob as its chart installs it, in real pods: what a platform team does with it, and what goes wrong there."""
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -8,6 +10,7 @@ from dev.cluster import NAMESPACE
 from dev.errors import DevError
 from dev.pods import images
 from dev.pods.cluster import NODE
+from dev.supervisor import read_pid
 from tests.pods.release import POOL, POOL_PODS, QUEUE, QUICK, Release
 from videojob.api import FINALIZER
 from videojob.api.conditions import ConditionType, Reason
@@ -85,6 +88,28 @@ def test_a_pod_that_goes_costs_no_chunk_and_no_byte(release: Release, undisturbe
     assert (after.status.failures, after.status.attempts) == (0, before.status.attempts + 1)
     assert after.status.cost is not None
     assert before.status.cost is not None
+
+
+def test_a_node_that_is_deleted_takes_no_job_with_it(release: Release, undisturbed: str) -> None:
+    release.submit("moved")
+    release.until_chunks("moved", 2)
+    holder = release.holder("moved")
+    kubelet = read_pid(release.real.folder, "kubelet")
+    assert kubelet is not None
+    try:
+        # The machine is gone: nobody reports from it, nobody starts a container there again.
+        os.killpg(kubelet, signal.SIGSTOP)
+        for process in ("videojob.runner --pool", "tritonserver"):
+            release.real.in_node("pkill", "-KILL", "-f", process)
+        release.real.kubectl("delete", "node", NODE)
+        release.until(lambda: holder not in release.names(), "Kubernetes does not collect the node's pods")
+    finally:
+        os.killpg(kubelet, signal.SIGKILL)
+    assert release.job("moved").status.phase is not Phase.SUCCEEDED
+    release.real.wait_for_node()
+    assert release.video("moved") == undisturbed
+    after = release.job("moved")
+    assert (after.status.failures, after.status.attempts) == (0, 2)
 
 
 def test_an_upgrade_of_operator_and_pool_keeps_the_jobs(release: Release, undisturbed: str) -> None:
