@@ -253,8 +253,9 @@ class Replica:
             await asyncio.gather(keeping, working, leaving, return_exceptions=True)
 
     async def _work(self, site: Site, assignments: Assignments) -> None:
-        await self._hand_back_leftovers(site)
-        async for event in self._kube.watch(VIDEO_JOBS, fieldSelector=self._selector):
+        namespace = site.pool.spec.operator_namespace  # With one, this runner has no right to read another's jobs.
+        await self._hand_back_leftovers(site, namespace)
+        async for event in self._kube.watch(VIDEO_JOBS, namespace, fieldSelector=self._selector):
             assignments.see(event)
 
     async def _left(self, site: Site, stopping: asyncio.Event) -> None:
@@ -293,12 +294,12 @@ class Replica:
         if job.status.resolved is not None:  # The operator writes it with the first assignment.
             await Attempt(services, job, job.status.resolved, owner, stop).run()
 
-    async def _hand_back_leftovers(self, site: Site) -> None:
+    async def _hand_back_leftovers(self, site: Site, namespace: str | None) -> None:
         """Give back the jobs that the replica still holds, and free what they hold on the server."""
         listing = None
         async for attempt in _patiently():
             with attempt:
-                listing = await self._kube.list(VIDEO_JOBS, fieldSelector=self._selector)
+                listing = await self._kube.list(VIDEO_JOBS, namespace, fieldSelector=self._selector)
         jobs = [VideoJob.model_validate(item) for item in (listing or {}).get("items", [])]
         await asyncio.gather(*(self._end_sequence(site, job) for job in jobs))
         await site.buffers.sweep()
