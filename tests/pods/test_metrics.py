@@ -68,6 +68,14 @@ def value(real: RealCluster, query: str) -> float | None:
     return float(found[0]["value"][1]) if found else None
 
 
+def keda_query(pool: str) -> str:
+    """What KEDA asks Prometheus by the sample, for another pool."""
+    (trigger,) = yaml.safe_load((MANIFESTS / "samples" / "scaling" / "keda.yaml").read_text())["spec"]["triggers"]
+    query: str = trigger["metadata"]["query"]
+    assert 'pool="h200"' in query
+    return query.replace("h200", pool)
+
+
 def test_prometheus_agrees_with_the_api_server(release: Release, undisturbed: str, tmp_path: Path) -> None:
     real = release.real
     with prometheus(real, tmp_path):
@@ -81,7 +89,7 @@ def test_prometheus_agrees_with_the_api_server(release: Release, undisturbed: st
                 "count(videojob_operator_leader == 1)": 1,
                 f'max(videojob_pool_replicas{{pool="{POOL}", state="wanted"}})': pool.wanted_replicas,
                 f'max(videojob_pool_replicas{{pool="{POOL}", state="ready"}})': pool.ready_replicas,
-                f'max(videojob_pool_backlog_seconds{{pool="{POOL}"}})': pool.backlog_seconds,
+                keda_query(POOL): pool.backlog_seconds,
                 f'max(videojob_pool_cold_start_seconds_count{{pool="{POOL}"}}) > bool 0': 1,
                 f'sum(videojob_runner_chunks_total{{pool="{POOL}"}}) > bool 0': 1,
                 f'sum(nv_inference_request_success{{pool="{POOL}"}}) > bool 0': 1,
