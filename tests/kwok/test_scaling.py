@@ -5,7 +5,7 @@ import math
 
 from dev.cluster import NAMESPACE
 from tests.controller.world import OperatorProcess, until
-from tests.kwok.world import LONG, PodWorld, condition, replica_of
+from tests.kwok.world import LONG, SCALING, PodWorld, condition, replica_of
 from videojob.api.gpupool import PAUSED_ANNOTATION
 from videojob.kube.client import DEPLOYMENTS, GPU_POOLS, PODS
 from videojob.pods.read import read_pod
@@ -185,6 +185,28 @@ async def test_a_template_that_the_api_server_refuses(world: PodWorld, operator:
     assert ready.status == "False"
     assert "topologyKey" in ready.message
     await world.change_pool(pool, template={"affinity": None})
+    await world.succeeded()
+
+
+async def test_a_refused_template_keeps_no_pool_from_growing_and_resting(
+    world: PodWorld, operator: OperatorProcess
+) -> None:
+    pool = await world.pod_pool(scaling={"minReplicas": 1})
+    await world.sized(pool, 1)
+    before = await world.deployment(pool)
+    await world.change_pool(pool, template={"affinity": {"nodeAffinity": "none"}}, scaling=SCALING | {"minReplicas": 2})
+    grown = await world.sized(pool, 2)
+    assert "The API server refuses the Deployment" in condition(grown, "Ready").message
+    await world.change_pool(pool, scaling=SCALING | {"minReplicas": 0})
+    await world.sized(pool, 0)
+    assert condition(await world.says(pool, "Ready", "TemplateRefused"), "Scaling").reason == "Idle"
+    after = await world.deployment(pool)
+    assert before is not None and after is not None
+    assert after["spec"]["template"] == before["spec"]["template"]
+    # Put back as it was, it is what the API server has already.
+    await world.change_pool(pool, template={"affinity": None})
+    await world.says(pool, "Ready", "AtRest")
+    await world.job()
     await world.succeeded()
 
 

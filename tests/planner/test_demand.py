@@ -4,33 +4,49 @@ from collections.abc import Iterable
 from dataclasses import replace
 from random import Random
 from time import process_time
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.planner.builders import RESOLVED, ago, begun, held, job, model, pool, snapshot
+from tests.planner.builders import NOW, RESOLVED, ago, begun, held, job, loaded, model, pool, replica, snapshot
 from tests.planner.test_invariants import snapshots
-from videojob.api.gpupool import GPUPool, GPUPoolSpec, Scaling, ScalingMode
+from videojob.api.conditions import Reason
+from videojob.api.gpupool import PAUSED_ANNOTATION, GPUPool, GPUPoolSpec, Scaling, ScalingMode
+from videojob.api.podtemplate import PodTemplate
+from videojob.api.replica import ModelState
 from videojob.api.videojob import Phase
 from videojob.api.videomodel import Estimate
+from videojob.planner.decisions import Wait
 from videojob.planner.demand import Demand, demands
 from videojob.planner.estimate import Estimates, PoolModel
-from videojob.planner.snapshot import Job, Snapshot
+from videojob.planner.plan import plan
+from videojob.planner.snapshot import Container, Job, Pod, Replica, ReplicaKey, Snapshot, Workload
 
 TINY = model(estimate=Estimate(chunk_seconds=10))
 """A job of 3 seconds is 5 chunks: 50 seconds."""
 
 
-def pods(name: str = "p", most: int = 1, models: Iterable[str] = ("tiny",), mode: str = "Backlog") -> GPUPool:
+def pods(
+    name: str = "p",
+    most: int = 1,
+    models: Iterable[str] = ("tiny",),
+    mode: str = "Backlog",
+    paused: bool = False,
+    **fields: Any,
+) -> GPUPool:
     """A pool made of pods."""
+    annotations = {PAUSED_ANNOTATION: "true"} if paused else {}
     spec = GPUPoolSpec(
         accelerator="nvidia-h200",
         models=tuple(models),
         store=pool().spec.store,
         scaling=Scaling(mode=ScalingMode(mode), max_replicas=most),
+        **fields,
     )
-    return GPUPool(metadata=pool(name).metadata, spec=spec)
+    metadata = pool(name).metadata.model_copy(update={"annotations": annotations})
+    return GPUPool(metadata=metadata, spec=spec)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +78,7 @@ def pods(name: str = "p", most: int = 1, models: Iterable[str] = ("tiny",), mode
     ],
 )
 def test_what_counts(found: Job, expected: Demand) -> None:
-    assert demands(snapshot(found, models=[TINY]), Estimates()) == {"p": expected}
+    assert demands(snapshot(found, models=[TINY]), Estimates(), NOW) == {"p": expected}
 
 
 @pytest.mark.parametrize(
@@ -75,14 +91,14 @@ def test_what_counts(found: Job, expected: Demand) -> None:
     ],
 )
 def test_a_stopped_queue_needs_no_replicas(stop: str | None, waits: int, runs: int) -> None:
-    found = demands(snapshot(job("a"), held("b"), models=[TINY], stop=stop), Estimates())["p"]
+    found = demands(snapshot(job("a"), held("b"), models=[TINY], stop=stop), Estimates(), NOW)["p"]
     assert (found.waiting, found.running) == (waits, runs)
 
 
 def test_a_pool_without_a_job_and_one_that_does_not_run_the_model_have_no_demand() -> None:
     halves = model(precision="bfloat16")
     found = snapshot(job(), models=[halves], pools=[pool("cpu"), pods("gpu"), pods("other", models=["big"])])
-    assert demands(found, Estimates()) == {"cpu": Demand(), "gpu": Demand(50, 1, 0), "other": Demand()}
+    assert demands(found, Estimates(), NOW) == {"cpu": Demand(), "gpu": Demand(50, 1, 0), "other": Demand()}
 
 
 def many(count: int) -> list[Job]:
@@ -90,7 +106,8 @@ def many(count: int) -> list[Job]:
 
 
 def waiting(*pools: GPUPool, count: int = 12, estimates: Estimates | None = None) -> dict[str, int]:
-    found = demands(snapshot(*many(count), models=[TINY], pools=pools), estimates or Estimates())
+    live = {f"{pool.metadata.name}/{endpoint.name}": replica() for pool in pools for endpoint in pool.spec.endpoints}
+    found = demands(snapshot(*many(count), models=[TINY], pools=pools, replicas=live), estimates or Estimates(), NOW)
     return {name: demand.waiting for name, demand in found.items()}
 
 
@@ -105,6 +122,60 @@ def waiting(*pools: GPUPool, count: int = 12, estimates: Estimates | None = None
 )
 def test_jobs_go_where_they_are_done_first(pools: list[GPUPool], expected: dict[str, int]) -> None:
     assert waiting(*pools) == expected
+
+
+PULLS_NOTHING = Pod(uid="u", created=ago(60), waiting=Container("ErrImagePull"))
+CRASHES = Pod(uid="u", created=ago(60), waiting=Container("CrashLoopBackOff"))
+NO_NODE = Pod(uid="u", created=ago(60), unschedulable_since=ago(60))
+NO_NODE_FOR_LONG = Pod(uid="u", created=ago(900), unschedulable_since=ago(900))
+LOADS_NOTHING = replica(models=(loaded(state=ModelState.FAILED),))
+SMALL = PodTemplate(memory_bytes=10)
+
+
+@pytest.mark.parametrize(
+    ("a", "replicas", "pod", "workload", "able"),
+    [
+        pytest.param(pods("a"), {}, None, None, True, id="a pool at rest will start"),
+        pytest.param(pods("a", paused=True), {}, None, None, False, id="a paused one will not"),
+        pytest.param(pods("a", paused=True), {}, None, Workload(1), True, id="but for the replicas that it has"),
+        pytest.param(pods("a", mode="External", replicas=0), {}, None, None, False, id="nor one that is held at zero"),
+        pytest.param(pods("a", mode="External", replicas=1), {}, None, None, True, id="one is on its way"),
+        pytest.param(pods("a", mode="External"), {}, None, None, True, id="an autoscaler looks at the backlog"),
+        pytest.param(pods("a"), {}, None, Workload(0, "bad"), False, id="the API server refuses its template"),
+        pytest.param(pods("a"), {"a/r": replica()}, None, Workload(1, "bad"), True, id="those of before go on"),
+        pytest.param(pods("a"), {}, PULLS_NOTHING, Workload(1), False, id="its image is not there"),
+        pytest.param(pods("a"), {}, CRASHES, Workload(1), False, id="its pods crash"),
+        pytest.param(pods("a"), {}, NO_NODE, Workload(1), True, id="a node may be on its way"),
+        pytest.param(pods("a"), {}, NO_NODE_FOR_LONG, Workload(1), False, id="none has come for long"),
+        pytest.param(pods("a"), {"a/r": LOADS_NOTHING}, None, Workload(1), False, id="the model does not load"),
+        pytest.param(pods("a"), {"a/r": replica(models=())}, None, Workload(1), True, id="it has not loaded it yet"),
+        pytest.param(pool("a"), {}, None, None, False, id="endpoints without a heartbeat"),
+        pytest.param(pool("a"), {"a/r0": replica(live=False)}, None, None, False, id="or with an old one"),
+        pytest.param(pool("a"), {"a/r0": replica()}, None, None, True, id="endpoints with one"),
+    ],
+)
+def test_a_pool_that_cannot_take_jobs_is_asked_only_where_no_other_can(
+    a: GPUPool, replicas: dict[str, Replica], pod: Pod | None, workload: Workload | None, able: bool
+) -> None:
+    def waits(*pools: GPUPool) -> dict[str, int]:
+        found = replace(
+            snapshot(job(), models=[TINY], pools=pools, replicas=replicas),
+            pods={ReplicaKey("a", "r"): pod} if pod is not None else {},
+            workloads={"a": workload} if workload is not None else {},
+        )
+        return {name: demand.waiting for name, demand in demands(found, Estimates(), NOW).items()}
+
+    assert waits(a, pods("b")) == ({"a": 1, "b": 0} if able else {"a": 0, "b": 1})
+    assert waits(a) == {"a": 1}, "its own trouble is told, and passes"
+
+
+def test_a_pool_without_the_memory_for_a_model_is_never_asked_and_the_job_says_so() -> None:
+    assert waiting(pods("a", template=SMALL), pods("b"), count=3) == {"a": 0, "b": 3}
+    assert waiting(pods("a", template=SMALL), count=3) == {"a": 0}
+    (told,) = plan(snapshot(job(created=ago(60)), models=[TINY], pools=[pods("a", template=SMALL)]), NOW).decisions
+    assert isinstance(told, Wait)
+    assert told.reason == Reason.DOES_NOT_FIT
+    assert "GPUPool a: template.memoryBytes is too little" in told.message
 
 
 def test_a_slower_pool_gets_fewer_jobs() -> None:
@@ -130,22 +201,22 @@ def test_jobs_that_run_and_jobs_that_are_bound_fill_a_pool_for_the_others() -> N
         models=[TINY],
         pools=[pods("a"), pods("b")],
     )
-    assert demands(found, Estimates()) == {"a": Demand(80, 1, 1), "b": Demand(50, 1, 0)}
+    assert demands(found, Estimates(), NOW) == {"a": Demand(80, 1, 1), "b": Demand(50, 1, 0)}
 
 
 def test_the_more_urgent_job_chooses_first() -> None:
     fast = Estimates({PoolModel("a", "tiny"): 2.0, PoolModel("b", "tiny"): 3.0})
     jobs = [job("short", seconds=1 / 16, created=ago(90)), job("long", priority=1)]
-    found = demands(snapshot(*jobs, models=[TINY], pools=[pods("a"), pods("b")]), fast)
+    found = demands(snapshot(*jobs, models=[TINY], pools=[pods("a"), pods("b")]), fast, NOW)
     assert found == {"a": Demand(10, 1, 0), "b": Demand(3, 1, 0)}
 
 
 @given(snapshots(), st.randoms(use_true_random=False))
 def test_no_job_counts_twice_and_order_does_not_matter(found: Snapshot, random: Random) -> None:
-    before = demands(found, Estimates())
+    before = demands(found, Estimates(), NOW)
     shuffled = list(found.jobs)
     random.shuffle(shuffled)
-    after = demands(replace(found, jobs=tuple(shuffled)), Estimates())
+    after = demands(replace(found, jobs=tuple(shuffled)), Estimates(), NOW)
     assert before.keys() == found.pools.keys()
     for name, demand in before.items():
         assert after[name].backlog_seconds == pytest.approx(demand.backlog_seconds)
@@ -162,7 +233,7 @@ def test_ten_thousand_jobs_take_a_fraction_of_a_second() -> None:
 
     def spent() -> float:
         began = process_time()
-        demands(found, Estimates())
+        demands(found, Estimates(), NOW)
         return process_time() - began
 
     assert min(spent() for _ in range(5)) < 0.3

@@ -227,3 +227,8 @@ class GPUPool(Resource):
     metadata: ObjectMeta
     spec: Annotated[GPUPoolSpec, Field(json_schema_extra=SPEC_RULES)]
     status: GPUPoolStatus = GPUPoolStatus()
+
+    @property
+    def paused(self) -> bool:
+        """Whether the number of replicas is to stay what it is."""
+        return self.metadata.annotations.get(PAUSED_ANNOTATION, "").lower() == "true"

@@ -10,7 +10,6 @@ from prometheus_client.registry import Collector
 
 from videojob import __version__
 from videojob.api.conditions import Reason
-from videojob.api.gpupool import PAUSED_ANNOTATION
 from videojob.api.videojob import VideoJob
 from videojob.controller.cache import Cache
 from videojob.controller.leases import Leases
@@ -228,7 +227,7 @@ class State(Collector):
             backlog.add_metric((name,), status.backlog_seconds)
             depth.add_metric((name,), status.waiting_jobs)
             slots.add_metric((name,), status.slots)
-            paused.add_metric((name,), float(pool.metadata.annotations.get(PAUSED_ANNOTATION, "").lower() == "true"))
+            paused.add_metric((name,), float(pool.paused))
             for state, count in (
                 ("wanted", status.wanted_replicas),
                 ("ready", status.ready_replicas),

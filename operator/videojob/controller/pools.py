@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 
 from videojob.api.conditions import MESSAGE_LIMIT
-from videojob.api.gpupool import MAX_REPLICAS, PAUSED_ANNOTATION, GPUPool, LastScaling, ScalingMode
+from videojob.api.gpupool import MAX_REPLICAS, GPUPool, LastScaling, ScalingMode
 from videojob.api.replica import DRAIN_ANNOTATION, ModelState, lease_name
 from videojob.controller.cache import Cache
 from videojob.controller.metrics import Metrics
@@ -42,10 +42,15 @@ COLD_START_WEIGHT = 0.3
 """Share of the latest cold start in the pool's estimate."""
 
 
+class _DeposedError(Exception):
+    """Another operator leads now."""
+
+
 @dataclass
 class _State:
     """What is remembered of a pool between turns."""
 
+    made_of_pods: bool
     history: History = field(default_factory=History)
     demand: Demand = field(default_factory=Demand)
     decision: Decision | None = None
@@ -97,38 +102,47 @@ class Pools:
         """Look after the pools, until cancelled."""
         while True:
             await asyncio.sleep(self._pause_seconds)
-            if not self._leading():
-                # Whoever leads writes; one that takes over starts from what it finds in the cluster.
-                self._states.clear()
-                self.leaving.clear()
-                continue
-            snapshot = self._snapshot()
-            asked = demands(snapshot, self._known())
-            held = held_jobs(snapshot.jobs)
-            self.leaving &= snapshot.pods.keys()
-            for name in self._states.keys() - snapshot.pools.keys():
-                del self._states[name]
-            for name, pool in snapshot.pools.items():
-                state = self._state(pool)
-                state.demand = asked[name]
-                if pool.spec.made_of_pods and self._leading():
-                    try:
-                        await self._tend(pool, state, snapshot, held)
-                    except KubeError as error:
-                        logger.warning("GPUPool %s was not looked after: %s", name, error)
+            await self.turn()
+
+    async def turn(self) -> None:
+        """Look at every pool once, and do what can be done now."""
+        if not self._leading():
+            # Whoever leads writes; one that takes over starts from what it finds in the cluster.
+            self._states.clear()
+            self.leaving.clear()
+            return
+        snapshot = self._snapshot()
+        asked = demands(snapshot, self._known(), self._now())
+        held = held_jobs(snapshot.jobs)
+        self.leaving &= snapshot.pods.keys()
+        for name in self._states.keys() - snapshot.pools.keys():
+            del self._states[name]
+        for name, pool in snapshot.pools.items():
+            self._state(pool).demand = asked[name]
+        for name, pool in snapshot.pools.items():
+            if pool.spec.made_of_pods:
+                try:
+                    await self._tend(pool, self._states[name], snapshot, held)
+                except KubeError as error:
+                    logger.warning("GPUPool %s was not looked after: %s", name, error)
+                except _DeposedError:
+                    return
 
     def workloads(self) -> dict[str, Workload]:
         """Every pool's Deployment, for a snapshot."""
-        refused = {name: state.refused for name, state in self._states.items()}
-        return {
-            name: Workload(deployed.wanted if deployed else 0, refused.get(name, ""))
-            for name in self._states
-            if (deployed := self._workloads.deployed(name)) or refused.get(name)
-        }
+        found = {name: Workload(deployed.wanted) for name, deployed in self._workloads.deployments.items()}
+        for name, state in self._states.items():
+            if state.refused:
+                found[name] = Workload(found[name].wanted if name in found else 0, state.refused)
+        return found
 
     def scalings(self) -> dict[str, PoolScaling]:
-        """What the pools' statuses are to say of scaling."""
-        return {name: self._scaling(name, state) for name, state in self._states.items()}
+        """What the pools' statuses are to say of scaling; a pool of pods is left out until it was decided on."""
+        return {
+            name: self._scaling(name, state)
+            for name, state in self._states.items()
+            if state.decision is not None or not state.made_of_pods
+        }
 
     def cold_started(self, pool: str, seconds: float) -> None:
         """A pod of the pool took so long to become ready."""
@@ -161,7 +175,9 @@ class Pools:
         state = self._states.get(pool.metadata.name)
         if state is None:
             status = pool.status
-            state = _State(last=status.last_scaling, cold_start=status.cold_start_seconds)
+            state = _State(
+                made_of_pods=pool.spec.made_of_pods, last=status.last_scaling, cold_start=status.cold_start_seconds
+            )
             self._states[pool.metadata.name] = state
             self._metrics.pool_seen(pool.metadata.name)
         return state
@@ -175,12 +191,11 @@ class Pools:
             return
         decision = self._decide(pool, state, current, candidates)
         state.decision, state.history = decision, decision.history
-        if decision.wanted >= current:
-            await self._let_stay(pool, candidates, snapshot)
-            await self._apply(pool, state, snapshot, deployed, decision.wanted)
-            return
-        await self._apply(pool, state, snapshot, deployed, current)
+        await self._apply(pool, state, snapshot, deployed, max(decision.wanted, current))
+        # Also where none is to go: a pod that has drained may still be there after the number was lowered for it.
         gone = await self._drain(pool, candidates, snapshot, len(candidates) - decision.wanted)
+        if decision.wanted >= current:
+            return
         # By the pods that there are: one that has drained may still be seen after the number was lowered for it, and
         # one that was never made, as where a quota refuses it, is not waited for.
         left = max(decision.wanted, len(candidates) - gone)
@@ -213,13 +228,13 @@ class Pools:
                 "metadata": {"name": deployment_name(name)},
                 "spec": {"replicas": current},
             }
+            self._check_leading()
             await self._client.apply(DEPLOYMENTS, deployment_name(name), body, self._site.namespace, SCALER)
         await self._apply(pool, state, snapshot, deployed, None)
 
     def _decide(self, pool: GPUPool, state: _State, current: int, candidates: list[Candidate]) -> Decision:
         spec = pool.spec
-        paused = _paused(pool)
-        if spec.scaling.mode is ScalingMode.EXTERNAL and not paused:
+        if spec.scaling.mode is ScalingMode.EXTERNAL and not pool.paused:
             wanted = spec.replicas or 0
             return Decision(wanted, ScalingReason.EXTERNAL, f"spec.replicas is {wanted}.", History(), None)
         busy = sum(one.jobs > 0 for one in candidates)
@@ -232,7 +247,7 @@ class Pools:
             state.cold_start,
             state.history,
             self._monotonic(),
-            paused=paused,
+            paused=pool.paused,
         )
 
     async def _drain(self, pool: GPUPool, candidates: list[Candidate], snapshot: Snapshot, count: int) -> int:
@@ -278,7 +293,13 @@ class Pools:
             if pod is not None and pod.deletion_cost != cost:
                 await self._unless_gone(PODS, name, {"metadata": {"annotations": {DELETION_COST: str(cost)}}})
 
+    def _check_leading(self) -> None:
+        """Before every write: a successor may have decided otherwise since this turn began."""
+        if not self._leading():
+            raise _DeposedError
+
     async def _unless_gone(self, kind: ResourceKind, name: str, body: Json) -> None:
+        self._check_leading()
         try:
             await self._client.merge_patch(kind, name, body, self._site.namespace)
         except KubeError as error:
@@ -294,27 +315,46 @@ class Pools:
             state.refused_generation == pool.metadata.generation
             and self._monotonic() < state.refused_at + REFUSED_SECONDS
         ):
+            await self._resize(pool, state, deployed, replicas)
             return
         models = [snapshot.models[model] for model in pool.spec.models if model in snapshot.models]
         try:
             body = deployment(pool, models, self._site, replicas)
             text = json.dumps(body, sort_keys=True)
             if deployed is not None and state.applied == text and state.generation == deployed.generation:
+                state.refused, state.refused_generation = "", 0  # It was corrected by putting it back.
                 return
+            self._check_leading()
             answer = await self._client.apply(
                 DEPLOYMENTS, deployment_name(name), body, self._site.namespace, FIELD_MANAGER
             )
         except NoImageError as error:
             self._refuse(pool, state, str(error))
+            await self._resize(pool, state, deployed, replicas)
             return
         except KubeError as error:
             # A fragment of the wrong type is refused with 500, of all codes; here that is no passing trouble.
             if error.transient and error.code != HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise
             self._refuse(pool, state, f"The API server refuses the Deployment of the pool's pods: {error}")
+            await self._resize(pool, state, deployed, replicas)
             return
         state.applied, state.generation = text, answer["metadata"]["generation"]
         state.refused, state.refused_generation = "", 0
+        self._applied(pool, state, answer, deployed, replicas)
+
+    async def _resize(self, pool: GPUPool, state: _State, deployed: Deployed | None, replicas: int | None) -> None:
+        """Change nothing but the number of replicas: those that there are have a template that was taken."""
+        if deployed is None or replicas is None or deployed.wanted == replicas:
+            return
+        self._check_leading()
+        name, body = deployment_name(pool.metadata.name), {"spec": {"replicas": replicas}}
+        answer = await self._client.merge_patch(DEPLOYMENTS, name, body, self._site.namespace)
+        self._applied(pool, state, answer, deployed, replicas)
+
+    def _applied(
+        self, pool: GPUPool, state: _State, answer: Json, deployed: Deployed | None, replicas: int | None
+    ) -> None:
         self._workloads.apply_deployment(answer)
         before = deployed.wanted if deployed else 0
         if replicas is not None and before != replicas and state.decision is not None:
@@ -406,15 +446,11 @@ def held_jobs(jobs: Iterable[Job]) -> Counter[ReplicaKey]:
 
 def _most(pool: GPUPool) -> int:
     """The pods that a pool may have, whatever waits for it."""
-    if _paused(pool):
+    if pool.paused:
         return MAX_REPLICAS
     if pool.spec.scaling.mode is ScalingMode.BACKLOG:
         return pool.spec.scaling.max_replicas
     return MAX_REPLICAS if pool.spec.replicas is None else pool.spec.replicas
-
-
-def _paused(pool: GPUPool) -> bool:
-    return pool.metadata.annotations.get(PAUSED_ANNOTATION, "").lower() == "true"
 
 
 def _candidates(pool: str, snapshot: Snapshot, held: Counter[ReplicaKey]) -> list[Candidate]:

@@ -39,14 +39,20 @@ class Summaries:
         """Look again and again, until cancelled."""
         while True:
             await asyncio.sleep(self._pause_seconds)
-            if not self._leading():
-                continue
-            snapshot = self._snapshot()
-            summary = summarise(snapshot, datetime.now(UTC), self._scalings())
-            for name, pool_status in summary.pools.items():
+            await self.turn()
+
+    async def turn(self) -> None:
+        """Write the statuses that are not true any more."""
+        if not self._leading():
+            return
+        snapshot, scalings = self._snapshot(), self._scalings()
+        summary = summarise(snapshot, datetime.now(UTC), scalings)
+        for name, pool_status in summary.pools.items():
+            # One that takes over knows less of a pool, until it has looked after it once, than the status does.
+            if name in scalings:
                 await self._write(GPU_POOLS, snapshot.pools[name], pool_status)
-            for key, queue_status in summary.queues.items():
-                await self._write(VIDEO_QUEUES, snapshot.queues[key], queue_status)
+        for key, queue_status in summary.queues.items():
+            await self._write(VIDEO_QUEUES, snapshot.queues[key], queue_status)
 
     async def _write(
         self, kind: ResourceKind, found: GPUPool | VideoQueue, status: GPUPoolStatus | VideoQueueStatus

@@ -41,6 +41,11 @@ class Workloads:
         """Pods of pools, by replica."""
         return self._pods
 
+    @property
+    def deployments(self) -> Mapping[str, Deployed]:
+        """Deployments of pools, by pool."""
+        return self._deployments
+
     def deployed(self, pool: str) -> Deployed | None:
         """The pool's Deployment, if there is one."""
         return self._deployments.get(pool)

@@ -1,19 +1,26 @@
 """What each pool is asked to do: the predicted seconds of the jobs that run or wait there.
 
 A job that no replica holds and that could run on several pools counts for the one that is predicted to have drained it
-first, so that two pools do not both grow for the same job. Jobs choose in the order in which they are planned.
+first, so that two pools do not both grow for the same job. Pools that cannot take it now are asked only where no other
+one can: else the one that could would never start. Jobs choose in the order in which they are planned.
 """
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import NamedTuple
 
+from videojob.api.conditions import Reason
 from videojob.api.gpupool import GPUPool, ScalingMode
 from videojob.api.videomodel import VideoModel
 from videojob.api.videoqueue import StopPolicy
 from videojob.planner.estimate import Estimates, remaining_work
-from videojob.planner.placement import runs_on
+from videojob.planner.placement import Rank, holds, judge, members, runs_on
+from videojob.planner.pods import pods_of, troubles
 from videojob.planner.resolve import beyond_limits, store_uri
-from videojob.planner.snapshot import Job, Snapshot
+from videojob.planner.snapshot import Job, ReplicaKey, Snapshot, Workload
+
+_LASTING = frozenset({Reason.IMAGE_PULL_FAILED, Reason.CRASH_LOOP, Reason.NODES_DO_NOT_COME})
+"""Troubles of pods that do not pass by waiting, as a node that is on its way does."""
 
 
 class Demand(NamedTuple):
@@ -32,7 +39,7 @@ class Demand(NamedTuple):
         return self.waiting + self.running
 
 
-def demands(snapshot: Snapshot, estimates: Estimates) -> dict[str, Demand]:
+def demands(snapshot: Snapshot, estimates: Estimates, now: datetime) -> dict[str, Demand]:
     """The demand on every pool of the snapshot; the order of its jobs does not matter.
 
     A job that a replica holds counts there, unless it is being taken back for good (suspend, cancel, deletion,
@@ -40,7 +47,10 @@ def demands(snapshot: Snapshot, estimates: Estimates) -> dict[str, Demand]:
     serves it; with finished chunks it is bound to the pool that has them. A job that pauses after a failure waits, too.
     """
     loads = {name: _Load(pool) for name, pool in sorted(snapshot.pools.items())}
-    options = {name: _options(model, loads, estimates) for name, model in snapshot.models.items()}
+    replicas = members(snapshot)
+    options = {
+        name: _options(model, loads, estimates, snapshot, replicas, now) for name, model in snapshot.models.items()
+    }
     waiting: list[Job] = []
     for job in snapshot.jobs:
         if job.phase.finished or job.suspend or job.cancel or job.deleted:
@@ -97,12 +107,50 @@ class _Option(NamedTuple):
     chunk_seconds: float
 
 
-def _options(model: VideoModel, loads: Mapping[str, _Load], estimates: Estimates) -> tuple[_Option, ...]:
-    return tuple(
+class _Options(NamedTuple):
+    """The pools that serve a model."""
+
+    all: tuple[_Option, ...]
+    best: tuple[_Option, ...]
+    """Those that can take jobs, or will by themselves; where there is none, all of them."""
+
+
+def _options(
+    model: VideoModel,
+    loads: Mapping[str, _Load],
+    estimates: Estimates,
+    snapshot: Snapshot,
+    replicas: Mapping[str, list[ReplicaKey]],
+    now: datetime,
+) -> _Options:
+    every = tuple(
         _Option(load, estimates.default_chunk_seconds(name, model))
         for name, load in loads.items()
-        if model.metadata.name in load.pool.spec.models and runs_on(model, load.pool)
+        if model.metadata.name in load.pool.spec.models and runs_on(model, load.pool) and holds(model, load.pool)
     )
+    able = tuple(
+        option
+        for option in every
+        if _able(model, option.load.pool, snapshot, replicas[option.load.pool.metadata.name], now)
+    )
+    return _Options(every, able or every)
+
+
+def _able(model: VideoModel, pool: GPUPool, snapshot: Snapshot, replicas: list[ReplicaKey], now: datetime) -> bool:
+    """Whether the pool takes jobs of the model, or will without anybody's doing."""
+    living = [found for key in replicas if (found := snapshot.replicas.get(key)) is not None and found.live]
+    if living:
+        return any(judge(replica, model).rank is not Rank.LOAD_FAILED for replica in living)
+    if not pool.spec.made_of_pods:
+        return False
+    workload = snapshot.workloads.get(pool.metadata.name, Workload())
+    if workload.refused or (not workload.wanted and _stays_at_zero(pool)):
+        return False
+    return all(trouble.reason not in _LASTING for trouble in troubles(pods_of(snapshot, pool.metadata.name), now))
+
+
+def _stays_at_zero(pool: GPUPool) -> bool:
+    return pool.paused or (pool.spec.scaling.mode is ScalingMode.EXTERNAL and pool.spec.replicas == 0)
 
 
 class _Shape(NamedTuple):
@@ -126,12 +174,11 @@ def _work(job: Job, model: VideoModel, works: dict[_Shape, float | None]) -> flo
     return works[shape]
 
 
-def _choose(job: Job, work: float, options: tuple[_Option, ...]) -> None:
+def _choose(job: Job, work: float, options: _Options) -> None:
     """Count a waiting job for the pool that drains it first; of equal ones for the first by name."""
-    if job.chunks_done > 0:
-        options = tuple(_homes(job, options))
-    if options:
-        load, chunk_seconds = min(options, key=lambda option: option.load.drained_after(work * option.chunk_seconds))
+    pools = tuple(_homes(job, options.all)) if job.chunks_done > 0 else options.best
+    if pools:
+        load, chunk_seconds = min(pools, key=lambda option: option.load.drained_after(work * option.chunk_seconds))
         load.wait(work * chunk_seconds)
 
 

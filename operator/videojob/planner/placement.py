@@ -186,6 +186,10 @@ class Placement:
         notes: list[Verdict] = []
         for pool in able:
             name = pool.metadata.name
+            if not holds(model, pool):
+                note = f"GPUPool {name}: template.memoryBytes is too little for the model and such a job together."
+                notes.append(Verdict(Rank.TOO_SMALL, note))
+                continue
             judged = {key: self._judge(job, model, key) for key in self._members[name]}
             found |= {key: verdict for key, verdict in judged.items() if verdict.rank is Rank.ELIGIBLE}
             best = max([missing(pool, self._snapshot, self._now), *judged.values()], key=lambda verdict: verdict.rank)
@@ -263,6 +267,12 @@ def judge(replica: Replica | None, model: VideoModel) -> Verdict:
 def runs_on(model: VideoModel, pool: GPUPool) -> bool:
     """Whether the pool's accelerator takes the model's number format."""
     return pool.spec.accelerator != CPU or model.spec.precision is Precision.FLOAT32
+
+
+def holds(model: VideoModel, pool: GPUPool) -> bool:
+    """Whether a replica of the pool has the memory for the model and one job, as far as the pool says how much."""
+    memory, there = model.spec.memory, pool.spec.template.memory_bytes
+    return not (pool.spec.made_of_pods and 0 < there < memory.weights_bytes + memory.per_job_bytes)
 
 
 def slots_of(replica: Replica, key: ReplicaKey, pool: GPUPool | None) -> int:
