@@ -178,7 +178,8 @@ class Operator:
     async def _work(self) -> None:
         """Run every part until a signal comes or one of them ends, then stop them in order."""
         stop_kopf, kopf_ready = asyncio.Event(), asyncio.Event()
-        parts = {
+        pools = asyncio.create_task(self._pools.run(), name="pools")
+        parts = {pools} | {
             asyncio.create_task(coroutine, name=name)
             for name, coroutine in {
                 "watch of Leases": self._watch(LEASES, self._leases.restore, self._leases.apply),
@@ -186,7 +187,6 @@ class Operator:
                 "watch of Deployments": self._watch(
                     DEPLOYMENTS, self._workloads.restore_deployments, self._workloads.apply_deployment
                 ),
-                "pools": self._pools.run(),
                 "planning loop": self._loop.run(),
                 "leader election": self._election.run(),
                 "status of pools and queues": self._summaries.run(),
@@ -202,6 +202,7 @@ class Operator:
             name="watch of videojob.dev",
         )
         ended, _ = await asyncio.wait({*parts, kopf_task}, return_when=asyncio.FIRST_COMPLETED)
+        pools.cancel()  # At once: an uninstall sets them to zero while writes that are under way still end.
         await self._writer.drain(self._settings.drain_seconds)
         for part in parts:
             part.cancel()

@@ -1,8 +1,8 @@
 """`python -m videojob.controller.uninstall`: leave a cluster so that nothing of ours hangs, and everything can go on.
 
-Jobs, queues, models and pools stay. The operator is stopped first, so that nobody undoes what is done here; then every
-pool's pods are drained and removed, and our finalizer goes from all jobs: deleting one, or its namespace, waits for
-nobody. An operator that is installed again puts the finalizers back and resumes the jobs.
+Jobs, queues, models and pools stay. The operator is stopped first, to its last pod, so that nobody undoes what is done
+here; then every pool's pods are drained and removed, and our finalizer goes from all jobs: deleting one, or its
+namespace, waits for nobody. An operator that is installed again puts the finalizers back and resumes the jobs.
 """
 
 import argparse
@@ -46,6 +46,7 @@ class Uninstall:
         self._namespace = namespace
         self._watch_namespace = watch_namespace
         self._patience_seconds = patience_seconds
+        self._deadline = monotonic() + patience_seconds
 
     async def run(self, operator: str) -> None:
         """Stop the Deployment `operator`, drain the pools, let the jobs go. Raises UninstallError or KubeError."""
@@ -56,37 +57,39 @@ class Uninstall:
 
     async def _stop_operator(self, name: str) -> None:
         try:
-            await self._client.merge_patch(DEPLOYMENTS, name, {"spec": {"replicas": 0}}, self._namespace)
+            found = await self._client.merge_patch(DEPLOYMENTS, name, {"spec": {"replicas": 0}}, self._namespace)
         except KubeError as error:
             if not error.not_found:
                 raise
             return
-
-        async def stopped() -> bool:
-            status = (await self._client.get(DEPLOYMENTS, name, self._namespace)).get("status", {})
-            return not status.get("replicas", 0)
-
-        await self._until(stopped, f"Deployment {name} still has pods")
+        labels = found["spec"]["selector"]["matchLabels"]
+        selector = ",".join(f"{label}={value}" for label, value in labels.items())
+        # Not by the Deployment's status, which leaves out pods that are on their way out, and still lead.
+        await self._until(lambda: self._gone(selector), f"Deployment {name} still has pods")
 
     async def _remove_pools(self) -> None:
         found = await self._client.list(DEPLOYMENTS, self._namespace, labelSelector=REPLICAS)
         names = [item["metadata"]["name"] for item in found.get("items", [])]
         for name in names:
             await self._client.merge_patch(DEPLOYMENTS, name, {"spec": {"replicas": 0}}, self._namespace)
-
-        async def drained() -> bool:
-            return not (await self._client.list(PODS, self._namespace, labelSelector=REPLICAS)).get("items", [])
-
-        await self._until(drained, "pods of pools are still there")
+        await self._until(lambda: self._gone(REPLICAS), "pods of pools are still there")
         for name in names:
             await self._client.delete(DEPLOYMENTS, name, self._namespace)
+
+    async def _gone(self, selector: str) -> bool:
+        return not (await self._client.list(PODS, self._namespace, labelSelector=selector)).get("items", [])
 
     async def _release_jobs(self) -> int:
         """Take our finalizer off every job; the number of jobs."""
         token, count = "", 0
         while True:
             selectors = {"limit": str(PAGE)} | ({"continue": token} if token else {})
-            listing = await self._client.list(VIDEO_JOBS, self._watch_namespace, **selectors)
+            try:
+                listing = await self._client.list(VIDEO_JOBS, self._watch_namespace, **selectors)
+            except KubeError as error:
+                if not error.not_found:
+                    raise
+                return count  # The kinds were never installed.
             held = [item for item in listing.get("items", []) if FINALIZER in item["metadata"].get("finalizers", [])]
             for start in range(0, len(held), WRITES):
                 await asyncio.gather(*(self._release(item) for item in held[start : start + WRITES]))
@@ -121,9 +124,8 @@ class Uninstall:
                 raise
 
     async def _until(self, holds: Callable[[], Awaitable[bool]], otherwise: str) -> None:
-        deadline = monotonic() + self._patience_seconds
         while not await holds():
-            if monotonic() > deadline:
+            if monotonic() > self._deadline:
                 raise UninstallError(
                     f"{otherwise} after {self._patience_seconds:g} s: look at them with "
                     f"kubectl get pods --namespace {self._namespace}, and uninstall again."
@@ -147,7 +149,7 @@ def main() -> int:
     parser.add_argument("--namespace", default=defaults.namespace, help="the operator's [%(default)s]")
     parser.add_argument("--watch-namespace", help="the only namespace that the operator serves, if so")
     parser.add_argument("--deployment", default="videojob-operator", help="the operator's [%(default)s]")
-    parser.add_argument("--patience-seconds", type=float, default=600.0, help="for each wait [%(default)s]")
+    parser.add_argument("--patience-seconds", type=float, default=600.0, help="for all waits together [%(default)s]")
     parser.add_argument("--log-format", choices=get_args(logs.Format), default="text")
     given = parser.parse_args()
     logs.configure(given.log_format, "uninstall")
