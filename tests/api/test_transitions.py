@@ -115,6 +115,12 @@ def test_only_a_failure_of_the_job_itself_counts() -> None:
     assert (failed.failures, lost.failures) == (1, 0)
 
 
+def test_only_a_lost_replica_counts_as_lost() -> None:
+    lost = transitions.waiting(at_work(), reason=Reason.REPLICA_LOST, message="x", now=LATER, generation=1)
+    drained = transitions.waiting(at_work(), reason=Reason.DRAINED, message="x", now=LATER, generation=1)
+    assert (lost.losses, drained.losses) == (1, 0)
+
+
 def test_every_assignment_raises_the_fence() -> None:
     back = transitions.released(at_work(), reason="Drained", now=LATER, generation=1)
     assert on_replica(back).attempts == 2

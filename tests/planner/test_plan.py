@@ -118,12 +118,12 @@ FINISHED = {"phase": Phase.SUCCEEDED, "completion_time": ago(100), "finalizer": 
             id="a job that failed too often fails for good, and says of what",
         ),
         pytest.param(
-            begun(attempts=50, reason="ReplicaLost"),
+            begun(attempts=70, losses=50, reason="ReplicaLost"),
             [
                 Fail(
                     "uid-a",
                     Reason.REPLICA_LOSS_LIMIT_EXCEEDED,
-                    "The job was assigned 50 times and has lost its replica again: it may be what breaks the replicas.",
+                    "50 replicas were lost while they held the job: it may be what breaks them.",
                 )
             ],
             id="a job that loses replica after replica is given up",
@@ -279,9 +279,20 @@ def test_pauses_after_failures_double_up_to_six_minutes(failures: int, seconds: 
     assert Rules().backoff(failures) == seconds
 
 
-def test_a_lost_replica_costs_no_pause() -> None:
-    found = begun(failures=1, reason="ReplicaLost", since=ago(0))
+@pytest.mark.parametrize("reason", ["ReplicaLost", "Drained", "QueueStopped"])
+def test_a_lost_replica_costs_no_pause(reason: str) -> None:
+    found = begun(failures=1, attempts=60, losses=3, reason=reason, since=ago(0))
     assert assigned(snapshot(found)) == {"a": "p/r0"}
+
+
+@pytest.mark.parametrize("reason", ["StoreUnavailable", "TritonUnavailable"])
+def test_a_job_that_was_handed_back_for_what_may_last_pauses(reason: str) -> None:
+    found = begun(reason=reason, message="It does not answer.", since=ago(9))
+    (told,) = decided(snapshot(found))
+    assert isinstance(told, Wait)
+    assert told.reason == Reason.BACKING_OFF
+    assert told.message.startswith("The job was handed back; the next attempt starts at 2026-11-22T12:00:01Z.")
+    assert assigned(snapshot(replace(found, since=ago(10)))) == {"a": "p/r0"}
 
 
 def test_a_job_that_backs_off_says_so_once() -> None:

@@ -67,7 +67,7 @@ class Reason(StrEnum):
     WEIGHTS_CHANGED = "WeightsChanged"
     """The job has begun with weights that no replica of its pool has any more."""
     BACKING_OFF = "BackingOff"
-    """An attempt failed; the next one starts after a pause."""
+    """An attempt failed, or could not go on; the next one starts after a pause."""
     POOL_STARTING = "PoolStarting"
     """Pods of the pool are on their way to being ready."""
     POOL_EMPTY = "PoolEmpty"

@@ -60,9 +60,24 @@ def running(status: VideoJobStatus, *, now: datetime, generation: int) -> VideoJ
     return status.model_copy(update={"phase": Phase.RUNNING, "reason": Reason.RUNNING.value, "conditions": conditions})
 
 
+def loading(status: VideoJobStatus, *, message: str, now: datetime, generation: int) -> VideoJobStatus:
+    """The replica has the job, and its model is not ready there: the message says why. Until it is `running`, again."""
+    reason = Reason.MODEL_LOADING
+    conditions = set_condition(status.conditions, ConditionType.RUNNING, False, reason, message, now, generation)
+    return status.model_copy(
+        update={
+            "phase": Phase.ASSIGNED,
+            "reason": reason.value,
+            "conditions": conditions,
+            "estimated_completion_time": None,
+        }
+    )
+
+
 def waiting(status: VideoJobStatus, *, reason: Reason, message: str, now: datetime, generation: int) -> VideoJobStatus:
     """The job waits for a replica, with the reason why. Also how a job is handed back."""
-    return _released(status, Phase.PENDING, reason, message, now, generation)
+    back = _released(status, Phase.PENDING, reason, message, now, generation)
+    return back.model_copy(update={"losses": status.losses + 1}) if reason is Reason.REPLICA_LOST else back
 
 
 def attempt_failed(

@@ -232,6 +232,7 @@ class VideoJobStatus(Resource):
     assignment: Assignment | None = None
     attempts: Annotated[int, Field(ge=0, description="Assignments so far; never reset: it fences off old runners.")] = 0
     failures: Annotated[int, Field(ge=0, description="Failures that count against backoffLimit.")] = 0
+    losses: Annotated[int, Field(ge=0, description="Replicas that were lost while they held the job.")] = 0
     pool: Annotated[
         str | None, Field(description="Pool of the last assignment: a job with finished chunks stays with it.")
     ] = None

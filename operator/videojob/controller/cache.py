@@ -265,6 +265,7 @@ def slim(found: VideoJob, seed: int) -> Job:
         phase=status.phase,
         attempts=status.attempts,
         failures=status.failures,
+        losses=status.losses,
         reason=waits.reason if waits else "",
         message=waits.message if waits else "",
         since=waits.last_transition_time if waits else EPOCH,

@@ -65,11 +65,11 @@ class Rules:
     patience_seconds: float = 3.0
     """How long a job waits before its status says why: a job that starts at once costs no such write."""
     backoff_seconds: float = 10.0
-    """Pause after the first failure; it doubles with each further one, as in batch/v1."""
+    """Pause after an attempt that failed or could not go on; it doubles with each further failure, as in batch/v1."""
     backoff_cap_seconds: float = 360.0
     """The longest pause."""
     replica_loss_limit: int = 50
-    """Assignments that did not fail, after which a job that has just lost its replica is Failed."""
+    """So many lost replicas, and the job is Failed: it may be what breaks them."""
 
     def backoff(self, failures: int) -> float:
         """Seconds of pause after that many failures."""
@@ -174,17 +174,16 @@ class _Planner:
                 f"{job.failures} attempts failed, backoffLimit is {job.backoff_limit}; the last one: "
                 f"{job.reason}: {job.message}",
             )
-        if job.reason == Reason.REPLICA_LOST and job.attempts - job.failures >= self.rules.replica_loss_limit:
+        if job.losses >= self.rules.replica_loss_limit:
             return Obstacle(
                 Reason.REPLICA_LOSS_LIMIT_EXCEEDED,
-                f"The job was assigned {job.attempts} times and has lost its replica again: "
-                "it may be what breaks the replicas.",
+                f"{job.losses} replicas were lost while they held the job: it may be what breaks them.",
             )
         return None
 
     def _find(self, job: Job, placement: Placement) -> Assign | Obstacle:
         snapshot = self.snapshot
-        if job.failures > 0 and (job.reason in ATTEMPT_FAILURES or job.reason == Reason.BACKING_OFF):
+        if job.reason in ATTEMPT_FAILURES or job.reason == Reason.BACKING_OFF:
             again = later(job.since, self.rules.backoff(job.failures))
             if not self._reached(again):
                 return Obstacle(Reason.BACKING_OFF, _backing_off(job, again))
@@ -234,7 +233,6 @@ class _Planner:
 
 
 def _backing_off(job: Job, again: datetime) -> str:
-    return (
-        f"{job.failures} of {job.backoff_limit + 1} allowed attempts failed; the next starts at "
-        f"{again:%Y-%m-%dT%H:%M:%SZ}. The last one: {job.reason}: {job.message}"
-    )
+    failed = f"{job.failures} of {job.backoff_limit + 1} allowed attempts failed"
+    what = failed if job.failures else "The job was handed back"
+    return f"{what}; the next attempt starts at {again:%Y-%m-%dT%H:%M:%SZ}. The last one: {job.reason}: {job.message}"

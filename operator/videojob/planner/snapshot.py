@@ -63,6 +63,8 @@ class Job:
     phase: Phase = Phase.PENDING
     attempts: int = 0
     failures: int = 0
+    losses: int = 0
+    """Replicas that were lost while they held it."""
     reason: str = ""
     """Reason of the condition Assigned: why the job waits, while it does."""
     message: str = ""
