@@ -152,7 +152,7 @@ class Reason(StrEnum):
     """No container keeps ending."""
 
 
-ATTEMPT_FAILURES = frozenset(
+PAUSING = frozenset(
     {
         Reason.CHUNK_FAILED,
         Reason.OUT_OF_MEMORY,
@@ -163,7 +163,7 @@ ATTEMPT_FAILURES = frozenset(
         Reason.RUNNER_ERROR,
     }
 )
-"""Reasons with which a runner ends an attempt that failed: the next one starts after a pause."""
+"""Reasons with which a runner gives up an attempt that would go the same way if it were made again at once."""
 
 
 class Condition(Resource):

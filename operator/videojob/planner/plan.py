@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from videojob.api.conditions import ATTEMPT_FAILURES, Reason
+from videojob.api.conditions import PAUSING, Reason
 from videojob.api.videojob import Assignment, Phase
 from videojob.api.videoqueue import StopPolicy
 from videojob.planner.decisions import (
@@ -183,7 +183,7 @@ class _Planner:
 
     def _find(self, job: Job, placement: Placement) -> Assign | Obstacle:
         snapshot = self.snapshot
-        if job.reason in ATTEMPT_FAILURES or job.reason == Reason.BACKING_OFF:
+        if job.reason in PAUSING or job.reason == Reason.BACKING_OFF:
             again = later(job.since, self.rules.backoff(job.failures))
             if not self._reached(again):
                 return Obstacle(Reason.BACKING_OFF, _backing_off(job, again))
