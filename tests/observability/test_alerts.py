@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from dev.chart import render
 from dev.programs import program
 from tests.observability.exported import exported, named
 
@@ -39,6 +40,32 @@ def test_the_rules_are_valid() -> None:
 
 def test_alerts_fire_when_they_should_and_not_when_they_should_not() -> None:
     promtool("test", "rules", str(CASES))
+
+
+def test_the_rule_of_a_release_misses_its_own_operator_whoever_else_leads(tmp_path: Path) -> None:
+    (rule,) = (
+        each
+        for each in render("--set=prometheusRule.enabled=true", namespace="team-a")
+        if each["kind"] == "PrometheusRule"
+    )
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rule["spec"]))
+    (alert,) = (alert for alert in alerts() if alert["alert"] == "VideojobOperatorLoopStale")
+
+    def fires(minutes: int, namespace: str | None) -> dict[str, Any]:
+        labels = {"severity": "critical", "namespace": namespace}
+        expected = [{"exp_labels": labels, "exp_annotations": alert["annotations"]}] if namespace else []
+        return {"eval_time": f"{minutes}m", "alertname": alert["alert"], "exp_alerts": expected}
+
+    test = {
+        "interval": "1m",
+        "input_series": [
+            {"series": 'videojob_operator_leader{instance="a",namespace="team-a"}', "values": "1x30 stale"},
+            {"series": 'videojob_operator_leader{instance="b",namespace="team-b"}', "values": "1x10 0x90"},
+        ],
+        "alert_rule_test": [fires(25, None), fires(35, "team-a")],
+    }
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": [test]}))
+    promtool("test", "rules", str(tmp_path / "test.yaml"))
 
 
 def test_every_alert_is_tried_both_ways() -> None:

@@ -41,10 +41,12 @@ def secret(cluster: Cluster) -> Callable[[Mapping[str, str], str], str]:
 
 
 @asynccontextmanager
-async def watching(kube: KubeClient, spec: Store) -> AsyncIterator[tuple[PoolStore, Callable[[str], object]]]:
+async def watching(
+    kube: KubeClient, spec: Store, registry: CollectorRegistry | None = None
+) -> AsyncIterator[tuple[PoolStore, Callable[[str], object]]]:
     """The store, being checked, and a way to wait until its error holds some words (or is gone)."""
     changed = asyncio.Event()
-    store = PoolStore(kube, NAMESPACE, spec, Metrics(CollectorRegistry(), "p", "r"), changed.set)
+    store = PoolStore(kube, NAMESPACE, spec, Metrics(registry or CollectorRegistry(), "p", "r"), changed.set)
     task = asyncio.create_task(store.run())
 
     async def until(words: str) -> None:
@@ -116,3 +118,21 @@ async def test_a_store_that_fails_is_told_until_it_works_again(kube: KubeClient,
         folder.unlink()
         (tmp_path / "away").rename(folder)
         await until("")
+
+
+async def test_every_check_of_a_store_that_is_down_counts_as_an_error(kube: KubeClient, tmp_path: Path) -> None:
+    folder, registry = tmp_path / "store", CollectorRegistry()
+    folder.write_text("no folder")
+
+    def errors() -> float:
+        return registry.get_sample_value("videojob_runner_store_errors_total", {"pool": "p", "replica": "r"}) or 0.0
+
+    # No attempt asks for anything: a pool with such a store gets no jobs.
+    async with watching(kube, Store(url=folder.as_uri()), registry) as (_, until), asyncio.timeout(60):
+        while errors() < 3:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.05)
+        folder.unlink()
+        await until("")
+        counted = errors()
+        await asyncio.sleep(0.3)
+        assert errors() == counted

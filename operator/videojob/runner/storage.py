@@ -62,6 +62,8 @@ class PoolStore:
                 self._suspect.clear()
                 self._say("")
             except StoreError as error:
+                # Nobody else asks a store that is down: the pool gets no jobs.
+                self._metrics.store_error()
                 self._say(str(error))
                 await asyncio.sleep(CHECK_SECONDS)
 
