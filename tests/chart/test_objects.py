@@ -75,12 +75,23 @@ def test_namespaced_mode_allows_the_same_by_other_roles(account: str) -> None:
 def test_namespaced_mode_needs_nothing_of_the_cluster_but_models_and_pools() -> None:
     own = render("--set=namespaced.enabled=true", namespace="team-a")
     assert {each["metadata"].get("namespace") for each in own} == {"team-a"}
-    of_the_cluster = [each for each in render(*_values("namespaced")) if each["kind"] == "ClusterRole"]
-    allowed = {rule for each in of_the_cluster for rule in _rules([each], each["metadata"]["name"], "ClusterRole")}
+    namespaced = render(*_values("namespaced"))
+    bound = [each["roleRef"]["name"] for each in namespaced if each["kind"] == "ClusterRoleBinding"]
+    allowed = {rule for name in bound for rule in _rules(namespaced, name, "ClusterRole")}
     assert {(resource, verb) for _, resource, _, verb in allowed} == {
         *((resource, verb) for resource in ("videomodels", "gpupools") for verb in ("get", "list", "watch")),
         ("gpupools/status", "patch"),
     }
+
+
+def test_a_team_holds_what_of_ours_it_gives_to_its_release() -> None:
+    """Kubernetes' `admin` has the rest: a release on a real API server shows that."""
+    namespaced = render(*_values("namespaced"))
+    roles = [each["metadata"]["name"] for each in namespaced if each["kind"] == "Role"]
+    given = {rule for name in roles for rule in _rules(namespaced, name, "Role") if rule[0] == "videojob.dev"}
+    held = _rules(namespaced, "videojob-namespaced-team", "ClusterRole")
+    assert given < held
+    assert {resource.partition("/")[0] for _, resource, _, _ in held} == {"videojobs", "videoqueues"}
 
 
 @pytest.mark.parametrize("values", ["everything", "namespaced"])

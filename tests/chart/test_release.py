@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dev.chart import CHART, render
 from dev.cluster import MANIFESTS, NAMESPACE, Cluster
 from dev.errors import DevError
 from dev.programs import program
+from tests.pods.pages import blocks, copied
 from videojob.api import FINALIZER
 from videojob.api.replica import pod_labels
 
@@ -147,33 +149,41 @@ def test_notes_can_be_followed_by_copying(bare: Cluster, helm: Helm, values: str
     assert _get(bare, "--namespace", "default", "videojob", "first")["spec"]["model"] == "tiny"
 
 
-def test_a_team_without_rights_on_the_cluster_installs_for_itself(bare: Cluster, helm: Helm) -> None:
-    # The team may do everything in its namespace, and nothing else.
-    everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
-    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "rules": [everything]}
-    bare.apply(
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team-a"}},
-        role | {"metadata": {"name": "everything", "namespace": "team-a"}},
-    )
-    bare.kubectl("create", "rolebinding", "all", "--role=everything", "--user=team", "--namespace=team-a")
-
-    # Once, the administrator.
-    bare.kubectl("apply", "--server-side", "-f", str(MANIFESTS / "crds"))
-    switches = ("--set=namespaced.enabled=true", "--set=namespaced.createClusterRoles=true")
-    roles = helm("template", "videojob", str(CHART), *switches, "--show-only", "templates/rbac/cluster.yaml")
-    bare.kubectl("apply", "-f", "-", input=roles)
-    for account in ("operator", "runner"):
-        name = f"videojob-namespaced-{account}"
-        subject = f"--serviceaccount=team-a:videojob-{account}"
-        bare.kubectl("create", "clusterrolebinding", f"{name}-team-a", f"--clusterrole={name}", subject)
+def test_a_team_without_rights_on_the_cluster_installs_for_itself(bare: Cluster, helm: Helm, tmp_path: Path) -> None:
+    # The team has Kubernetes' `admin` in its namespace, and nothing else. The controller manager, which does not run
+    # here, makes that role of these three.
+    bare.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team-a"}})
+    for part in ("admin", "edit", "view"):
+        role = f"--clusterrole=system:aggregate-to-{part}"
+        bare.kubectl("create", "rolebinding", part, role, "--group=team-a", "--namespace=team-a")
+    team = ("--kube-as-user", "member", "--kube-as-group", "team-a")
+    namespaced = ("videojob", str(CHART), "--namespace", "team-a", *team, "--set=namespaced.enabled=true")
 
     with pytest.raises(DevError, match="forbidden"):
-        helm("install", "videojob", str(CHART), "--namespace", "team-a", "--kube-as-user", "team")
+        helm("install", "videojob", str(CHART), "--namespace", "team-a", *team)
     helm("uninstall", "videojob", "--namespace", "team-a", "--no-hooks", "--ignore-not-found")
-    release = ("videojob", str(CHART), "--namespace", "team-a", "--kube-as-user", "team")
-    printed = helm("install", *release, "--set=namespaced.enabled=true,defaultQueue.namespaces={team-a}")
+
+    # The administrator: once, and once for the team.
+    once, bindings, _ = blocks("install", "For one namespace")
+    copied(once, tmp_path, bare.kubeconfig)
+    with pytest.raises(DevError, match="attempting to grant RBAC permissions not currently held"):
+        helm("install", *namespaced)
+    helm("uninstall", "videojob", "--namespace", "team-a", "--no-hooks", "--ignore-not-found")
+    copied(bindings.replace("TEAM", "team-a"), tmp_path, bare.kubeconfig)
+
+    printed = helm("install", *namespaced, "--set=defaultQueue.namespaces={team-a}")
     assert "GPUPool with `operatorNamespace: team-a`" in printed
     assert "NAMESPACE" not in printed.partition("NOTES:")[2]
+    for verb in ("create", "delete"):
+        who = ("--as=member", "--as-group=team-a", "--namespace=team-a")
+        assert bare.kubectl("auth", "can-i", verb, "videojobs.videojob.dev", *who).strip() == "yes"
+    hooks = [
+        each
+        for each in render("--set=namespaced.enabled=true", namespace="team-a")
+        if "helm.sh/hook" in each["metadata"].get("annotations", {}) and each["kind"] != "Job"
+    ]
+    assert {each["kind"] for each in hooks} == {"ServiceAccount", "Role", "RoleBinding"}
+    bare.kubectl("apply", "-f", "-", "--as=member", "--as-group=team-a", input=yaml.safe_dump_all(hooks))
 
     for account, verb, what, namespace, allowed in (
         ("operator", "patch", "videojobs.videojob.dev", "team-a", True),

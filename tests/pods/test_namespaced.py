@@ -26,7 +26,7 @@ VERSION = "0.1.0"
 @pytest.fixture
 def alone(release: Release) -> Iterator[RealCluster]:
     """The cluster without a release that serves all of it, which comes back afterwards."""
-    release.submit("untouched")
+    release.submit("untouched", seconds=30)  # Long enough not to be done when the operator has stopped.
     release.until_chunks("untouched", 1)
     release.real.helm("uninstall", "videojob", "--namespace", NAMESPACE, "--wait", "--timeout", "4m")
     yield release.real
@@ -63,8 +63,8 @@ def test_a_team_gets_its_video_and_touches_nobody_else(alone: RealCluster, tmp_p
         assert team.job("theirs").status.phase is Phase.SUCCEEDED
     finally:
         real.kubectl("delete", "gpupool", TEAM_POOL, "--ignore-not-found")
-        real.kubectl("delete", "namespace", TEAM, "--ignore-not-found", "--timeout=120s")
-        real.kubectl("delete", "pv", f"{TEAM}-models", "--ignore-not-found", "--timeout=60s")
+        real.kubectl("delete", "namespace", TEAM, "--ignore-not-found", "--wait=false")
+        real.kubectl("delete", "pv", f"{TEAM}-models", "--ignore-not-found", "--wait=false")
 
 
 def _filled(block: str) -> str:
@@ -72,29 +72,26 @@ def _filled(block: str) -> str:
 
 
 def _member(real: RealCluster, folder: Path) -> Path:
-    """A kubeconfig of somebody who may do everything in the team's namespace, and nothing else."""
+    """A kubeconfig of somebody who is Kubernetes' `admin` of the team's namespace, and nothing else."""
     config = real.cluster.config()
-    config["users"][0]["user"]["as"] = TEAM
+    config["users"][0]["user"] |= {"as": "member", "as-groups": [TEAM]}
     path = folder / "member.kubeconfig"
     path.write_text(json.dumps(config))
     return path
 
 
 def _give_namespace(real: RealCluster) -> None:
-    """What a team has before: a restricted namespace, all rights there, models, the store's keys."""
+    """What a team has before: a restricted namespace, `admin` there, models, the store's keys."""
     rbac = "rbac.authorization.k8s.io"
-    everything = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
-    all_here = {"name": "everything", "namespace": TEAM}
     secret = real.get("secret", "videojob-store", "-n", NAMESPACE)
     real.cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM, "labels": RESTRICTED}},
-        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": all_here, "rules": everything},
         {
             "apiVersion": f"{rbac}/v1",
             "kind": "RoleBinding",
-            "metadata": all_here,
-            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "everything"},
-            "subjects": [{"apiGroup": rbac, "kind": "User", "name": TEAM}],
+            "metadata": {"name": "admin", "namespace": TEAM},
+            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": "admin"},
+            "subjects": [{"apiGroup": rbac, "kind": "Group", "name": TEAM}],
         },
         {**secret, "metadata": {"name": "videojob-store", "namespace": TEAM}},
     )

@@ -1,5 +1,6 @@
 """The Deployment of a pool made of pods, as the operator says it. That Kubernetes takes it is shown on real pods."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -134,6 +135,15 @@ def test_what_the_template_says_of_the_pod() -> None:
         assert given["volumeMounts"][0] in container["volumeMounts"]
     assert {"name": "HF_HOME", "value": "/models"} in triton["env"]
     assert {"name": "HF_HOME", "value": "/models"} not in runner["env"]
+
+
+def test_pull_secrets_of_the_operator_and_of_the_pool_are_in_every_pod_once() -> None:
+    site = replace(SITE, image_pull_secrets=("registry", "mirror"))
+    own = {"imagePullSecrets": [{"name": "own"}, {"name": "mirror"}]}
+    pods = [deployment(pod_pool(given), [], site, 1)["spec"]["template"]["spec"] for given in ({}, own)]
+    assert [each["name"] for each in pods[0]["imagePullSecrets"]] == ["registry", "mirror"]
+    assert [each["name"] for each in pods[1]["imagePullSecrets"]] == ["own", "mirror", "registry"]
+    assert "imagePullSecrets" not in pod()
 
 
 def test_a_model_may_load_for_as_long_as_the_pool_allows() -> None:

@@ -11,7 +11,7 @@ app.kubernetes.io/component: operator
 {{- define "videojob.labels" -}}
 app.kubernetes.io/name: videojob
 app.kubernetes.io/component: {{ .component }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
@@ -60,8 +60,8 @@ objects of it. "never" is no policy that Helm knows: nothing deletes them.
 {{- define "videojob.customResourceAnnotations" -}}
 {{ include "videojob.keep" . }}
 {{- if not (.Capabilities.APIVersions.Has "videojob.dev/v1alpha1") }}
-meta.helm.sh/release-name: {{ .Release.Name }}
-meta.helm.sh/release-namespace: {{ .Release.Namespace }}
+meta.helm.sh/release-name: {{ .Release.Name | quote }}
+meta.helm.sh/release-namespace: {{ .Release.Namespace | quote }}
 helm.sh/hook: post-install,post-upgrade
 helm.sh/hook-delete-policy: never
 {{- end }}

@@ -54,6 +54,12 @@ def main() -> int:
         "--runner-service-account", default=site.runner_account, help="of the pods of pools [%(default)s]"
     )
     parser.add_argument(
+        "--image-pull-secret",
+        action="append",
+        default=[],
+        help="Secret with a registry's credentials, for the pods of all pools; may be given again",
+    )
+    parser.add_argument(
         "--log-format", choices=get_args(Format), default=defaults.log_format, help="of all logs [%(default)s]"
     )
     given = parser.parse_args()
@@ -70,6 +76,7 @@ def main() -> int:
                 triton_image=given.triton_image,
                 runner_image=given.runner_image,
                 runner_account=given.runner_service_account,
+                image_pull_secrets=tuple(given.image_pull_secret),
                 log_format=given.log_format,
             ),
         )

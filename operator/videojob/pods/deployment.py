@@ -42,6 +42,8 @@ class Site:
     triton_image: str = ""
     runner_image: str = ""
     runner_account: str = "videojob-runner"
+    image_pull_secrets: tuple[str, ...] = ()
+    """Secrets with the registries' credentials: every pod gets them, beside those of its pool."""
     log_format: str = "json"
 
 
@@ -151,9 +153,15 @@ def _pod(pool: GPUPool, models: list[VideoModel], site: Site) -> Json:
         "affinity": template.affinity,
         "priorityClassName": template.priority_class_name,
         "runtimeClassName": template.runtime_class_name,
-        "imagePullSecrets": [secret.wire() for secret in template.image_pull_secrets],
+        "imagePullSecrets": _pull_secrets(template, site),
     }
     return pod | {key: value for key, value in optional.items() if value}
+
+
+def _pull_secrets(template: PodTemplate, site: Site) -> list[Json]:
+    """Each once: a list of the API server's with the same name twice cannot be applied."""
+    names = (*(secret.name for secret in template.image_pull_secrets), *site.image_pull_secrets)
+    return [{"name": name} for name in dict.fromkeys(names)]
 
 
 def _triton(pool: GPUPool, site: Site) -> Json:

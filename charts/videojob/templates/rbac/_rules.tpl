@@ -85,6 +85,13 @@ release's own namespace. Of the operator and the runner a test holds these to ma
   verbs: [get]
 {{- end }}
 
+{{- define "videojob.rules.team" -}}
+# People of a team with an operator of its own. status as well: nobody can give the operator a right that he lacks himself.
+- apiGroups: [videojob.dev]
+  resources: [videojobs, videojobs/status, videoqueues, videoqueues/status]
+  verbs: [get, list, watch, create, update, patch, delete, deletecollection]
+{{- end }}
+
 {{- define "videojob.rules.uninstall.jobs" -}}
 # patch takes off the finalizer; get reads a job that somebody else changes meanwhile.
 - apiGroups: [videojob.dev]
@@ -112,7 +119,7 @@ kind: {{ .kind }}
 metadata:
   name: {{ .name }}
   {{- if $namespaced }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ .root.Release.Namespace | quote }}
   {{- end }}
   labels:
     {{- include "videojob.labels" . | nindent 4 }}
@@ -130,7 +137,7 @@ kind: {{ .kind }}Binding
 metadata:
   name: {{ .binding | default .name }}
   {{- if $namespaced }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ .root.Release.Namespace | quote }}
   {{- end }}
   labels:
     {{- include "videojob.labels" . | nindent 4 }}
@@ -144,7 +151,7 @@ roleRef:
   name: {{ .name }}
 subjects:
   - kind: ServiceAccount
-    name: {{ .account }}
-    namespace: {{ .root.Release.Namespace }}
+    name: {{ .account | quote }}
+    namespace: {{ .root.Release.Namespace | quote }}
 {{- end }}
 {{- end }}
