@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -99,6 +100,24 @@ def test_a_health_port_that_is_taken_is_one_sentence(cluster: Cluster, tmp_path:
 
     assert (code, words.count("\n")) == (1, 1)
     assert f"Port {port} cannot serve probes" in words
+
+
+def handles(process: subprocess.Popen[bytes], number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal, by what the kernel says."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    caught = next((line for line in lines if line.startswith("SigCgt:")), "SigCgt: 0")
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
+def test_a_runner_that_is_stopped_while_it_starts_ends(tmp_path: Path) -> None:
+    """As process 1 of a container it would not, without a handler; its imports take seconds, so that comes first."""
+    process = start(command("p", tmp_path), tmp_path / "log", tmp_path / "no-kubeconfig")
+    while process.poll() is None and not handles(process, signal.SIGTERM):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
+    assert (tmp_path / "log").read_text() == ""
 
 
 class Runner:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import obstore
 import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 from obstore.store import S3Store
@@ -20,6 +21,7 @@ from tests.store.test_commit import commit
 from videojob.store import JobStore, StoreError, check_store, open_store
 from videojob.store import objects as objects_module
 from videojob.store.errors import explain
+from videojob.store.objects import Objects
 
 SECRET = {"AWS_ACCESS_KEY_ID": "who", "AWS_SECRET_ACCESS_KEY": "never-to-be-seen"}
 
@@ -78,6 +80,29 @@ async def test_access_denied(bucket: Place, s3_server: S3Server) -> None:
     error = await failure_of(dataclasses.replace(bucket, credentials=s3_server.user()))
     assert "access is denied" in str(error)
     assert not error.retryable
+
+
+async def test_what_may_be_written_and_not_read(bucket: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No job could go on from its last chunk there."""
+
+    async def refuse(*_: object) -> None:
+        raise PermissionDeniedError("<Code>AccessDenied</Code>")
+
+    monkeypatch.setattr(obstore, "get_async", refuse)
+    with pytest.raises(StoreError, match=r"access is denied\. Allow this account to read, write, list and delete"):
+        await check_store(bucket.open(), without_pauses())
+
+
+@pytest.mark.parametrize("given", [None, b"something else"], ids=["nothing", "something else"])
+async def test_a_store_that_gives_back_something_else(
+    place: Place, given: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def get(self: Objects, key: str) -> bytes | None:
+        return given
+
+    monkeypatch.setattr(Objects, "get", get)
+    with pytest.raises(StoreError, match="does not give back what was put there"):
+        await check_store(place.open())
 
 
 async def test_nobody_listens(bucket: Place) -> None:

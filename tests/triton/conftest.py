@@ -19,7 +19,7 @@ MODEL_REPO = Path(__file__).parents[2] / "model_repo"
 @pytest.fixture(scope="session")
 def settings(tiny_model: Path) -> ModelSettings:
     """The tiny model, with a memory of the first chunk and the last two."""
-    return ModelSettings("tiny", FamilyName.ANYFLOW_FAR, str(tiny_model), "float32", 1, 3, 1, 6)
+    return ModelSettings("tiny", FamilyName.ANYFLOW_FAR, str(tiny_model), "sha256:0", "float32", 1, 3, 1, 6)
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def test_a_digest_is_computed_again_only_for_files_that_changed(
 ) -> None:
     computed: list[Path] = []
 
-    def counted(directory: Path) -> str:
+    def counted(directory: Path, stopped: Callable[[], bool]) -> str:
         computed.append(directory)
         return weights_digest(directory)
 
@@ -55,6 +56,21 @@ def test_a_digest_is_computed_again_only_for_files_that_changed(
 )
 def test_any_change_changes_the_digest(tmp_path: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]]) -> None:
     assert weights_digest(write(tmp_path / "a", FILES)) != weights_digest(write(tmp_path / "b", change(FILES)))
+
+
+async def test_nobody_waits_for_a_digest_once_it_is_stopped(tmp_path: Path) -> None:
+    """A runner that is told to end while it reads weights of many gigabytes ends."""
+    digests = Digests()
+    with (tmp_path / "weights").open("wb") as file:
+        file.truncate(1 << 40)  # Reading so many zeros takes many minutes.
+    computing = asyncio.create_task(asyncio.to_thread(digests.of, tmp_path))
+    await asyncio.sleep(0.1)
+    assert not computing.done()
+
+    digests.stop()
+
+    with pytest.raises(InterruptedError):
+        await asyncio.wait_for(computing, 10)
 
 
 def test_no_model_is_said_so(tmp_path: Path) -> None:

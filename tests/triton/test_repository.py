@@ -9,7 +9,7 @@ from tritonclient.grpc import model_config_pb2
 
 from videojob.families import FamilyName
 from videojob.triton.contract import STAGES, Precision
-from videojob.triton.repository import Device, remove, render, render_control
+from videojob.triton.repository import Device, is_rendered, remove, render, render_control
 from videojob.triton.settings import ModelSettings, ReplicaSettings, from_parameters, to_parameters
 
 MODEL_REPO = Path(__file__).parents[2] / "model_repo"
@@ -17,6 +17,7 @@ MODEL = ModelSettings(
     name="tiny",
     family=FamilyName.ANYFLOW_FAR,
     directory="/models/tiny",
+    weights_digest="sha256:0",
     precision="float32",
     first_latents=1,
     latents=3,
@@ -113,6 +114,17 @@ def test_rendering_again_changes_nothing_and_a_change_replaces_the_folder(tmp_pa
     render(MODEL_REPO, tmp_path, MODEL, REPLICA, "gpu")
     assert folder.stat().st_ino != before
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"tiny.{stage}" for stage in STAGES)
+
+
+def test_other_weights_are_another_model(tmp_path: Path) -> None:
+    """So whoever finds a folder rendered knows which weights Triton has read."""
+    other = ModelSettings(**{**MODEL.__dict__, "weights_digest": "sha256:1"})
+    assert not is_rendered(MODEL_REPO, tmp_path, MODEL, REPLICA, "cpu")
+    render(MODEL_REPO, tmp_path, MODEL, REPLICA, "cpu")
+    (tmp_path / "tiny.denoiser" / "1" / "__pycache__").mkdir()
+    assert is_rendered(MODEL_REPO, tmp_path, MODEL, REPLICA, "cpu")
+    assert not is_rendered(MODEL_REPO, tmp_path, other, REPLICA, "cpu")
+    assert not is_rendered(MODEL_REPO, tmp_path, MODEL, REPLICA, "gpu")
 
 
 def test_a_models_name_and_directory_are_data(tmp_path: Path) -> None:

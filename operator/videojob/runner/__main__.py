@@ -1,5 +1,15 @@
 """`python -m videojob.runner`."""
 
-from videojob.runner.main import main
+import os
+import signal
 
-main()
+
+def _start() -> None:
+    # The kernel drops a signal that process 1 of a container does not handle, and the imports take seconds.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    from videojob.runner.main import main  # noqa: PLC0415
+
+    main()
+
+
+_start()

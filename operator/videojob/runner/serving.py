@@ -10,19 +10,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from tenacity import AsyncRetrying, RetryCallState, RetryError, retry_if_exception_type, wait_exponential
+from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, wait_exponential
 
 from videojob.api.replica import LoadedModel, ModelState
-from videojob.api.videomodel import VideoModel
+from videojob.api.videomodel import VideoModel, VideoModelSpec
 from videojob.runner.clock import Clock
 from videojob.runner.metrics import Metrics
 from videojob.runner.residency import Resident, make_room, preload
 from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
 from videojob.triton.contract import STAGES, model_name
 from videojob.triton.digest import Digests
-from videojob.triton.repository import remove, render, render_control
+from videojob.triton.repository import Device, is_rendered, remove, render, render_control
 from videojob.triton.settings import ModelSettings, ReplicaSettings
 
 log = logging.getLogger(__name__)
@@ -35,6 +34,12 @@ UNLOAD_SECONDS = 120.0
 HUNG_POLLS = 3
 """Unanswered looks in a row after which Triton counts as hung."""
 LONGEST_PAUSE = 30.0
+LOADS = 3
+"""In a row of weights that are written to while they are loaded."""
+FAILED_SECONDS = 300.0
+"""For so long a model that did not load, and made room, does not count as one that a job could have loaded."""
+TELL_SECONDS = 3.0
+"""After which a job that waits for its model hears why."""
 MESSAGE_LIMIT = 512
 
 
@@ -57,6 +62,20 @@ class Signal:
                 await event.wait()
 
 
+class WeightsChangingError(Exception):
+    """What Triton has read of a folder is neither what was in it before nor what was in it afterwards."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a model did not load. It counts until other weights or another spec may load, and for a while only."""
+
+    message: str
+    digest: str
+    spec: VideoModelSpec
+    until: float
+
+
 @dataclass
 class Served:
     """A VideoModel of the pool."""
@@ -65,7 +84,10 @@ class Served:
     state: ModelState = ModelState.LOADING
     digest: str = ""
     message: str = ""
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: Failure | None = None
+    """The last one, unless the model was loaded since."""
+    ready: bool = False
+    """Triton has it, as far as we know."""
     task: asyncio.Task[None] | None = None
     wanted: bool = False
     """It is to be on the accelerator."""
@@ -76,7 +98,7 @@ class Served:
     jobs: int = 0
     used: float = 0.0
     turned: Signal = field(default_factory=Signal)
-    """`wanted` or `dropped` has changed."""
+    """`wanted`, `dropped` or the spec has changed."""
 
     @property
     def name(self) -> str:
@@ -87,6 +109,11 @@ class Served:
     def weights_bytes(self) -> int:
         """Memory that it takes when no job runs on it."""
         return self.model.spec.memory.weights_bytes
+
+    def check(self) -> None:
+        """Raises TritonGoneError where it does not load."""
+        if self.state is ModelState.FAILED:
+            raise TritonGoneError(f"The model {self.name} does not load: {self.message}")
 
 
 class Serving:
@@ -100,7 +127,7 @@ class Serving:
         *,
         model_repository: Path,
         repository: Path,
-        device: Literal["cpu", "gpu"],
+        device: Device,
         replica: ReplicaSettings,
         memory_bytes: int,
         changed: Callable[[], None],
@@ -119,8 +146,8 @@ class Serving:
         self._leaving: list[Served] = []
         self._digests = Digests()
         self._loading = asyncio.Lock()
-        self._room = Signal()
-        """Memory may have become free."""
+        self._news = Signal()
+        """Memory may have become free, or a model has turned to another state."""
         self.error = ""
         """Why Triton cannot be used, if so."""
 
@@ -137,45 +164,51 @@ class Serving:
             for name, served in sorted(self._served.items())
         )
 
-    async def take(self, name: str, seconds: float) -> Served:
+    async def take(self, name: str, seconds: float, tell: Callable[[str], None] = lambda why: None) -> Served:
         """The model, once the server has it, with room for one more job: it stays until it is given back.
 
-        Others that no job uses make room. Raises TritonGoneError, with the reason, after `seconds`.
+        Others that no job uses make room, and are gone by then. Raises TritonGoneError, with the reason, after
+        `seconds`, and as soon as the model does not load. `tell` hears why it is not there when that takes a while.
         """
         admitted: Served | None = None
+        began, told = self._clock.monotonic(), ""
         try:
             async with asyncio.timeout(seconds):
                 while True:
                     served = self._served.get(name)
-                    if served is None:
-                        await asyncio.sleep(POLL_SECONDS)
-                    elif self._admit(served):
-                        admitted = served
-                        await served.ready.wait()
-                        return served
-                    else:
-                        await self._room.wait()
+                    if admitted is not None and served is not admitted:  # It was made anew under its old name.
+                        self.give_back(admitted)
+                        admitted = None
+                    if served is not None:
+                        served.check()
+                        if admitted is None and self._admit(served):
+                            admitted = served
+                        if admitted is not None and served.ready and self._fits(served):
+                            return served
+                    why = self._why_not(name, admitted)
+                    if why != told and self._clock.monotonic() - began >= TELL_SECONDS:
+                        tell(why)
+                        told = why
+                    await self._news.wait(POLL_SECONDS)
         except BaseException as error:
+            why = self._why_not(name, admitted)
             if admitted is not None:
                 self.give_back(admitted)
+            self._make_up_for(name)
             if not isinstance(error, TimeoutError):
                 raise
-        served = self._served.get(name)
-        why = self.error or (served.message if served else "this replica does not serve it")
-        if not why:
-            why = "it is loading" if admitted else "jobs that run take the memory that it needs"
         raise TritonGoneError(f"The model {name} was not ready within {seconds:g} s: {why}.") from None
 
     def give_back(self, served: Served) -> None:
         """A job that took the model no longer uses it."""
         served.jobs -= 1
         served.used = self._clock.monotonic()
-        self._room.give()
+        self._news.give()
 
     def doubt(self, name: str) -> None:
         """Triton has failed somebody: the model counts as ready only once it was looked at again."""
         if served := self._served.get(name):
-            served.ready.clear()
+            served.ready = False
 
     def want(self, models: Mapping[str, VideoModel]) -> None:
         """Serve these models and no others. One that was made anew under its old name is loaded anew."""
@@ -185,12 +218,13 @@ class Serving:
                 self._drop(name)
         new = [Served(model) for name, model in models.items() if name not in self._served]
         for name, model in models.items():
-            if name in self._served:
-                self._served[name].model = model
+            if (known := self._served.get(name)) is not None:
+                changed, known.model = known.model.spec != model.spec, model
+                if changed:
+                    known.turned.give()
         self._served |= {served.name: served for served in new}
         self._served = {name: self._served[name] for name in models}  # In the pool's order.
-        for name in preload(self._residents(), self._memory):
-            self._want(self._served[name], True)
+        self._preload()
         for served in new:
             served.task = asyncio.create_task(self._look_after(served), name=f"model {served.name}")
         self._changed()
@@ -212,6 +246,7 @@ class Serving:
 
     async def close(self) -> None:
         """Stop looking after models; what is loaded stays loaded."""
+        self._digests.stop()
         tasks = [served.task for served in (*self._served.values(), *self._leaving) if served.task]
         for task in tasks:
             task.cancel()
@@ -228,6 +263,30 @@ class Serving:
         served.jobs += 1
         self._want(served, True)
         return True
+
+    def _preload(self) -> None:
+        """Have models loaded before a job asks: in the pool's order, but first those that may load."""
+        residents = sorted(self._residents(), key=lambda resident: resident.used == float("-inf"))
+        for name in preload(residents, self._memory):
+            self._want(self._served[name], True)
+
+    def _make_up_for(self, name: str) -> None:
+        """Have what left for a model that does not load come back, where no job needs that one."""
+        served = self._served.get(name)
+        if served is not None and served.state is ModelState.FAILED and not served.jobs:
+            self._want(served, False)
+            self._preload()
+
+    def _why_not(self, name: str, admitted: Served | None) -> str:
+        """Why a job does not have the model yet."""
+        served = self._served.get(name)
+        if self.error or served is None:
+            return self.error.rstrip(".") or "this replica does not serve it"
+        if served.message:
+            return served.message.rstrip(".")
+        if admitted is None:
+            return "jobs that run take the memory that it needs"
+        return "another model has not left the memory that it needs yet" if served.ready else "it is loading"
 
     def _residents(self) -> list[Resident]:
         return [
@@ -246,8 +305,8 @@ class Serving:
         if served.wanted is not wanted:
             served.wanted = wanted
             if not wanted:
-                served.ready.clear()
-                self._room.give()
+                served.ready = False
+                self._news.give()
             served.turned.give()
 
     async def _look_after(self, served: Served) -> None:
@@ -272,10 +331,12 @@ class Serving:
             if not served.wanted:
                 return
             log.info("The model %s is loaded.", served.name)
+            served.failure = None
             self._set(served, ModelState.READY, "")
             while served.wanted and await self._still_ready(served.name):
-                if served.wanted:
-                    served.ready.set()
+                if served.wanted and not served.ready:
+                    served.ready = True
+                    self._news.give()
                 await served.turned.wait(POLL_SECONDS)
             if served.wanted:
                 log.warning("Triton has lost the model %s, which is loaded again.", served.name)
@@ -283,72 +344,114 @@ class Serving:
 
     async def _rest(self, served: Served) -> None:
         """Unload the model, and know its weights, while it is not wanted."""
-        memory = served.model.spec.memory
-        needed = memory.weights_bytes + memory.per_job_bytes
-        message = "" if needed <= self._memory else f"It needs {needed} bytes with a job; there are {self._memory}."
         if served.digest:
-            self._set(served, ModelState.UNLOADED, message)
+            self._set_aside(served)
         await self._unload(served)
         await self._until_done(served, self._identify)
         if not served.wanted and not served.dropped:
-            self._set(served, ModelState.UNLOADED, message)
-            await served.turned.wait()
+            self._set_aside(served)
+            # One that did not load may be another one soon.
+            await served.turned.wait(LONGEST_PAUSE if served.state is ModelState.FAILED else None)
+
+    def _set_aside(self, served: Served) -> None:
+        """Say how a model is that is not wanted. Else jobs would come for one that does not load, again and again."""
+        failure, spec = served.failure, served.model.spec
+        known = failure is not None and (failure.digest, failure.spec) == (served.digest, spec)
+        if failure is not None and known and self._clock.monotonic() < failure.until:
+            self._set(served, ModelState.FAILED, failure.message)
+            return
+        needed = spec.memory.weights_bytes + spec.memory.per_job_bytes
+        message = "" if needed <= self._memory else f"It needs {needed} bytes with a job; there are {self._memory}."
+        self._set(served, ModelState.UNLOADED, message)
 
     async def _until_done(self, served: Served, work: Callable[[Served], Awaitable[None]]) -> None:
         """Try again what fails, until the model turns to something else."""
-
-        def failed(state: RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome else None
-            if isinstance(error, TritonGoneError):
-                self._set(served, ModelState.LOADING, str(error))
-            else:
-                self._set(served, ModelState.FAILED, str(error))
-                log.warning("The model %s was not loaded: %s", served.name, error)
-
         wanted = served.wanted
         with suppress(RetryError):
             async for attempt in AsyncRetrying(
                 stop=lambda _: served.wanted is not wanted or served.dropped,
                 wait=wait_exponential(multiplier=0.5, max=LONGEST_PAUSE),
                 retry=retry_if_exception_type(Exception),
-                before_sleep=failed,
                 sleep=served.turned.wait,
             ):
                 with attempt:
                     if served.wanted is wanted and not served.dropped:
-                        await work(served)
+                        try:
+                            await work(served)
+                        except Exception as error:
+                            self._failed(served, error)
+                            raise
+
+    def _failed(self, served: Served, error: Exception) -> None:
+        if isinstance(error, TritonGoneError):
+            self._set(served, ModelState.LOADING, str(error))
+            return
+        until = self._clock.monotonic() + FAILED_SECONDS
+        served.failure = Failure(str(error), served.digest, served.model.spec, until)
+        self._set(served, ModelState.FAILED, str(error))
+        log.warning("The model %s was not loaded: %s", served.name, error)
 
     async def _identify(self, served: Served) -> None:
-        directory = Path(settings_of(served.model).directory)
-        served.digest = await asyncio.to_thread(self._digests.of, directory)
+        directory = Path(served.model.spec.source.directory)
+        try:
+            served.digest = await asyncio.to_thread(self._digests.of, directory)
+        except OSError:
+            served.digest = ""
+            raise
 
     async def _load(self, served: Served) -> None:
-        settings = settings_of(served.model)
         await self._triton.check()
-        try:
-            await self._identify(served)
-        except OSError:
-            self._metrics.load_failed(served.name)
-            raise
-        while not self._fits(served):
-            await self._room.wait()
-            if not served.wanted:
-                return
-        served.there = True
+        # A Triton that only was silent for a moment has what it had, whatever its folder has by now.
+        if not (served.there and served.digest and await self._has(served)):
+            await self._load_weights(served)
+        if not served.wanted:
+            return
         async with self._loading:
-            before = self._rendered(served.name)
-            ensemble = await asyncio.to_thread(
-                render, self._model_repository, self._repository, settings, self._replica, self._device
-            )
-            # A runner that was restarted finds the model loaded, as long as it is still the same.
-            changed = before != self._rendered(served.name)
-            if changed:
-                await self._take_off(served.name)  # There is memory for one of the two.
-            if changed or not await self._still_ready(served.name):
-                await self._load_timed(served.name, ensemble)
             control = await asyncio.to_thread(render_control, self._model_repository, self._repository, self._replica)
             if not await self._triton.model_ready(control):
                 await self._triton.load(control)
+
+    async def _load_weights(self, served: Served) -> None:
+        """Have Triton load what is in the folder, unless it has, and know its digest: somebody may write there."""
+        for _ in range(LOADS):
+            try:
+                await self._identify(served)
+            except OSError:
+                self._metrics.load_failed(served.name)
+                raise
+            while not self._fits(served):
+                await self._news.wait()
+                if not served.wanted:
+                    return
+            served.there = True
+            digest = served.digest
+            async with self._loading:
+                # A runner that was restarted finds the model loaded, as long as it is still the same.
+                if not await self._has(served):
+                    await self._load_rendered(served)
+            await self._identify(served)
+            if served.digest == digest:
+                return
+            log.warning("The weights of the model %s were changed while it was loaded.", served.name)
+        async with self._loading:
+            await self._take_off(served.name)
+        raise WeightsChangingError(f"{served.model.spec.source.directory} is written to while the model is loaded.")
+
+    async def _has(self, served: Served) -> bool:
+        """Whether Triton has the model as it is now, with these weights."""
+        return await asyncio.to_thread(is_rendered, *self._rendering(served)) and await self._still_ready(served.name)
+
+    async def _load_rendered(self, served: Served) -> None:
+        rendering = self._rendering(served)
+        if not await asyncio.to_thread(is_rendered, *rendering):
+            # There is memory for one of the two. And gone before the folder changes: so whoever finds the folder as it
+            # should be, if only after a crash, knows that Triton has nothing else.
+            await self._take_off(served.name)
+        await self._load_timed(served.name, await asyncio.to_thread(render, *rendering))
+
+    def _rendering(self, served: Served) -> tuple[Path, Path, ModelSettings, ReplicaSettings, Device]:
+        settings = settings_of(served.model, served.digest)
+        return self._model_repository, self._repository, settings, self._replica, self._device
 
     async def _load_timed(self, name: str, ensemble: str) -> None:
         started = self._clock.monotonic()
@@ -378,7 +481,8 @@ class Serving:
     def _set(self, served: Served, state: ModelState, message: str) -> None:
         served.state, served.message = state, message[:MESSAGE_LIMIT]
         if state is not ModelState.READY:
-            served.ready.clear()
+            served.ready = False
+        self._news.give()
         self._changed()
 
     def _drop(self, name: str) -> None:
@@ -404,7 +508,7 @@ class Serving:
                     told = str(error)
                     log.warning("The model %s is not unloaded yet: %s", served.name, error)
                 await asyncio.sleep(POLL_SECONDS)
-        self._room.give()
+        self._news.give()
 
     async def _take_off(self, name: str) -> None:
         """Have Triton drop the model, if it has it. Raises TritonGoneError, also where it takes long."""
@@ -420,11 +524,6 @@ class Serving:
         except TimeoutError:
             raise TritonGoneError(f"Triton has not dropped the model {name} for {UNLOAD_SECONDS:g} s.") from None
 
-    def _rendered(self, name: str) -> list[int]:
-        """What changes when `render` does: it replaces a folder whole, or leaves it alone."""
-        folders = (self._repository / model_name(name, stage) for stage in STAGES)
-        return [folder.stat().st_ino for folder in folders if folder.exists()]
-
     def _say(self, error: str) -> None:
         if error != self.error:
             log.log(logging.WARNING if error else logging.INFO, error or "Triton answers.")
@@ -432,13 +531,14 @@ class Serving:
             self._changed()
 
 
-def settings_of(model: VideoModel) -> ModelSettings:
-    """A VideoModel as the stages are told about it."""
+def settings_of(model: VideoModel, weights_digest: str) -> ModelSettings:
+    """A VideoModel, with those weights, as the stages are told about it."""
     spec = model.spec
     return ModelSettings(
         name=model.metadata.name,
         family=spec.family,
         directory=spec.source.directory,
+        weights_digest=weights_digest,
         precision=spec.precision.value,
         first_latents=spec.chunk.first_latents,
         latents=spec.chunk.latents,

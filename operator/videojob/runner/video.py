@@ -249,10 +249,10 @@ class Video:
         )
 
     async def _served(self) -> Served:
-        """The model, loaded, to be given back. Raises HandBackError where it is another one, or takes too long."""
+        """The model, loaded, to be given back. Raises HandBackError where it is another, or does not come."""
         serving, seconds = self._services.serving, self._services.ready_seconds
         try:
-            served = await self._stop.race(serving.take(self._model, seconds), new=True)
+            served = await self._stop.race(serving.take(self._model, seconds, self._tell_why_not), new=True)
         except TritonGoneError as error:
             raise HandBackError(Reason.TRITON_UNAVAILABLE, str(error)) from error
         if (served.model.metadata.uid, served.digest) != (self._resolved.model_uid, self._resolved.weights_digest):
@@ -263,6 +263,12 @@ class Video:
                 f"the job has begun with {self._resolved.weights_digest}.",
             )
         return served
+
+    def _tell_why_not(self, why: str) -> None:
+        """Let the status say why the model is not there yet."""
+        message = f"The model {self._model} is not ready on replica {self._owner.replica} yet: {why}."
+        now, generation = self._clock.now(), self._job.metadata.generation
+        self._status.show(transitions.loading(self._status.status, message=message, now=now, generation=generation))
 
     async def _commit(self, made: Made) -> None:
         """Put a chunk into the store, and show the progress. Raises StoreError, JobLostError, ChunkError."""

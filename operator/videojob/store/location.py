@@ -1,5 +1,6 @@
 """From a pool's store URL to a client, and from an object to the URL that people fetch it by."""
 
+import secrets
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -16,8 +17,8 @@ from videojob.store.objects import Objects, Store, folder_of
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
 
-CHECK_KEY: Final = ".check"
-"""No namespace can be called so."""
+CHECK_KEY: Final = f".check-{secrets.token_hex(4)}"
+"""No namespace can be called so, and no other process uses it: replicas check their store at the same time."""
 CHECK_BYTES: Final = 4096
 
 _CLIENT: "ClientConfig" = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}
@@ -62,9 +63,11 @@ def uri_of(store: Store, key: str) -> str:
 
 
 async def check_store(store: Store, retrying: AsyncRetrying | None = None) -> None:
-    """Write, list and delete a small object. Raises StoreError if the store cannot be used."""
-    objects = Objects(store, retrying)
-    await objects.put(CHECK_KEY, bytes(CHECK_BYTES))
+    """Write, read, list and delete a small object. Raises StoreError if the store cannot be used."""
+    objects, data = Objects(store, retrying), secrets.token_bytes(CHECK_BYTES)
+    await objects.put(CHECK_KEY, data)
+    if await objects.get(CHECK_KEY) != data:
+        raise StoreError("The store does not give back what was put there. Check what serves it.", retryable=True)
     await objects.list(CHECK_KEY)
     await objects.delete([CHECK_KEY])
 

@@ -6,7 +6,7 @@ depends on the VideoModel and the machine, and writes it beside a copy of its co
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -29,17 +29,17 @@ def render(model_repo: Path, target: Path, model: ModelSettings, replica: Replic
     Each folder is replaced whole: a Triton that runs on `target` sees the old model or the new one, never a mixture.
     Rendering the same again changes nothing on disk.
     """
-    for stage in STAGES:
-        config = _read(model_repo / stage / _CONFIG)
-        config.name = model_name(model.name, stage)
-        _set_dtype(config, TRITON_DTYPE[model.precision])
-        for step in config.ensemble_scheduling.step:
-            step.model_name = model_name(model.name, step.model_name)
-        if config.backend == "python":
-            _set_kind(config, device)
-            _set_parameters(config, to_parameters(model, replica))
-        _publish(model_repo / stage, target / config.name, config)
+    for template, config in _configured(model_repo, model, replica, device):
+        _publish(template, target / config.name, config)
     return model_name(model.name, "video_chunk")
+
+
+def is_rendered(model_repo: Path, target: Path, model: ModelSettings, replica: ReplicaSettings, device: Device) -> bool:
+    """Whether `render` would change nothing."""
+    return all(
+        _files(target / config.name) == _published(template, config)
+        for template, config in _configured(model_repo, model, replica, device)
+    )
 
 
 def render_control(model_repo: Path, target: Path, replica: ReplicaSettings) -> str:
@@ -54,6 +54,22 @@ def remove(target: Path, video_model: str) -> None:
     """Delete the models of a VideoModel below `target`, present or not. Unload them first."""
     for stage in STAGES:
         shutil.rmtree(target / model_name(video_model, stage), ignore_errors=True)
+
+
+def _configured(
+    model_repo: Path, model: ModelSettings, replica: ReplicaSettings, device: Device
+) -> Iterator[tuple[Path, Any]]:
+    """Each stage's template and its configuration."""
+    for stage in STAGES:
+        config = _read(model_repo / stage / _CONFIG)
+        config.name = model_name(model.name, stage)
+        _set_dtype(config, TRITON_DTYPE[model.precision])
+        for step in config.ensemble_scheduling.step:
+            step.model_name = model_name(model.name, step.model_name)
+        if config.backend == "python":
+            _set_kind(config, device)
+            _set_parameters(config, to_parameters(model, replica))
+        yield model_repo / stage, config
 
 
 def _read(path: Path) -> Any:
@@ -82,16 +98,24 @@ def _set_parameters(config: Any, parameters: Mapping[str, str]) -> None:
 
 def _publish(template: Path, folder: Path, config: Any) -> None:
     """Put the template's files and `config` at `folder`, by renames within one file system."""
+    if _files(folder) == _published(template, config):
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".render-", dir=folder.parent) as scratch:
         new = Path(scratch) / "new"
         shutil.copytree(template, new, ignore=shutil.ignore_patterns("__pycache__"))
-        (new / _CONFIG).write_text(text_format.MessageToString(config))
+        (new / _CONFIG).write_bytes(_text(config))
         if folder.exists():
-            if _files(folder) == _files(new):
-                return
             folder.rename(Path(scratch) / "old")
         new.rename(folder)
+
+
+def _published(template: Path, config: Any) -> dict[str, bytes]:
+    return {**_files(template), _CONFIG: _text(config)}
+
+
+def _text(config: Any) -> bytes:
+    return str(text_format.MessageToString(config)).encode()
 
 
 def _files(folder: Path) -> dict[str, bytes]:

@@ -17,6 +17,8 @@ class ModelSettings:
     family: FamilyName
     directory: str
     """A `save_pretrained` folder of the family's diffusers pipeline."""
+    weights_digest: str
+    """Of that folder. No stage reads it; it is here so that other weights make another model."""
     precision: Precision
     first_latents: int
     latents: int
@@ -69,6 +71,7 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[ModelSettings, Repli
         name=parameters["name"],
         family=FamilyName(parameters["family"]),
         directory=parameters["directory"],
+        weights_digest=parameters["weights_digest"],
         precision=precisions[parameters["precision"]],
         first_latents=int(parameters["first_latents"]),
         latents=int(parameters["latents"]),

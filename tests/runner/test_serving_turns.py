@@ -1,0 +1,309 @@
+"""How models take turns on an accelerator, and what is said of their weights: on a Triton that is slow, or refuses."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tests.runner.test_serving import model
+from tests.triton.conftest import MODEL_REPO
+from videojob.api.replica import ModelState
+from videojob.runner import serving as serving_module
+from videojob.runner.clock import Clock
+from videojob.runner.metrics import Metrics
+from videojob.runner.serving import Serving
+from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
+from videojob.triton.contract import CONTROL_MODEL, STAGES, model_name
+from videojob.triton.digest import weights_digest
+from videojob.triton.settings import ReplicaSettings
+
+PATIENCE = 30.0
+ROOM_FOR_ONE = 12
+"""Bytes for a model, which takes ten, and two jobs of one byte each."""
+
+
+class Memory:
+    """A Triton that outlives runners. What it does is told by its fields."""
+
+    def __init__(self) -> None:
+        self.present_models: set[str] = set()
+        self.loads: list[str] = []
+        self.weights: dict[str, bytes] = {}
+        """What was in the model's folder when it was loaded."""
+        self.folders: dict[str, Path] = {}
+        self.refused: set[str] = set()
+        self.may_unload = asyncio.Event()
+        self.may_unload.set()
+        self.silent = 0
+        """Questions for a model that it does not answer."""
+        self.while_loading: Callable[[], None] = lambda: None
+        self._unloading: set[asyncio.Task[None]] = set()
+
+    async def check(self) -> None:
+        """It answers."""
+
+    async def model_ready(self, name: str) -> bool:
+        if self.silent:
+            self.silent -= 1
+            raise TritonGoneError("no answer")
+        return name in self.present_models
+
+    async def present(self) -> set[str]:
+        return set(self.present_models)
+
+    async def load(self, name: str) -> None:
+        if name == CONTROL_MODEL:
+            self.present_models.add(name)
+            return
+        name = name.partition(".")[0]
+        self.loads.append(name)
+        if name in self.refused:
+            raise TritonRefusedError("CUDA out of memory")
+        self.weights[name] = (self.folders[name] / "weights").read_bytes()
+        self.while_loading()
+        self.present_models |= stages(name)
+
+    async def unload(self, name: str) -> None:
+        async def drop() -> None:
+            await self.may_unload.wait()
+            self.present_models -= stages(name.partition(".")[0])
+
+        self._unloading.add(asyncio.create_task(drop()))
+
+
+def stages(name: str) -> set[str]:
+    return {model_name(name, stage) for stage in STAGES}
+
+
+class Replica:
+    """One Triton, and the runners that come and go beside it, with the models `a` and `b` in its pool."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.triton = Memory()
+        for name in ("a", "b"):
+            self.triton.folders[name] = folder / name
+            (folder / name).mkdir()
+            self.write(name, name)
+
+    def write(self, name: str, weights: str) -> None:
+        """Put other weights into a model's folder."""
+        (self._folder / name / "weights").write_text(weights)
+
+    def digest(self, name: str) -> str:
+        """Of what is in a model's folder."""
+        return weights_digest(self._folder / name)
+
+    @asynccontextmanager
+    async def runner(self, names: Iterable[str] = "ab", memory_bytes: int = ROOM_FOR_ONE) -> AsyncIterator[Serving]:
+        (self._folder / "repository").mkdir(exist_ok=True)
+        serving = Serving(
+            cast("Triton", self.triton),
+            Clock(),
+            Metrics(CollectorRegistry(), "p", "r"),
+            model_repository=MODEL_REPO,
+            repository=self._folder / "repository",
+            device="cpu",
+            replica=ReplicaSettings(str(self._folder / "control")),
+            memory_bytes=memory_bytes,
+            changed=lambda: None,
+        )
+        serving.want({name: model(self._folder / name, uid=name, name=name) for name in names})
+        try:
+            yield serving
+        finally:
+            await serving.close()
+
+
+@pytest.fixture
+def replica(tmp_path: Path) -> Replica:
+    return Replica(tmp_path)
+
+
+async def states(serving: Serving, **wanted: ModelState) -> None:
+    """Wait until the models are so."""
+    async with asyncio.timeout(PATIENCE):
+        while {each.name: each.state for each in serving.report()} != wanted:  # noqa: ASYNC110 - a test may look often
+            await asyncio.sleep(0.01)
+
+
+async def not_yet(waiting: "asyncio.Task[Any]") -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(waiting), 0.3)
+    assert not waiting.done(), "it did not wait"
+
+
+async def test_a_job_begins_only_once_what_makes_room_for_it_is_gone(replica: Replica) -> None:
+    """A second job of a loaded model needs the memory of an idle one, which Triton takes its time to drop."""
+    async with replica.runner(memory_bytes=22) as serving:
+        await states(serving, a=ModelState.READY, b=ModelState.READY)
+        replica.triton.may_unload.clear()
+        jobs = [await serving.take("a", PATIENCE) for _ in range(2)]
+
+        third = asyncio.create_task(serving.take("a", PATIENCE))
+        await not_yet(third)
+        assert stages("b") <= replica.triton.present_models, "b has left already: the test shows nothing"
+        replica.triton.may_unload.set()
+        jobs.append(await third)
+
+        assert not stages("b") & replica.triton.present_models
+        assert [job.name for job in jobs] == ["a"] * 3
+
+
+async def test_a_job_hears_at_once_that_its_model_does_not_load(replica: Replica) -> None:
+    """And what had made room for that model comes back."""
+    replica.triton.refused = {"b"}
+    async with replica.runner() as serving:
+        await states(serving, a=ModelState.READY, b=ModelState.UNLOADED)
+
+        with pytest.raises(TritonGoneError, match="The model b does not load: CUDA out of memory"):
+            await serving.take("b", PATIENCE)
+
+        await states(serving, a=ModelState.READY, b=ModelState.FAILED)
+        assert (await serving.take("a", PATIENCE)).name == "a"
+
+
+async def test_a_model_that_does_not_load_and_is_in_nobodys_way_is_tried_again(replica: Replica) -> None:
+    replica.triton.refused = {"b"}
+    async with replica.runner(memory_bytes=0) as serving:
+        await states(serving, a=ModelState.READY, b=ModelState.FAILED)
+        with pytest.raises(TritonGoneError):
+            await serving.take("b", PATIENCE)
+
+        replica.triton.refused = set()
+        await states(serving, a=ModelState.READY, b=ModelState.READY)
+
+
+async def failed_and_made_room(serving: Serving) -> None:
+    """Have `b` not load, and then `a` take its place."""
+    await states(serving, a=ModelState.READY, b=ModelState.UNLOADED)
+    with pytest.raises(TritonGoneError):
+        await serving.take("b", PATIENCE)
+    await states(serving, a=ModelState.READY, b=ModelState.FAILED)
+
+
+async def test_a_model_that_did_not_load_stays_failed_when_it_makes_room(replica: Replica) -> None:
+    """Else jobs come for it again, and each throws the good model out for nothing."""
+    replica.triton.refused = {"b"}
+    async with replica.runner() as serving:
+        await failed_and_made_room(serving)
+        await asyncio.sleep(0.3)
+
+        await states(serving, a=ModelState.READY, b=ModelState.FAILED)
+        assert [each.message for each in serving.report()] == ["", "CUDA out of memory"]
+        before = len(replica.triton.loads)
+        with pytest.raises(TritonGoneError, match="does not load"):
+            await serving.take("b", PATIENCE)
+        await states(serving, a=ModelState.READY, b=ModelState.FAILED)
+        assert len(replica.triton.loads) == before, "a job of the failed model had something loaded"
+
+
+@pytest.mark.parametrize("what", ["time passes", "other weights", "another spec"])
+async def test_a_model_that_did_not_load_gets_another_chance(
+    replica: Replica, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(serving_module, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(serving_module, "FAILED_SECONDS", 1.0 if what == "time passes" else 3600.0)
+    replica.triton.refused = {"b"}
+    async with replica.runner() as serving:
+        await failed_and_made_room(serving)
+
+        if what == "other weights":
+            replica.write("b", "smaller")
+        if what == "another spec":
+            changed = {"b": model(tmp_path / "b", uid="b", name="b", sink_latents=0)}
+            serving.want({"a": model(tmp_path / "a", uid="a", name="a")} | changed)
+
+        await states(serving, a=ModelState.READY, b=ModelState.UNLOADED)
+
+
+async def test_a_runner_that_starts_has_other_weights_loaded(replica: Replica) -> None:
+    async with replica.runner("a") as first:
+        assert (await first.take("a", PATIENCE)).digest == replica.digest("a")
+    async with replica.runner("a") as second:
+        await second.take("a", PATIENCE)
+    assert replica.triton.loads == ["a"], "the same weights were loaded again"
+
+    replica.write("a", "others")
+    async with replica.runner("a") as third:
+        assert (await third.take("a", PATIENCE)).digest == replica.digest("a")
+    assert replica.triton.weights["a"] == b"others"
+
+
+async def test_a_runner_that_dies_before_triton_has_let_go_leaves_nothing_wrong_behind(replica: Replica) -> None:
+    async with replica.runner("a") as first:
+        await first.take("a", PATIENCE)
+    replica.write("a", "others")
+    replica.triton.may_unload.clear()
+    async with replica.runner("a") as second:
+        await not_yet(asyncio.create_task(second.take("a", PATIENCE)))
+
+    async with replica.runner("a") as third:
+        waiting = asyncio.create_task(third.take("a", PATIENCE))
+        await not_yet(waiting)
+        replica.triton.may_unload.set()
+        assert (await waiting).digest == replica.digest("a")
+    assert replica.triton.weights["a"] == b"others"
+
+
+async def test_a_triton_that_was_silent_for_a_moment_has_the_weights_that_it_had(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_module, "POLL_SECONDS", 0.05)
+    async with replica.runner("a") as serving:
+        loaded = (await serving.take("a", PATIENCE)).digest
+        replica.write("a", "others")
+
+        replica.triton.silent = 1
+        await states(serving, a=ModelState.LOADING)
+        await states(serving, a=ModelState.READY)
+
+        assert [each.digest for each in serving.report()] == [loaded]
+        assert replica.triton.loads == ["a"], "a job that runs has lost its model"
+
+
+async def test_weights_that_change_while_they_are_loaded_are_loaded_again(replica: Replica) -> None:
+    changes = ["second", "third"]
+    replica.triton.while_loading = lambda: replica.write("a", changes.pop(0)) if changes else None
+    async with replica.runner("a") as serving:
+        assert (await serving.take("a", PATIENCE)).digest == replica.digest("a")
+    assert replica.triton.weights["a"] == b"third"
+    assert replica.triton.loads == ["a"] * 3
+
+
+async def test_weights_that_never_stop_changing_are_told(replica: Replica) -> None:
+    replica.triton.while_loading = lambda: replica.write("a", f"load {len(replica.triton.loads)}")
+    async with replica.runner("a") as serving:
+        with pytest.raises(TritonGoneError, match="is written to while the model is loaded"):
+            await serving.take("a", PATIENCE)
+
+
+async def test_a_job_that_waits_hears_why(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving_module, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(serving_module, "TELL_SECONDS", 0.2)
+    heard: list[str] = []
+    async with replica.runner() as serving:
+        (await serving.take("a", PATIENCE, heard.append), await serving.take("a", PATIENCE, heard.append))
+        assert heard == [], "a job that does not wait was told something"
+
+        with pytest.raises(TritonGoneError):
+            await serving.take("b", 1, heard.append)
+        assert heard == ["jobs that run take the memory that it needs"]
+
+
+async def test_a_job_whose_model_waits_for_another_one_to_leave_hears_so(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_module, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(serving_module, "TELL_SECONDS", 0.2)
+    heard: list[str] = []
+    async with replica.runner() as serving:
+        serving.give_back(await serving.take("a", PATIENCE))
+        replica.triton.may_unload.clear()
+        with pytest.raises(TritonGoneError, match=r"was not ready within 1 s: it is loading\."):
+            await serving.take("b", 1, heard.append)
+        assert heard == ["it is loading"]
