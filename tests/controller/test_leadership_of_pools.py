@@ -14,10 +14,12 @@ from prometheus_client import CollectorRegistry
 from tests.planner.builders import ago, replica
 from videojob.controller.cache import Cache
 from videojob.controller.metrics import Metrics
-from videojob.controller.pools import SCALE_DOWN, Pools, with_pods
+from videojob.controller.pools import Pools
 from videojob.controller.summaries import Summaries
 from videojob.controller.workloads import Workloads
 from videojob.kube.client import GPU_POOLS, ResourceKind
+from videojob.planner.draining import with_pods
+from videojob.planner.removal import SCALE_DOWN
 from videojob.planner.snapshot import Replica, ReplicaKey, Snapshot
 from videojob.pods.deployment import Site
 

@@ -23,7 +23,7 @@ from videojob.controller.files import Files
 from videojob.controller.leases import Leases
 from videojob.controller.loop import PlanningLoop
 from videojob.controller.metrics import Metrics, State
-from videojob.controller.pools import Pools, with_pods
+from videojob.controller.pools import Pools
 from videojob.controller.settings import Settings
 from videojob.controller.shell import dead_watches, watch
 from videojob.controller.stores import clean
@@ -33,6 +33,7 @@ from videojob.controller.writer import Writer
 from videojob.health import serve_health, serve_metrics
 from videojob.kube.client import DEPLOYMENTS, LEASES, PODS, Json, KubeClient, KubeError, ResourceKind
 from videojob.kube.client import Snapshot as Listed
+from videojob.planner.draining import with_pods
 from videojob.planner.snapshot import Job, Snapshot
 
 logger = logging.getLogger(__name__)

@@ -9,23 +9,23 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
 
 from videojob.api.conditions import MESSAGE_LIMIT
-from videojob.api.gpupool import MAX_REPLICAS, GPUPool, LastScaling, ScalingMode
-from videojob.api.replica import DRAIN_ANNOTATION, ModelState, lease_name
+from videojob.api.gpupool import GPUPool, LastScaling, ScalingMode
+from videojob.api.replica import DRAIN_ANNOTATION, lease_name
 from videojob.controller.cache import Cache
 from videojob.controller.metrics import Metrics
 from videojob.controller.workloads import FIELD_MANAGER, Deployed, Workloads
 from videojob.kube.client import DEPLOYMENTS, LEASES, PODS, Json, KubeClient, KubeError, ResourceKind
 from videojob.planner.demand import Demand, demands
 from videojob.planner.estimate import Estimates
-from videojob.planner.removal import Candidate, deletion_costs, victims
+from videojob.planner.removal import SCALE_DOWN, Candidate, candidates_of, deletion_costs, victims
 from videojob.planner.scaling import Decision, History, Replicas, ScalingReason, scale
-from videojob.planner.snapshot import Job, Pod, Replica, ReplicaKey, Snapshot, Workload
+from videojob.planner.snapshot import Job, Replica, ReplicaKey, Snapshot, Workload, held_jobs
 from videojob.planner.summary import PoolScaling
 from videojob.pods.deployment import NoImageError, Site, deployment, deployment_name
 from videojob.pods.read import DELETION_COST
@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 SCALER = "videojob-scaler"
 """Field manager that keeps the number of replicas from the operator's last word until somebody else's first."""
-SCALE_DOWN = "ScaleDown"
-"""Reason of the drains that are asked for here; others, such as a person's, are left alone."""
 REFUSED_SECONDS = 30.0
 """Pause before a Deployment that was refused is applied again."""
 COLD_START_WEIGHT = 0.3
@@ -185,7 +183,7 @@ class Pools:
     async def _tend(self, pool: GPUPool, state: _State, snapshot: Snapshot, held: Counter[ReplicaKey]) -> None:
         deployed = self._workloads.deployed(pool.metadata.name)
         current = deployed.wanted if deployed else 0
-        candidates = _candidates(pool.metadata.name, snapshot, held)
+        candidates = candidates_of(pool.metadata.name, snapshot, held)
         if pool.spec.scaling.mode is ScalingMode.EXTERNAL and pool.spec.replicas is None:
             await self._leave_to_others(pool, state, snapshot, deployed, candidates)
             return
@@ -396,79 +394,3 @@ class Pools:
             estimates=self._estimates or Estimates(),
             last=state.last,
         )
-
-
-def with_pods(
-    replicas: Mapping[ReplicaKey, Replica],
-    pods: Mapping[ReplicaKey, Pod],
-    pools: Mapping[str, GPUPool],
-    jobs: Iterable[Job],
-    leaving: Set[ReplicaKey] = frozenset(),
-) -> dict[ReplicaKey, Replica]:
-    """The replicas, where one that must not get another job counts as draining.
-
-    That is one whose pod ends or is gone, or which was chosen to go; and, of a pool with more pods than it may have, as
-    many as are too many: else each would get the next job as soon as it is free, and none would ever go. Those with a
-    job are the last to count.
-    """
-    found = dict(replicas)
-    for key, replica in replicas.items():
-        pool = pools.get(key.pool)
-        if pool is None or not pool.spec.made_of_pods or replica.draining:
-            continue
-        pod = pods.get(key)
-        if pod is None or pod.ending or key in leaving:
-            found[key] = replace(replica, draining=True)
-    staying: dict[str, list[ReplicaKey]] = {}
-    for key, pod in pods.items():
-        if not pod.ending:
-            staying.setdefault(key.pool, []).append(key)
-    surplus = {name: len(keys) - _most(pools[name]) for name, keys in staying.items() if name in pools}
-    if not any(count > 0 for count in surplus.values()):
-        return found
-    held = held_jobs(jobs)
-    for name, count in surplus.items():
-        order = sorted(staying[name], key=lambda key: (not (key in found and found[key].draining), held[key] > 0, key))
-        for key in order[: max(0, count)]:
-            if key in found:
-                found[key] = replace(found[key], draining=True)
-    return found
-
-
-def held_jobs(jobs: Iterable[Job]) -> Counter[ReplicaKey]:
-    """The jobs that each replica holds."""
-    return Counter(
-        ReplicaKey(job.assignment.pool, job.assignment.replica)
-        for job in jobs
-        if job.assignment is not None and not job.phase.finished
-    )
-
-
-def _most(pool: GPUPool) -> int:
-    """The pods that a pool may have, whatever waits for it."""
-    if pool.paused:
-        return MAX_REPLICAS
-    if pool.spec.scaling.mode is ScalingMode.BACKLOG:
-        return pool.spec.scaling.max_replicas
-    return MAX_REPLICAS if pool.spec.replicas is None else pool.spec.replicas
-
-
-def _candidates(pool: str, snapshot: Snapshot, held: Counter[ReplicaKey]) -> list[Candidate]:
-    """The pool's pods that are to stay, as far as it was decided."""
-    found = []
-    for key, pod in snapshot.pods.items():
-        if key.pool != pool or pod.ending:
-            continue
-        replica = snapshot.replicas.get(key)
-        models = replica.report.models if replica is not None and replica.live else ()
-        found.append(
-            Candidate(
-                key.name,
-                pod.created,
-                jobs=held[key],
-                ready=pod.ready_since is not None,
-                models=sum(model.state is ModelState.READY for model in models),
-                draining=replica is not None and replica.live and replica.drain_reason == SCALE_DOWN,
-            )
-        )
-    return found

@@ -1,9 +1,14 @@
 """Which replicas of a pool of pods go when it shrinks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
+from videojob.api.replica import ModelState
+from videojob.planner.snapshot import ReplicaKey, Snapshot
+
+SCALE_DOWN = "ScaleDown"
+"""Reason of the drains that a smaller pool asks for; others, such as a person's, are left alone."""
 DRAINED_COST, IDLE_COST, BUSY_COST = -1000, 0, 1000
 
 
@@ -19,6 +24,27 @@ class Candidate(NamedTuple):
     """Models that it has loaded."""
     draining: bool = False
     """It was asked to take no more jobs."""
+
+
+def candidates_of(pool: str, snapshot: Snapshot, held: Mapping[ReplicaKey, int]) -> list[Candidate]:
+    """The pool's pods that are to stay, as far as it was decided."""
+    found = []
+    for key, pod in snapshot.pods.items():
+        if key.pool != pool or pod.ending:
+            continue
+        replica = snapshot.replicas.get(key)
+        models = replica.report.models if replica is not None and replica.live else ()
+        found.append(
+            Candidate(
+                key.name,
+                pod.created,
+                jobs=held.get(key, 0),
+                ready=pod.ready_since is not None,
+                models=sum(model.state is ModelState.READY for model in models),
+                draining=replica is not None and replica.live and replica.drain_reason == SCALE_DOWN,
+            )
+        )
+    return found
 
 
 def victims(candidates: Iterable[Candidate], count: int) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """What a plan is made from: the cluster as it is at one moment, in frozen values."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -181,6 +182,15 @@ class Snapshot:
     """By pool."""
     busy: frozenset[str] = frozenset()
     """uids of jobs that a write is under way for: they take their place, and nothing is decided on them."""
+
+
+def held_jobs(jobs: Iterable[Job]) -> Counter[ReplicaKey]:
+    """The jobs that each replica holds."""
+    return Counter(
+        ReplicaKey(job.assignment.pool, job.assignment.replica)
+        for job in jobs
+        if job.assignment is not None and not job.phase.finished
+    )
 
 
 def later(moment: datetime, seconds: float) -> datetime:

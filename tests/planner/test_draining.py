@@ -7,8 +7,7 @@ import pytest
 
 from tests.planner.builders import ago, held, pool, replica
 from videojob.api.gpupool import PAUSED_ANNOTATION, GPUPool, GPUPoolSpec, Scaling, ScalingMode
-from videojob.controller.pools import with_pods
-from videojob.controller.workloads import Workloads
+from videojob.planner.draining import with_pods
 from videojob.planner.snapshot import Pod, ReplicaKey
 
 READY = Pod(uid="u", created=ago(60), ready_since=ago(30))
@@ -61,29 +60,6 @@ def test_replicas_whose_pods_end_or_are_gone_take_no_more_jobs() -> None:
 
 def test_replicas_of_a_pool_of_endpoints_need_no_pod() -> None:
     assert draining(pool("p", ["a", "b", "c"]), pods={}) == ""
-
-
-def test_a_cold_start_is_measured_once() -> None:
-    seen: list[float] = []
-    workloads = Workloads(lambda: None, lambda _, seconds: seen.append(seconds))
-
-    def body(ready: str | None, uid: str = "1") -> dict[str, Any]:
-        condition = {"type": "Ready", "status": "True" if ready else "False", "lastTransitionTime": ready}
-        metadata = {
-            "name": "a",
-            "uid": uid,
-            "labels": {"videojob.dev/pool": "p"},
-            "creationTimestamp": "2026-11-22T12:00:00Z",
-        }
-        return {"metadata": metadata, "status": {"conditions": [condition]}}
-
-    for ready in (None, "2026-11-22T12:00:20Z", None, "2026-11-22T15:00:00Z"):
-        workloads.apply_pod(body(ready))
-    assert seen == [20.0]
-    # One that was ready when this operator came tells nothing.
-    workloads.restore_pods([])
-    workloads.restore_pods([body("2026-11-22T12:00:30Z", "2")])
-    assert seen == [20.0]
 
 
 def test_a_replica_that_was_chosen_to_go_takes_no_more_jobs() -> None:
