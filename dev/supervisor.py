@@ -138,20 +138,23 @@ def stop(folder: Path) -> bool:
     folder = folder.resolve()
     found = bool(marked(folder))
     pid = read_pid(folder, "supervisor")
-    deadline = time.monotonic() + STOP_SECONDS
     if pid is not None and is_running(folder):
         send(pid, folder, signal.SIGTERM)
-        while is_running(folder) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        _wait_for_lock(folder, STOP_SECONDS)
     left = kill_all(folder)
     if left:
         raise DevError(f"These processes cannot be killed: {', '.join(map(str, left))}.")
-    while is_running(folder) and time.monotonic() < deadline:  # A dying process gives up its memory before its locks.
-        time.sleep(0.05)
+    _wait_for_lock(folder, GRACE_SECONDS)  # A dying process gives up its memory, with our mark, before its locks.
     for path in (folder / "run").glob("*"):
         if path.name != LOCK:
             path.unlink(missing_ok=True)
     return found
+
+
+def _wait_for_lock(folder: Path, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while is_running(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def read_pid(folder: Path, name: str) -> int | None:

@@ -213,7 +213,7 @@ class Pools:
         name, current = pool.metadata.name, deployed.wanted if deployed else 0
         message = f"Whoever scales Deployment {deployment_name(name)} decides."
         state.decision, state.history = Decision(current, ScalingReason.EXTERNAL, message, History(), None), History()
-        await self._let_stay(pool, candidates, snapshot)
+        await self._drain(pool, candidates, snapshot, 0)
         await self._price(pool, candidates, snapshot)
         if deployed is None:
             await self._apply(pool, state, snapshot, deployed, pool.spec.scaling.min_replicas)
@@ -249,7 +249,7 @@ class Pools:
         )
 
     async def _drain(self, pool: GPUPool, candidates: list[Candidate], snapshot: Snapshot, count: int) -> int:
-        """Ask that many replicas to drain; how many of them have, and may go."""
+        """Ask that many replicas to drain, and the others no more; how many of them have, and may go."""
         chosen = set(victims(candidates, count))
         gone = 0
         for one in candidates:
@@ -268,12 +268,6 @@ class Pools:
             elif replica.report.draining and one.jobs == 0:
                 gone += 1
         return gone
-
-    async def _let_stay(self, pool: GPUPool, candidates: list[Candidate], snapshot: Snapshot) -> None:
-        """Take back the drains that were asked for here."""
-        for one in candidates:
-            key = ReplicaKey(pool.metadata.name, one.name)
-            await self._keep(pool, key, snapshot.replicas.get(key))
 
     async def _keep(self, pool: GPUPool, key: ReplicaKey, replica: Replica | None) -> None:
         self.leaving.discard(key)

@@ -186,11 +186,7 @@ class Snapshot:
 
 def held_jobs(jobs: Iterable[Job]) -> Counter[ReplicaKey]:
     """The jobs that each replica holds."""
-    return Counter(
-        ReplicaKey(job.assignment.pool, job.assignment.replica)
-        for job in jobs
-        if job.assignment is not None and not job.phase.finished
-    )
+    return Counter(key for job in jobs if (key := job.replica_key) is not None and not job.phase.finished)
 
 
 def later(moment: datetime, seconds: float) -> datetime:

@@ -16,7 +16,7 @@ from videojob.planner.estimate import Estimates
 from videojob.planner.placement import Rank, Verdict, judge, members, missing, runs_on, slots_of
 from videojob.planner.pods import NamedPod, pods_of, troubles
 from videojob.planner.scaling import ScalingReason
-from videojob.planner.snapshot import QueueKey, ReplicaKey, Snapshot
+from videojob.planner.snapshot import QueueKey, ReplicaKey, Snapshot, held_jobs
 
 _REASONS = {
     Rank.NO_HEARTBEAT: Reason.NO_REPLICA,
@@ -58,14 +58,13 @@ class Summary(NamedTuple):
 
 def summarise(snapshot: Snapshot, now: datetime, scalings: Mapping[str, PoolScaling] = MappingProxyType({})) -> Summary:
     """The status of every pool and queue; one that did not change equals the one that is there."""
-    held: Counter[ReplicaKey] = Counter()
+    held = held_jobs(snapshot.jobs)
     active: Counter[QueueKey] = Counter()
     pending: Counter[QueueKey] = Counter()
     for job in snapshot.jobs:
         if job.phase.finished:
             continue
         if job.assignment is not None:
-            held[ReplicaKey(job.assignment.pool, job.assignment.replica)] += 1
             active[job.queue_key] += 1
         elif not job.suspend and not job.cancel and not job.deleted:
             pending[job.queue_key] += 1
