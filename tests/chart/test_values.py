@@ -226,7 +226,7 @@ def test_names_that_look_like_numbers_stay_names() -> None:
         rendered = render(*settings, namespace=number)
         assert _find(rendered, "GPUPool", number)
         assert _find(rendered, "VideoModel", number)
-        assert _find(rendered, "VideoQueue", "default")["metadata"]["namespace"] == number  # type: ignore[index]
+        assert _find(rendered, "VideoQueue", "default")["metadata"]["namespace"] == number
         for each in rendered:
             assert [number for number in _scalars(each, "metadata", "subjects") if not isinstance(number, str)] == []
         assert _at(_find(rendered, *OPERATOR), (*POD, "serviceAccountName")) == number

@@ -7,7 +7,7 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 
@@ -17,7 +17,7 @@ from videojob.controller.metrics import Metrics
 from videojob.controller.pools import Pools
 from videojob.controller.summaries import Summaries
 from videojob.controller.workloads import Workloads
-from videojob.kube.client import GPU_POOLS, ResourceKind
+from videojob.kube.client import GPU_POOLS, KubeClient, ResourceKind
 from videojob.planner.draining import with_pods
 from videojob.planner.removal import SCALE_DOWN
 from videojob.planner.snapshot import Replica, ReplicaKey, Snapshot
@@ -68,7 +68,7 @@ class World:
                 }
             )
         self.pools = Pools(
-            self,  # type: ignore[arg-type]
+            cast("KubeClient", self),
             self.cache,
             self.workloads,
             Site(triton_image="triton:1", runner_image="runner:1"),
@@ -79,7 +79,7 @@ class World:
             pause_seconds=1,
         )
         self.summaries = Summaries(
-            self,  # type: ignore[arg-type]
+            cast("KubeClient", self),
             self.cache,
             self.snapshot,
             self.pools.scalings,

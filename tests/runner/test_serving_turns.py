@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
+from tests.controller.world import until
 from tests.runner.test_serving import model
 from tests.triton.conftest import MODEL_REPO
 from videojob.api.replica import ModelState
@@ -126,9 +127,11 @@ def replica(tmp_path: Path) -> Replica:
 
 async def states(serving: Serving, **wanted: ModelState) -> None:
     """Wait until the models are so."""
-    async with asyncio.timeout(PATIENCE):
-        while {each.name: each.state for each in serving.report()} != wanted:  # noqa: ASYNC110 - a test may look often
-            await asyncio.sleep(0.01)
+
+    async def look() -> bool | None:
+        return {each.name: each.state for each in serving.report()} == wanted or None
+
+    await until(look, f"the models are {wanted}", PATIENCE)
 
 
 async def not_yet(waiting: "asyncio.Task[Any]") -> None:
@@ -191,7 +194,9 @@ async def test_a_model_that_did_not_load_stays_failed_when_it_makes_room(replica
     replica.triton.refused = {"b"}
     async with replica.runner() as serving:
         await failed_and_made_room(serving)
-        await asyncio.sleep(0.3)
+        forgotten = asyncio.create_task(states(serving, a=ModelState.READY, b=ModelState.UNLOADED))
+        await not_yet(forgotten)
+        forgotten.cancel()
 
         await states(serving, a=ModelState.READY, b=ModelState.FAILED)
         assert [each.message for each in serving.report()] == ["", "CUDA out of memory"]

@@ -6,10 +6,11 @@ from typing import Any, cast
 
 import pytest
 
+from tests.planner.builders import RESOLVED
 from videojob.api import transitions
 from videojob.api.conditions import ConditionType, Reason, find
 from videojob.api.meta import ObjectMeta
-from videojob.api.videojob import Phase, Resolved, Shot, VideoJob, VideoJobSpec, VideoJobStatus
+from videojob.api.videojob import Phase, Shot, VideoJob, VideoJobSpec, VideoJobStatus
 from videojob.runner.accounting import Checkpoints
 from videojob.runner.clock import Clock
 from videojob.runner.status import Owner
@@ -18,19 +19,6 @@ from videojob.runner.triton import TritonGoneError
 from videojob.runner.video import HandBackError, Video
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-RESOLVED = Resolved(
-    width=96,
-    height=96,
-    fps=16,
-    steps=2,
-    guidance_scale=1.0,
-    seed=7,
-    frames=13,
-    chunks=2,
-    model_uid="m",
-    model_generation=1,
-    weights_digest="sha256:0",
-)
 
 
 class Waits:
