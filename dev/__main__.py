@@ -8,10 +8,10 @@ from types import FrameType
 
 from rich.console import Console
 
+from dev.cluster import local as pods
 from dev.demo import demo
 from dev.errors import DevError
 from dev.local import down, up
-from dev.pods import local as pods
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from dev.cluster import MANIFESTS, NAMESPACE
+from dev.control_plane import MANIFESTS, NAMESPACE
 from dev.errors import DevError
 from dev.programs import program
 

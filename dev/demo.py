@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from dev.cluster import MANIFESTS, Cluster
+from dev.control_plane import MANIFESTS, Cluster
 from dev.errors import DevError
 from dev.local import LOCAL, SERVICES, Say, connect, start
 from dev.supervisor import crash_loop

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from dev import cluster as clusters
+from dev import control_plane as clusters
 from dev import supervisor as supervisors
-from dev.cluster import MANIFESTS, NAMESPACE, Cluster, free_ports, wait_until
+from dev.control_plane import MANIFESTS, NAMESPACE, Cluster, free_ports, wait_until
 from dev.errors import DevError
 from dev.programs import program
 from dev.supervisor import REPOSITORY, Process, Supervisor, crash_loop

@@ -9,9 +9,8 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from videojob.controller.cache import Cache
 from videojob.controller.leases import Leases
-from videojob.controller.metrics import Metrics as OperatorMetrics
-from videojob.controller.metrics import State
-from videojob.runner.metrics import Metrics as RunnerMetrics
+from videojob.controller.metrics import OperatorMetrics, State
+from videojob.runner.metrics import RunnerMetrics
 
 HEADER = """# Metrics
 

@@ -1,3 +1,3 @@
 """Fixtures that any test may ask for."""
 
-pytest_plugins = ("tests.cluster",)
+pytest_plugins = ("tests.control_plane",)

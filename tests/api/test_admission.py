@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dev.cluster import Cluster
+from dev.control_plane import Cluster
 from dev.errors import DevError
 
 Json = dict[str, Any]
@@ -157,8 +157,8 @@ def test_a_job_name_that_fits_no_label_is_refused(cluster: Cluster, namespace: s
         ("VideoModel", MODEL, "memory", None, "spec.memory: Required value"),
         ("VideoModel", MODEL, "windowLatents", 2, "windowLatents must hold at least one chunk"),
         ("VideoModel", MODEL, "limits", {"maxWidth": 64}, "the default size is beyond limits"),
-        ("GPUPool", POOL, "jobsPerReplica", 2, "are for pools made of pods: remove them, or endpoints"),
-        ("GPUPool", POOL, "template", {}, "are for pools made of pods: remove them, or endpoints"),
+        ("GPUPool", POOL, "jobsPerReplica", 2, "are for managed pools: remove them, or endpoints"),
+        ("GPUPool", POOL, "template", {}, "are for managed pools: remove them, or endpoints"),
         ("GPUPool", PODS, "replicas", 2, "replicas is for scaling.mode External"),
         ("GPUPool", PODS, "scaling.minReplicas", 9, "minReplicas is more than maxReplicas"),
         ("GPUPool", PODS, "scaling.mode", "Manual", 'supported values: "Backlog", "External"'),

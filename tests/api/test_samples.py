@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.cluster import MANIFESTS, Cluster
+from dev.control_plane import MANIFESTS, Cluster
 from dev.crds import FILES, foreign_crd
 
 SAMPLES = sorted((MANIFESTS / "samples").rglob("*.yaml"))

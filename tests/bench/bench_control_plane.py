@@ -16,7 +16,7 @@ from time import perf_counter
 
 import pytest
 
-from dev.cluster import NAMESPACE, Cluster
+from dev.control_plane import NAMESPACE, Cluster
 from tests.controller.stub_runner import finish
 from tests.controller.world import PATIENCE, REAL, ROOT, OperatorProcess, World, operator_process, until
 from videojob.api import API_VERSION, FINALIZER

@@ -20,7 +20,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from dev.cluster import Cluster
+from dev.control_plane import Cluster
 from dev.supervisor import REPOSITORY
 from tests.bench.bare_loop import CHUNKS, FRAMES, LAYOUT, BareLoop, Made, Order, bare_loop
 from tests.bench.cpu import busy_seconds, tree_seconds

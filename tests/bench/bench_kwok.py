@@ -1,4 +1,4 @@
-"""How a whole fleet fares: 5,000 jobs on 200 GPU nodes, three pools of pods that grow from zero, a node that is lost.
+"""How a whole fleet fares: 5,000 jobs on 200 GPU nodes, three managed pools that grow from zero, a node that is lost.
 
 Beside it, in the same run, the plain alternative: the same jobs as Kubernetes Jobs of one pod each, on the same nodes,
 through the same scheduler, with a node lost as well. Nodes are kwok's; a chunk takes its time, but makes nothing.
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from dev.cluster import NAMESPACE, Cluster
+from dev.control_plane import NAMESPACE, Cluster
 from tests.bench.bench_control_plane import bounded, cpu_seconds, job_body, peak_bytes, server_pid
 from tests.controller.world import REAL, ROOT, OperatorProcess, operator_process, until
 from tests.kwok.nodes import ACCELERATOR, COMPLETE_AFTER, GPU, READY_AFTER, add_nodes, cluster_with_nodes

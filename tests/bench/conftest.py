@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from dev.cluster import Cluster
+from dev.control_plane import Cluster
 from videojob.kube.client import KubeClient, configuration
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from tests.bench.breakdown import Chunk, Moments, pieces
 from tests.e2e.system import System
 from videojob.api.videojob import Phase, StageSeconds, VideoJob
-from videojob.kube.client import VIDEO_JOBS, Snapshot
+from videojob.kube.client import VIDEO_JOBS, Listing
 
 JOB_SECONDS = 300.0
 """After which a job counts as never ending."""
@@ -64,7 +64,7 @@ async def make_video(system: System, name: str, *, chunks: int, seconds: float, 
 
 async def _finished(system: System, name: str, records: "_Records") -> VideoJob:
     async for event in system.client.watch(VIDEO_JOBS, system.namespace, fieldSelector=f"metadata.name={name}"):
-        job = VideoJob.model_validate(event.items[0] if isinstance(event, Snapshot) else event.object)
+        job = VideoJob.model_validate(event.items[0] if isinstance(event, Listing) else event.object)
         records.uid = job.metadata.uid
         if job.status.phase.finished:
             return job

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dev import chart
-from dev import cluster as local
-from dev.cluster import NAMESPACE, Cluster
+from dev import control_plane as local
+from dev.control_plane import NAMESPACE, Cluster
 from dev.crds import FILES, foreign_crd
 from dev.supervisor import Supervisor
 

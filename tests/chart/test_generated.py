@@ -6,7 +6,7 @@ import yaml
 
 import videojob
 from dev import chart
-from dev.cluster import MANIFESTS, NAMESPACE
+from dev.control_plane import MANIFESTS, NAMESPACE
 from dev.programs import program
 from tests.chart.conftest import DryRun
 

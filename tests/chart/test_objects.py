@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from dev.chart import CHART, render
-from dev.cluster import MANIFESTS, NAMESPACE, Cluster
+from dev.control_plane import MANIFESTS, NAMESPACE, Cluster
 from dev.errors import DevError
 from tests.chart.conftest import DryRun
 

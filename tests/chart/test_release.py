@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from dev.chart import CHART, render
-from dev.cluster import MANIFESTS, NAMESPACE, Cluster
+from dev.control_plane import MANIFESTS, NAMESPACE, Cluster
 from dev.errors import DevError
 from dev.programs import program
-from tests.pods.pages import blocks, copied
+from tests.cluster.pages import blocks, copied
 from videojob.api import FINALIZER
 from videojob.api.replica import pod_labels
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.cluster import Cluster
+from dev.control_plane import Cluster
 from tests.controller.world import OperatorProcess, World, operator_process
 from videojob.kube.client import KubeClient, configuration
 

@@ -26,7 +26,7 @@ from videojob.api.replica import (
 )
 from videojob.api.transitions import attempt_failed, released, running, succeeded
 from videojob.api.videojob import OutputStatus, Progress, VideoJob, VideoJobStatus
-from videojob.kube.client import LEASES, VIDEO_JOBS, VIDEO_MODELS, Json, KubeClient, KubeError, Snapshot, configuration
+from videojob.kube.client import LEASES, VIDEO_JOBS, VIDEO_MODELS, Json, KubeClient, KubeError, Listing, configuration
 
 DIGEST = "sha256:0000"
 IN_FLIGHT = 16
@@ -123,8 +123,8 @@ class StubRunner:
 
     async def _watch(self) -> None:
         async for seen in self.client.watch(VIDEO_JOBS, fieldSelector=f"status.assignment.pool={self.pool}"):
-            for body in seen.items if isinstance(seen, Snapshot) else (seen.object,):
-                if not isinstance(seen, Snapshot) and seen.type == "DELETED":
+            for body in seen.items if isinstance(seen, Listing) else (seen.object,):
+                if not isinstance(seen, Listing) and seen.type == "DELETED":
                     continue
                 self._act(VideoJob.model_validate(body))
 

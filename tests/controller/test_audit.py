@@ -7,13 +7,13 @@ from prometheus_client import CollectorRegistry
 from tests.controller.world import World, until
 from videojob.controller.audit import Audit
 from videojob.controller.cache import Cache
-from videojob.controller.metrics import Metrics
+from videojob.controller.metrics import OperatorMetrics
 from videojob.kube.client import VIDEO_JOBS
 
 
 async def test_what_a_watch_has_missed_is_found_told_and_made_up_for(world: World) -> None:
     cache = Cache(lambda: 0, lambda: None)
-    metrics = Metrics(CollectorRegistry())
+    metrics = OperatorMetrics(CollectorRegistry())
     audit = Audit(world.client, cache, metrics, namespace=None, pause_seconds=0.05, grace_seconds=0.05)
     await world.job("first")
     await audit.load()

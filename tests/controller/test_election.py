@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from dev.cluster import NAMESPACE
+from dev.control_plane import NAMESPACE
 from tests.controller.world import until
 from videojob.controller.election import LEASE_NAME, Election
 from videojob.kube.client import LEASES, KubeClient, KubeError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dev import cluster as local
-from dev.cluster import NAMESPACE, Cluster
+from dev import control_plane as local
+from dev.control_plane import NAMESPACE, Cluster
 from dev.supervisor import Supervisor
 from tests.controller.stub_runner import finish
 from tests.controller.world import REAL, ROOT, OperatorProcess, World, operator_process, until

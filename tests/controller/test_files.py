@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from dev.cluster import NAMESPACE
+from dev.control_plane import NAMESPACE
 from tests.controller.world import World
 from tests.planner.builders import job
 from videojob.controller.cache import Cache

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from tests.planner.builders import ago, replica
 from videojob.controller.cache import Cache
-from videojob.controller.metrics import Metrics
+from videojob.controller.metrics import OperatorMetrics
 from videojob.controller.pools import Pools
 from videojob.controller.summaries import Summaries
 from videojob.controller.workloads import Workloads
@@ -21,7 +21,7 @@ from videojob.kube.client import GPU_POOLS, KubeClient, ResourceKind
 from videojob.planner.draining import with_pods
 from videojob.planner.removal import SCALE_DOWN
 from videojob.planner.snapshot import Replica, ReplicaKey, Snapshot
-from videojob.pods.deployment import Site
+from videojob.workload.deployment import PodDefaults
 
 Json = dict[str, Any]
 STATUS = {
@@ -71,8 +71,8 @@ class World:
             cast("KubeClient", self),
             self.cache,
             self.workloads,
-            Site(triton_image="triton:1", runner_image="runner:1"),
-            Metrics(CollectorRegistry()),
+            PodDefaults(triton_image="triton:1", runner_image="runner:1"),
+            OperatorMetrics(CollectorRegistry()),
             self.snapshot,
             leading=lambda: self.leads,
             monotonic=lambda: self.seconds,

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from dev.cluster import NAMESPACE
+from dev.control_plane import NAMESPACE
 from tests.controller.stub_runner import fail, finish, hold
 from tests.controller.world import OperatorProcess, World, conditions, until
 from videojob.api import FINALIZER

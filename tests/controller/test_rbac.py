@@ -2,7 +2,7 @@
 
 import pytest
 
-from dev.cluster import NAMESPACE, Cluster
+from dev.control_plane import NAMESPACE, Cluster
 from dev.errors import DevError
 
 

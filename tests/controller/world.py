@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from dev.cluster import NAMESPACE, Cluster, free_ports, wait_until
+from dev.control_plane import NAMESPACE, Cluster, free_ports, wait_until
 from tests.controller.stub_runner import Behaviour, StubRunner, finish
 from videojob.api import API_VERSION
 from videojob.api.gpupool import GPUPool

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dev import supervisor as supervisors
-from dev.cluster import wait_until
+from dev.control_plane import wait_until
 from dev.errors import DevError
 from dev.processes import marked
 from dev.supervisor import REPOSITORY, Process, Supervisor, crash_loop, delay, is_running, read_pid

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dev import supervisor as supervisors
-from dev.cluster import wait_until
+from dev.control_plane import wait_until
 from dev.local import samples
 from dev.processes import marked
 from dev.supervisor import REPOSITORY, read_pid

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.cluster import Cluster
+from dev.control_plane import Cluster
 from tests.e2e.system import System
 from tests.models.fixtures import tiny_model
 from videojob.kube.client import KubeClient, configuration

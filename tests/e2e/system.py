@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 import aiohttp
 import pytest
 
-from dev.cluster import NAMESPACE, Cluster, free_ports
+from dev.control_plane import NAMESPACE, Cluster, free_ports
 from dev.processes import die_with_parent
 from dev.supervisor import REPOSITORY
 from dev.tritonserver import command, remove_stale_regions

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from dev.cluster import NAMESPACE
+from dev.control_plane import NAMESPACE
 from tests.e2e.recorder import recorded
 from tests.e2e.system import System
 from videojob.api.conditions import ConditionType

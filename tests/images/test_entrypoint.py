@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from dev.cluster import free_ports, wait_until
+from dev.control_plane import free_ports, wait_until
 from dev.tritonserver import command
 
 ENTRYPOINT = Path(__file__).parents[2] / "images" / "videojob-triton"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.cluster import NAMESPACE, Cluster
+from dev.control_plane import NAMESPACE, Cluster
 from tests.controller.world import OperatorProcess, operator_process
 from tests.kwok.nodes import add_nodes, cluster_with_nodes
 from tests.kwok.pod_runners import PodRunners

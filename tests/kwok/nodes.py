@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from dev import cluster as control_plane
-from dev.cluster import Cluster, free_ports, wait_until
+from dev import control_plane
+from dev.control_plane import Cluster, free_ports, wait_until
 from dev.errors import DevError
 from dev.programs import MODULES, go, program
 from dev.supervisor import Process, Supervisor, crash_loop

@@ -1,11 +1,11 @@
 """Whatever pod goes, and however: jobs go on elsewhere, nothing counts as their failure, no chunk is made twice."""
 
-from dev.cluster import NAMESPACE
+from dev.control_plane import NAMESPACE
 from tests.controller.world import OperatorProcess, until
 from tests.kwok.nodes import MANAGED, add_nodes
 from tests.kwok.world import LONG, PATIENCE, PodWorld, replica_of
 from videojob.kube.client import PODS, Json, ResourceKind
-from videojob.pods.read import DELETION_COST
+from videojob.workload.pod import DELETION_COST
 
 NODES = ResourceKind("nodes", "/api/v1", namespaced=False)
 

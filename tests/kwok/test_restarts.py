@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dev.cluster import NAMESPACE
+from dev.control_plane import NAMESPACE
 from tests.controller.world import ROOT, operator_process, until
 from tests.kwok.world import LONG, PATIENCE, PodWorld, replica_of
 from videojob.api import FINALIZER

@@ -1,14 +1,14 @@
-"""Pools made of pods follow their backlog, or whoever else decides, and never take a replica that is busy."""
+"""Managed pools follow their backlog, or whoever else decides, and never take a replica that is busy."""
 
 import asyncio
 import math
 
-from dev.cluster import NAMESPACE
+from dev.control_plane import NAMESPACE
 from tests.controller.world import OperatorProcess, until
 from tests.kwok.world import LONG, SCALING, PodWorld, condition, replica_of
 from videojob.api.gpupool import PAUSED_ANNOTATION
 from videojob.kube.client import DEPLOYMENTS, GPU_POOLS, PODS
-from videojob.pods.read import read_pod
+from videojob.workload.pod import read_pod
 
 
 async def test_a_pool_grows_from_zero_and_goes_back_to_zero(world: PodWorld, operator: OperatorProcess) -> None:
@@ -205,7 +205,7 @@ async def test_a_refused_template_keeps_no_pool_from_growing_and_resting(
     assert after["spec"]["template"] == before["spec"]["template"]
     # Put back as it was, it is what the API server has already.
     await world.change_pool(pool, template={"affinity": None})
-    await world.says(pool, "Ready", "AtRest")
+    await world.says(pool, "Ready", "ScaledToZero")
     await world.job()
     await world.succeeded()
 

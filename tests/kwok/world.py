@@ -1,10 +1,10 @@
-"""What a test of pools made of pods needs: pools to make, their pods to look at, and conditions to wait for."""
+"""What a test of managed pools needs: pools to make, their pods to look at, and conditions to wait for."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dev.cluster import NAMESPACE
+from dev.control_plane import NAMESPACE
 from tests.controller.world import World, until
 from tests.kwok.nodes import ACCELERATOR
 from tests.kwok.pod_runners import PodRunners
@@ -36,7 +36,7 @@ class PodWorld(World):
         await self.client.merge_patch(VIDEO_MODELS, self.model, {"spec": {"estimate": {"chunkSeconds": CHUNK_SECONDS}}})
 
     async def pod_pool(self, name: str = "p", accelerator: str = "h200", **spec: Any) -> str:
-        """Make a pool of pods; its whole name."""
+        """Make a managed pool; its whole name."""
         template = {
             "image": "example.com/triton:1",
             "runnerImage": "example.com/runner:1",

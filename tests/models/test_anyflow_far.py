@@ -12,7 +12,7 @@ from videojob.families import FAMILIES, FamilyName
 from videojob.models.anyflow_far import Denoiser, TextEncoder, VideoDecoder
 from videojob.models.noise import chunk_noise
 from videojob.models.stages import to_uint8
-from videojob.triton.contract import ChunkError, Reason
+from videojob.triton.contract import ChunkError, ErrorCode
 
 CPU = torch.device("cpu")
 LAYOUT = ChunkLayout(first_latents=1, latents=3, frames_per_latent=4)
@@ -111,7 +111,7 @@ def test_the_denoiser_stops_between_two_steps(
             guidance_scale=1.0,
             cancelled=lambda: steps_made >= steps_before,
         )
-    assert raised.value.reason is Reason.CANCELLED
+    assert raised.value.reason is ErrorCode.CANCELLED
     assert steps_made == steps_before
 
 
@@ -119,7 +119,7 @@ def test_the_denoiser_stops_between_two_steps(
 def test_a_size_the_model_cannot_make_is_refused(denoiser: Denoiser, height: int, width: int) -> None:
     with pytest.raises(ChunkError, match=f"not {width} x {height}") as raised:
         denoiser.latent_shape(3, height, width)
-    assert raised.value.reason is Reason.INVALID_REQUEST
+    assert raised.value.reason is ErrorCode.INVALID_REQUEST
 
 
 def test_embeddings_equal_the_pipelines(pipeline: AnyFlowFARPipeline, text_encoder: TextEncoder) -> None:
@@ -135,7 +135,7 @@ def test_a_prompt_at_the_token_limit_is_taken_and_one_beyond_is_refused_with_bot
     assert text_encoder.encode("x" * 511).shape == (1, 512, 32)
     with pytest.raises(ChunkError, match=r"513 tokens.*at most 512") as raised:
         text_encoder.encode("x" * 512)
-    assert raised.value.reason is Reason.PROMPT_TOO_LONG
+    assert raised.value.reason is ErrorCode.PROMPT_TOO_LONG
 
 
 def random_latents(count: int, seed: int) -> torch.Tensor:
@@ -189,7 +189,7 @@ def test_the_decoder_stops_between_two_latents(decoder: VideoDecoder) -> None:
     asked = iter([False, False, True])
     with pytest.raises(ChunkError) as raised:
         decoder.decode(random_latents(5, seed=1), decoder.new_cache(), lambda: next(asked))
-    assert raised.value.reason is Reason.CANCELLED
+    assert raised.value.reason is ErrorCode.CANCELLED
 
 
 def test_pixels_are_those_diffusers_makes(pipeline: AnyFlowFARPipeline) -> None:

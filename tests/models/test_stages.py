@@ -13,7 +13,7 @@ from videojob.models.anyflow_far import Denoiser, TextEncoder, VideoDecoder
 from videojob.models.noise import chunk_noise
 from videojob.models.runtime import chunk_errors
 from videojob.models.stages import DecodeStage, DenoiseRequest, DenoiseStage, TextStage, Turn
-from videojob.triton.contract import END_SEQUENCE, ChunkError, Reason
+from videojob.triton.contract import END_SEQUENCE, ChunkError, ErrorCode
 from videojob.triton.sequences import Sequences
 
 CPU = torch.device("cpu")
@@ -116,17 +116,22 @@ def memory_of(latents: int, value: float = 0.0) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("place", "change", "reason", "message"),
     [
-        (turn("a", 2), {}, Reason.OUT_OF_SEQUENCE, "last chunk made was 0"),
-        (turn("a", 0, start=False), {}, Reason.OUT_OF_SEQUENCE, "last chunk made was 0"),
-        (turn("unknown", 1), {}, Reason.OUT_OF_SEQUENCE, "nothing is known"),
-        (turn("a", 1), {"steps": 0}, Reason.INVALID_REQUEST, "STEPS is 0"),
-        (turn("a", 1), {"width": 40}, Reason.INVALID_REQUEST, "multiples of 16"),
-        (turn("a", 1), {"width": 48}, Reason.INVALID_REQUEST, "may not change"),
-        (turn("a", 1), {"memory": memory_of(1)}, Reason.INVALID_REQUEST, "only come with the request that starts"),
-        (turn("a", 1, start=True), {}, Reason.INVALID_REQUEST, r"MEMORY of shape \[1, 16, 1, 4, 4\], not \[1, 16, 0"),
-        (turn("a", 3, start=True), {"memory": memory_of(4)}, Reason.INVALID_REQUEST, r"\[1, 16, 7, 4, 4\]"),
-        (turn("a", 0), {"memory": memory_of(1)}, Reason.INVALID_REQUEST, r"\[1, 16, 0, 4, 4\]"),
-        (turn("a", 1, start=True), {"memory": memory_of(1, torch.nan)}, Reason.MODEL_FAILED, "not numbers"),
+        (turn("a", 2), {}, ErrorCode.OUT_OF_SEQUENCE, "last chunk made was 0"),
+        (turn("a", 0, start=False), {}, ErrorCode.OUT_OF_SEQUENCE, "last chunk made was 0"),
+        (turn("unknown", 1), {}, ErrorCode.OUT_OF_SEQUENCE, "nothing is known"),
+        (turn("a", 1), {"steps": 0}, ErrorCode.INVALID_REQUEST, "STEPS is 0"),
+        (turn("a", 1), {"width": 40}, ErrorCode.INVALID_REQUEST, "multiples of 16"),
+        (turn("a", 1), {"width": 48}, ErrorCode.INVALID_REQUEST, "may not change"),
+        (turn("a", 1), {"memory": memory_of(1)}, ErrorCode.INVALID_REQUEST, "only come with the request that starts"),
+        (
+            turn("a", 1, start=True),
+            {},
+            ErrorCode.INVALID_REQUEST,
+            r"MEMORY of shape \[1, 16, 1, 4, 4\], not \[1, 16, 0",
+        ),
+        (turn("a", 3, start=True), {"memory": memory_of(4)}, ErrorCode.INVALID_REQUEST, r"\[1, 16, 7, 4, 4\]"),
+        (turn("a", 0), {"memory": memory_of(1)}, ErrorCode.INVALID_REQUEST, r"\[1, 16, 0, 4, 4\]"),
+        (turn("a", 1, start=True), {"memory": memory_of(1, torch.nan)}, ErrorCode.MODEL_FAILED, "not numbers"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -135,7 +140,7 @@ def test_what_the_denoiser_refuses_leaves_no_state(
     request_: DenoiseRequest,
     place: Turn,
     change: dict[str, object],
-    reason: Reason,
+    reason: ErrorCode,
     message: str,
 ) -> None:
     denoise.make(turn("a", 0), request_, never)
@@ -149,14 +154,14 @@ def test_what_the_denoiser_refuses_leaves_no_state(
 @pytest.mark.parametrize(
     ("place", "tail", "reason"),
     [
-        (turn("a", 2), None, Reason.OUT_OF_SEQUENCE),
-        (turn("a", 1), memory_of(1), Reason.INVALID_REQUEST),
-        (turn("a", 1, start=True), None, Reason.INVALID_REQUEST),
-        (turn("a", 0), memory_of(1), Reason.INVALID_REQUEST),
-        (turn("a", 2, start=True), memory_of(3), Reason.INVALID_REQUEST),
-        (turn("a", 1, start=True), memory_of(2), Reason.INVALID_REQUEST),
-        (turn("a", 20, start=True), memory_of(37), Reason.INVALID_REQUEST),
-        (turn("a", 1, start=True), memory_of(1, torch.nan), Reason.MODEL_FAILED),
+        (turn("a", 2), None, ErrorCode.OUT_OF_SEQUENCE),
+        (turn("a", 1), memory_of(1), ErrorCode.INVALID_REQUEST),
+        (turn("a", 1, start=True), None, ErrorCode.INVALID_REQUEST),
+        (turn("a", 0), memory_of(1), ErrorCode.INVALID_REQUEST),
+        (turn("a", 2, start=True), memory_of(3), ErrorCode.INVALID_REQUEST),
+        (turn("a", 1, start=True), memory_of(2), ErrorCode.INVALID_REQUEST),
+        (turn("a", 20, start=True), memory_of(37), ErrorCode.INVALID_REQUEST),
+        (turn("a", 1, start=True), memory_of(1, torch.nan), ErrorCode.MODEL_FAILED),
     ],
     ids=[
         "no successor",
@@ -170,7 +175,7 @@ def test_what_the_denoiser_refuses_leaves_no_state(
     ],
 )
 def test_what_the_decoder_refuses_leaves_no_state(
-    decode: DecodeStage, place: Turn, tail: torch.Tensor | None, reason: Reason
+    decode: DecodeStage, place: Turn, tail: torch.Tensor | None, reason: ErrorCode
 ) -> None:
     decode.make(turn("a", 0), memory_of(1), None, never)
     with pytest.raises(ChunkError) as raised:
@@ -193,7 +198,7 @@ def test_the_last_chunk_and_an_end_leave_no_state(denoise: DenoiseStage, request
 def test_a_turn_that_means_nothing_is_refused(chunk: int, end: bool) -> None:
     with pytest.raises(ChunkError) as raised:
         Turn("a", chunk, start=True, end=end)
-    assert raised.value.reason is Reason.INVALID_REQUEST
+    assert raised.value.reason is ErrorCode.INVALID_REQUEST
 
 
 class CountingEncoder:
@@ -236,7 +241,7 @@ def test_guidance_adds_the_empty_text_before_the_prompt() -> None:
             r"ModelFailed: The denoiser failed: RuntimeError: shapes differ$",
         ),
         (KeyError, "ModelFailed: The denoiser failed: KeyError: no message"),
-        (lambda: ChunkError(Reason.CANCELLED, "Stop."), r"^Cancelled: Stop\.$"),
+        (lambda: ChunkError(ErrorCode.CANCELLED, "Stop."), r"^Cancelled: Stop\.$"),
     ],
     ids=["GPU memory", "memory", "CPU allocator", "any error", "error without words", "known error"],
 )

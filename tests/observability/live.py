@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from dev.cluster import NAMESPACE, Cluster, free_ports
+from dev.control_plane import NAMESPACE, Cluster, free_ports
 from dev.dashboards.results import Prometheus, chosen
 from dev.processes import die_with_parent
 from dev.programs import program

@@ -10,7 +10,7 @@ import pytest
 from dev.dashboards import BOARDS
 from dev.dashboards.picture import View, draw
 from dev.dashboards.results import Panel, panels, substituted
-from tests.cluster import local_cluster
+from tests.control_plane import local_cluster
 from tests.models.fixtures import tiny_model
 from tests.observability.live import JOBS_NAMESPACE, SCRAPE_SECONDS, STEP_SECONDS, Run, watched_run
 from videojob.api.videojob import Phase
@@ -23,7 +23,7 @@ NOT_HERE = {
     ("pools", "GPU memory in use"): "Triton exports it where there is a GPU",
     ("pools", "GPU utilisation"): "Triton exports it where there is a GPU",
     ("pools", "GPU power"): "Triton exports it where there is a GPU",
-    ("pools", "Cold start"): "a pool of endpoints starts no replica: tests/pods has one that does",
+    ("pools", "Cold start"): "a pool of endpoints starts no replica: tests/cluster has one that does",
 }
 """Panels that have nothing to show in this run, and why."""
 

@@ -36,7 +36,7 @@ def pods(
     paused: bool = False,
     **fields: Any,
 ) -> GPUPool:
-    """A pool made of pods."""
+    """A managed pool."""
     annotations = {PAUSED_ANNOTATION: "true"} if paused else {}
     spec = GPUPoolSpec(
         accelerator="nvidia-h200",
@@ -174,7 +174,7 @@ def test_a_pool_without_the_memory_for_a_model_is_never_asked_and_the_job_says_s
     assert waiting(pods("a", template=SMALL), count=3) == {"a": 0}
     (told,) = plan(snapshot(job(created=ago(60)), models=[TINY], pools=[pods("a", template=SMALL)]), NOW).decisions
     assert isinstance(told, Wait)
-    assert told.reason == Reason.DOES_NOT_FIT
+    assert told.reason == Reason.INSUFFICIENT_MEMORY
     assert "GPUPool a: template.memoryBytes is too little" in told.message
 
 

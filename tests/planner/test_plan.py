@@ -208,7 +208,9 @@ def test_what_was_resolved_stays_as_it_is() -> None:
             snapshot(job(), replicas={"p/r0": replica(triton_error="gone")}), Reason.POOL_NOT_READY, id="no Triton"
         ),
         pytest.param(
-            snapshot(job(), replicas={"p/r0": replica(memory_bytes=10)}), Reason.DOES_NOT_FIT, id="too little memory"
+            snapshot(job(), replicas={"p/r0": replica(memory_bytes=10)}),
+            Reason.INSUFFICIENT_MEMORY,
+            id="too little memory",
         ),
         pytest.param(
             snapshot(begun(), replicas={"p/r0": replica(models=(loaded(digest="sha256:bb"),))}),

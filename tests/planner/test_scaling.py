@@ -6,7 +6,7 @@ import pytest
 
 from videojob.api.gpupool import Scaling
 from videojob.planner.demand import Demand
-from videojob.planner.scaling import Decision, History, Recommendation, Replicas, scale
+from videojob.planner.scaling import History, Recommendation, Replicas, ScalingDecision, scale
 
 NOW = 10_000.0
 LIMITS: dict[str, Any] = {"min_replicas": 0, "max_replicas": 10, "target_seconds": 600}
@@ -29,7 +29,7 @@ def decide(
     jobs_per_replica: int = 1,
     paused: bool = False,
     **scaling: Any,
-) -> Decision:
+) -> ScalingDecision:
     limits = Scaling(**LIMITS | WINDOW | scaling)
     replicas = Replicas(wanted, wanted if ready is None else ready, busy)
     past = settled(wanted) if history is None else history
@@ -235,7 +235,7 @@ NONE = Demand()
         ),
     ],
 )
-def test_the_number_of_replicas(decision: Decision, wanted: int, reason: str, message: str) -> None:
+def test_the_number_of_replicas(decision: ScalingDecision, wanted: int, reason: str, message: str) -> None:
     assert (decision.wanted, decision.reason, decision.message) == (wanted, reason, message)
 
 
@@ -249,8 +249,10 @@ def test_the_number_of_replicas(decision: Decision, wanted: int, reason: str, me
         pytest.param(decide(load(1800), wanted=2, cold=300.0), 4, "BacklogTooLong", id="those that run have all 600 s"),
         pytest.param(decide(load(1800), wanted=4, ready=2, cold=300.0), 4, "Steady", id="those that start have not"),
         pytest.param(decide(load(1800), wanted=4, cold=300.0), 4, "Stabilizing", id="until they have started"),
-        pytest.param(decide(load(1300), wanted=2, cold=700.0), 2, "ComesTooLate", id="another one would find nothing"),
-        pytest.param(decide(load(1400), wanted=2, cold=700.0), 2, "ComesTooLate", id="nor here, by a hair"),
+        pytest.param(
+            decide(load(1300), wanted=2, cold=700.0), 2, "ColdStartExceedsBacklog", id="another one would find nothing"
+        ),
+        pytest.param(decide(load(1400), wanted=2, cold=700.0), 2, "ColdStartExceedsBacklog", id="nor here, by a hair"),
         pytest.param(decide(load(1401), wanted=2, cold=700.0), 4, "BacklogTooLong", id="but here it would"),
         pytest.param(decide(load(400), wanted=0, cold=700.0), 3, "ActivatedFromZero", id="the first one never does"),
         pytest.param(decide(load(700), wanted=1, ready=0, cold=900.0), 5, "BacklogTooLong", id="nor if none is ready"),
@@ -259,7 +261,7 @@ def test_the_number_of_replicas(decision: Decision, wanted: int, reason: str, me
         ),
     ],
 )
-def test_the_cold_start(decision: Decision, wanted: int, reason: str) -> None:
+def test_the_cold_start(decision: ScalingDecision, wanted: int, reason: str) -> None:
     assert (decision.wanted, decision.reason) == (wanted, reason)
 
 
@@ -282,7 +284,7 @@ class Pool:
 
     def __init__(self, wanted: int, **scaling: Any) -> None:
         self.wanted, self.history, self.scaling = wanted, History(), scaling
-        self.last: Decision | None = None
+        self.last: ScalingDecision | None = None
 
     def at(self, seconds: float, demand: Demand, busy: int = 0, **fields: Any) -> tuple[int, str, float | None]:
         """Wanted replicas, reason, and seconds until time alone may change that."""

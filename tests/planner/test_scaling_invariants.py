@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from videojob.api.gpupool import Scaling
 from videojob.planner.demand import Demand
-from videojob.planner.scaling import Decision, History, Recommendation, Replicas, ScalingReason, scale
+from videojob.planner.scaling import History, Recommendation, Replicas, ScalingDecision, ScalingReason, scale
 
 COLD = st.sampled_from([None, 0.0, 30.0, 120.0, 900.0])
 
@@ -100,7 +100,7 @@ def test_the_same_situation_gives_the_same_decision_at_any_time_of_day(
     history: History,
     paused: bool,
 ) -> None:
-    def made() -> Decision:
+    def made() -> ScalingDecision:
         return scale(scaling, jobs_per_replica, demand, there, cold, history, 1000.0, paused=paused)
 
     assert made() == made()

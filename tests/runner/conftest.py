@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.cluster import Cluster
+from dev.control_plane import Cluster
 from tests.models.fixtures import tiny_model
 from tests.triton.conftest import control_dir, server, settings
 from tests.triton.server import Server

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from videojob.api.videojob import VideoJob
-from videojob.kube.client import Change, Snapshot
+from videojob.kube.client import Change, Listing
 from videojob.runner.assignments import Assignments, Slots
 from videojob.runner.stop import Stop, StoppedError
 
@@ -60,7 +60,7 @@ class Runs:
             while len(self.ended) < count:  # noqa: ASYNC110 - a timer of the event loop has to fire
                 await asyncio.sleep(0.001)
 
-    async def see(self, *events: Snapshot | Change) -> None:
+    async def see(self, *events: Listing | Change) -> None:
         for event in events:
             self.assignments.see(event)
         for _ in range(20):
@@ -73,7 +73,7 @@ def modified(**fields: Any) -> Change:
 
 async def test_each_assigned_job_is_started_once() -> None:
     runs = Runs()
-    await runs.see(Snapshot([job("a"), job("b")]), modified(uid="a"), Change("ADDED", job("c")), modified(uid="c"))
+    await runs.see(Listing([job("a"), job("b")]), modified(uid="a"), Change("ADDED", job("c")), modified(uid="c"))
 
     assert runs.started == [("a", 1), ("b", 1), ("c", 1)]
     assert runs.ended == {}
@@ -84,7 +84,7 @@ async def test_a_job_that_cannot_be_read_is_left_alone_and_its_prompt_is_not_log
 ) -> None:
     runs, unreadable = Runs(), job("a")
     unreadable["spec"]["shots"] = [{"prompt": "nobody's business" * 1000, "seconds": 1}]
-    await runs.see(Snapshot([unreadable, job("b")]))
+    await runs.see(Listing([unreadable, job("b")]))
 
     assert runs.started == [("b", 1)]
     assert "cannot be read" in caplog.text and "shots" in caplog.text
@@ -96,35 +96,35 @@ async def test_a_job_that_cannot_be_read_is_left_alone_and_its_prompt_is_not_log
     [
         pytest.param(modified(uid="a", release="Cancelled"), {("a", 1): "Cancelled"}, id="asked back"),
         pytest.param(Change("DELETED", job("a")), {("a", 1): "lost"}, id="gone to another replica"),
-        pytest.param(Snapshot([]), {("a", 1): "lost"}, id="missing after the watch broke"),
+        pytest.param(Listing([]), {("a", 1): "lost"}, id="missing after the watch broke"),
         pytest.param(modified(uid="a", attempt=2), {("a", 1): "lost"}, id="given again to this replica"),
         pytest.param(modified(uid="b"), {}, id="another job"),
     ],
 )
-async def test_how_an_attempt_is_told_to_stop(event: Snapshot | Change, ended: dict[tuple[str, int], str]) -> None:
+async def test_how_an_attempt_is_told_to_stop(event: Listing | Change, ended: dict[tuple[str, int], str]) -> None:
     runs = Runs()
-    await runs.see(Snapshot([job("a")]), event)
+    await runs.see(Listing([job("a")]), event)
 
     assert runs.ended == ended
 
 
 async def test_a_later_attempt_is_started_and_an_old_event_is_not() -> None:
     runs = Runs()
-    await runs.see(Snapshot([job("a", attempt=2)]), modified(uid="a", attempt=1), modified(uid="a", attempt=3))
+    await runs.see(Listing([job("a", attempt=2)]), modified(uid="a", attempt=1), modified(uid="a", attempt=3))
 
     assert runs.started == [("a", 2), ("a", 3)]
 
 
 async def test_a_job_that_comes_with_a_release_is_started_to_hand_it_back() -> None:
     runs = Runs()
-    await runs.see(Snapshot([job("a", release="Suspended")]))
+    await runs.see(Listing([job("a", release="Suspended")]))
 
     assert runs.ended == {("a", 1): "Suspended"}
 
 
 async def test_a_drain_hands_back_what_runs_and_what_comes() -> None:
     runs = Runs()
-    await runs.see(Snapshot([job("a")]))
+    await runs.see(Listing([job("a")]))
     runs.assignments.drain("maintenance", 0.01)
     await runs.see(Change("ADDED", job("b")))
     assert runs.ended == {}, "chunks in flight were given no time"
@@ -138,7 +138,7 @@ async def test_a_drain_hands_back_what_runs_and_what_comes() -> None:
 
 async def test_no_more_jobs_run_than_there_are_slots() -> None:
     runs = Runs(slots=1)
-    await runs.see(Snapshot([job("a"), job("b")]))
+    await runs.see(Listing([job("a"), job("b")]))
     assert runs.started == [("a", 1)]
 
     await runs.see(Change("DELETED", job("a")))
@@ -147,7 +147,7 @@ async def test_no_more_jobs_run_than_there_are_slots() -> None:
 
 async def test_more_slots_let_waiting_jobs_in() -> None:
     runs = Runs(slots=0)
-    await runs.see(Snapshot([job("a")]))
+    await runs.see(Listing([job("a")]))
     assert runs.started == []
 
     await runs.slots.resize(1)
@@ -157,14 +157,14 @@ async def test_more_slots_let_waiting_jobs_in() -> None:
 
 async def test_a_job_that_waits_for_a_slot_is_handed_back_when_asked() -> None:
     runs = Runs(slots=1)
-    await runs.see(Snapshot([job("a"), job("b")]), modified(uid="b", release="Cancelled"))
+    await runs.see(Listing([job("a"), job("b")]), modified(uid="b", release="Cancelled"))
 
     assert runs.ended == {("b", 1): "Cancelled"}
 
 
 async def test_a_drain_is_overtaken_by_what_cannot_wait() -> None:
     runs = Runs()
-    await runs.see(Snapshot([job("a"), job("b")]))
+    await runs.see(Listing([job("a"), job("b")]))
     runs.assignments.drain("maintenance", 600)
     await runs.see(modified(uid="a", release="Cancelled"), Change("DELETED", job("b")))
 
@@ -173,7 +173,7 @@ async def test_a_drain_is_overtaken_by_what_cannot_wait() -> None:
 
 async def test_a_job_that_waits_for_a_slot_is_handed_back_by_a_drain_at_once() -> None:
     runs = Runs(slots=1)
-    await runs.see(Snapshot([job("a"), job("b")]))
+    await runs.see(Listing([job("a"), job("b")]))
     runs.begin_new = True
     runs.assignments.drain("maintenance", 600)
     await runs.see()
@@ -183,12 +183,12 @@ async def test_a_job_that_waits_for_a_slot_is_handed_back_by_a_drain_at_once() -
 
 async def test_finish_waits_for_every_task_and_cancels_the_slow_ones() -> None:
     runs = Runs()
-    await runs.see(Snapshot([job("a"), job("b")]))
+    await runs.see(Listing([job("a"), job("b")]))
     runs.assignments.drain("maintenance", 0.01)
     await runs.assignments.finish(5)
     assert set(runs.ended.values()) == {"Drained"}
 
     slow = Runs()
-    await slow.see(Snapshot([job("a")]))
+    await slow.see(Listing([job("a")]))
     await slow.assignments.finish(0.01)
     assert slow.ended == {("a", 1): "cancelled"}

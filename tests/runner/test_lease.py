@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dev.cluster import NAMESPACE
+from dev.control_plane import NAMESPACE
 from videojob.api.replica import DRAIN_ANNOTATION, POOL_LABEL, REPLICA_LABEL, REPORT_ANNOTATION, ReplicaReport
 from videojob.kube.client import LEASES, KubeClient
 from videojob.runner.clock import Clock

@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from dev.cluster import NAMESPACE, Cluster, free_ports
+from dev.control_plane import NAMESPACE, Cluster, free_ports
 from dev.processes import die_with_parent
 from dev.supervisor import REPOSITORY
 from videojob.api.replica import REPORT_ANNOTATION, ReplicaReport

@@ -17,7 +17,7 @@ from videojob.runner.pipeline import BUFFERS, DEPTH, Made, Past, Pipeline, Recip
 from videojob.runner.resume import resume_at
 from videojob.runner.stop import Stop, StoppedError
 from videojob.runner.triton import Request, Stream, Triton, TritonGoneError
-from videojob.triton.contract import ChunkError, Reason
+from videojob.triton.contract import ChunkError, ErrorCode
 
 LAYOUT = ChunkLayout(first_latents=1, latents=3, frames_per_latent=4)
 SINK, WINDOW = 1, 6
@@ -263,7 +263,7 @@ async def test_a_prompt_that_is_too_long_is_refused_with_both_counts(triton: Tri
     with pytest.raises(ChunkError) as refused:
         await run(triton, buffers, Recipe("tiny", "long-1", "x" * 600, what.resolved, LAYOUT), commits)
 
-    assert refused.value.reason is Reason.PROMPT_TOO_LONG
+    assert refused.value.reason is ErrorCode.PROMPT_TOO_LONG
     assert "601" in refused.value.sentence and "512" in refused.value.sentence
     assert commits.made == []
 

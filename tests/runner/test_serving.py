@@ -16,7 +16,7 @@ from videojob.api.replica import LoadedModel, ModelState
 from videojob.api.videomodel import Memory, Precision, Source, VideoModel, VideoModelSpec
 from videojob.families import FamilyName
 from videojob.runner.clock import Clock
-from videojob.runner.metrics import Metrics
+from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.serving import Serving
 from videojob.runner.triton import Triton
 from videojob.triton.digest import weights_digest
@@ -52,7 +52,7 @@ class Watched:
         self.serving = Serving(
             triton,
             Clock(),
-            Metrics(self.registry, "p", "r"),
+            RunnerMetrics(self.registry, "p", "r"),
             model_repository=MODEL_REPO,
             repository=server.repository,
             device="cpu",
@@ -223,7 +223,7 @@ async def test_a_server_that_does_not_answer_is_told() -> None:
     serving = Serving(
         triton,
         Clock(),
-        Metrics(CollectorRegistry(), "p", "r"),
+        RunnerMetrics(CollectorRegistry(), "p", "r"),
         model_repository=MODEL_REPO,
         repository=Path("unused"),
         device="cpu",

@@ -15,7 +15,7 @@ from tests.triton.conftest import MODEL_REPO
 from videojob.api.replica import ModelState
 from videojob.runner import serving as serving_module
 from videojob.runner.clock import Clock
-from videojob.runner.metrics import Metrics
+from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.serving import Serving
 from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
 from videojob.triton.contract import CONTROL_MODEL, STAGES, model_name
@@ -105,7 +105,7 @@ class Replica:
         serving = Serving(
             cast("Triton", self.triton),
             Clock(),
-            Metrics(CollectorRegistry(), "p", "r"),
+            RunnerMetrics(CollectorRegistry(), "p", "r"),
             model_repository=MODEL_REPO,
             repository=self._folder / "repository",
             device="cpu",

@@ -14,11 +14,11 @@ import pytest
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
-from dev.cluster import free_ports
+from dev.control_plane import free_ports
 from dev.processes import die_with_parent
 from dev.tritonserver import command, remove_stale_regions
 from videojob.triton import contract
-from videojob.triton.contract import Reason, model_name, reason_of
+from videojob.triton.contract import ErrorCode, model_name, reason_of
 
 READY_SECONDS = 60
 ANSWER_SECONDS = 120
@@ -93,7 +93,7 @@ class Answer:
 
     chunk: int
     tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
-    reason: Reason | None = None
+    reason: ErrorCode | None = None
     message: str = ""
 
     @property

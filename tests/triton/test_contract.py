@@ -1,6 +1,6 @@
 import pytest
 
-from videojob.triton.contract import ChunkError, Reason, load_failure, model_name, reason_of
+from videojob.triton.contract import ChunkError, ErrorCode, load_failure, model_name, reason_of
 
 
 @pytest.mark.parametrize(
@@ -8,16 +8,16 @@ from videojob.triton.contract import ChunkError, Reason, load_failure, model_nam
     [
         (
             "in ensemble 'tiny.video_chunk', PromptTooLong: The prompt has 601 tokens; this model takes at most 512.",
-            (Reason.PROMPT_TOO_LONG, "The prompt has 601 tokens; this model takes at most 512."),
+            (ErrorCode.PROMPT_TOO_LONG, "The prompt has 601 tokens; this model takes at most 512."),
         ),
         (
             "[StatusCode.INTERNAL] in ensemble 'm', ModelFailed: The denoiser failed: KeyError: 'a'\n",
-            (Reason.MODEL_FAILED, "The denoiser failed: KeyError: 'a'"),
+            (ErrorCode.MODEL_FAILED, "The denoiser failed: KeyError: 'a'"),
         ),
         (
             "in ensemble 'm', inference request for sequence a-1 to model 'm.denoiser' must specify the START flag on "
             "the first request of the sequence",
-            (Reason.OUT_OF_SEQUENCE, "The server does not know this sequence; start it again from the last commit."),
+            (ErrorCode.OUT_OF_SEQUENCE, "The server does not know this sequence; start it again from the last commit."),
         ),
         ("failed to connect to all addresses", None),
         ("NotCancelled: no", None),
@@ -25,12 +25,12 @@ from videojob.triton.contract import ChunkError, Reason, load_failure, model_nam
     ],
     ids=["ensemble", "colon in the sentence", "sequence unknown to Triton", "no server", "no reason", "empty"],
 )
-def test_reason_of(message: str, expected: tuple[Reason, str] | None) -> None:
+def test_reason_of(message: str, expected: tuple[ErrorCode, str] | None) -> None:
     assert reason_of(message) == expected
 
 
-@pytest.mark.parametrize("reason", Reason)
-def test_every_reason_survives_the_wire(reason: Reason) -> None:
+@pytest.mark.parametrize("reason", ErrorCode)
+def test_every_reason_survives_the_wire(reason: ErrorCode) -> None:
     assert reason_of(f"in ensemble 'm', {ChunkError(reason, 'A sentence.')}") == (reason, "A sentence.")
 
 

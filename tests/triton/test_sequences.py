@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videojob.triton.contract import ChunkError, Reason
+from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.sequences import Sequences
 
 
@@ -28,7 +28,7 @@ def test_only_the_successor_is_taken_and_a_refusal_ends_the_sequence(chunk: int)
     sequences.keep("a", 1, "after 1")
     with pytest.raises(ChunkError, match="the last chunk made was 1") as raised:
         sequences.take("a", chunk)
-    assert raised.value.reason is Reason.OUT_OF_SEQUENCE
+    assert raised.value.reason is ErrorCode.OUT_OF_SEQUENCE
     assert len(sequences) == 0
 
 

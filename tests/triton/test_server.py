@@ -22,7 +22,7 @@ from videojob.triton.contract import (
     MEMORY,
     TAIL,
     TEXT_SECONDS,
-    Reason,
+    ErrorCode,
     load_failure,
 )
 from videojob.triton.repository import render
@@ -136,7 +136,7 @@ def test_after_a_failed_chunk_the_one_in_flight_is_refused_and_a_restart_gives_t
     inputs = checkpoint(settings, undisturbed, 2)
     job.send(2, start=True, **{**inputs, broken: np.full_like(inputs[broken], np.nan)})
     job.send(3)
-    assert [job.answer().reason, job.answer().reason] == [Reason.MODEL_FAILED, Reason.OUT_OF_SEQUENCE]
+    assert [job.answer().reason, job.answer().reason] == [ErrorCode.MODEL_FAILED, ErrorCode.OUT_OF_SEQUENCE]
     job.end()
 
     job.send(2, start=True, **inputs)
@@ -149,11 +149,11 @@ def test_a_prompt_beyond_the_limit_is_refused_with_both_counts(stream: Open) -> 
     job.send(0)
     job.send(1)
     first, second = job.answer(), job.answer()
-    assert first.reason is Reason.PROMPT_TOO_LONG
+    assert first.reason is ErrorCode.PROMPT_TOO_LONG
     assert "601 tokens" in first.message
     assert "at most 512" in first.message
     assert "Traceback" not in first.message
-    assert second.reason in {Reason.PROMPT_TOO_LONG, Reason.OUT_OF_SEQUENCE}
+    assert second.reason in {ErrorCode.PROMPT_TOO_LONG, ErrorCode.OUT_OF_SEQUENCE}
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_request_that_makes_no_sense_is_refused_with_a_sentence(
     job = stream()
     job.send(0, **inputs)
     answer = job.answer()
-    assert answer.reason is Reason.INVALID_REQUEST
+    assert answer.reason is ErrorCode.INVALID_REQUEST
     assert words in answer.message
 
 
@@ -188,8 +188,8 @@ def test_a_cancel_stops_denoising_and_the_id_is_free_again_after_end(
     job.send(2)
     assert same([job.answer()], undisturbed[:1])
     assert job.cancel()
-    assert job.answer().reason is Reason.CANCELLED
-    assert job.answer().reason is Reason.OUT_OF_SEQUENCE
+    assert job.answer().reason is ErrorCode.CANCELLED
+    assert job.answer().reason is ErrorCode.OUT_OF_SEQUENCE
     assert len(list(control_dir.glob("*.cancelled"))) == 1
 
     ended = job.end()
@@ -203,7 +203,7 @@ def test_end_frees_the_sequence(stream: Open) -> None:
     job.make([0])
     job.end()
     job.send(1)
-    assert job.answer().reason is Reason.OUT_OF_SEQUENCE
+    assert job.answer().reason is ErrorCode.OUT_OF_SEQUENCE
 
 
 def test_sequences_that_were_ended_leave_no_place_taken(server: Server, undisturbed: list[Answer]) -> None:
@@ -222,7 +222,7 @@ def test_the_last_chunk_ends_its_sequence(stream: Open, undisturbed: list[Answer
     job.send(1, end=True)
     assert same([job.answer(), job.answer()], undisturbed[:2])
     job.send(2)
-    assert job.answer().reason is Reason.OUT_OF_SEQUENCE
+    assert job.answer().reason is ErrorCode.OUT_OF_SEQUENCE
 
 
 def test_an_end_needs_no_living_sequence(stream: Open) -> None:

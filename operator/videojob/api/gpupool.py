@@ -67,7 +67,7 @@ class ScalingMode(StrEnum):
 
 
 class Scaling(Resource):
-    """How many replicas a pool made of pods has."""
+    """How many replicas a managed pool has."""
 
     mode: Annotated[
         ScalingMode, Field(description="Backlog: the operator decides. External: an HPA, KEDA or a person does.")
@@ -150,13 +150,13 @@ class GPUPoolSpec(Resource):
     store: Store
 
     @property
-    def made_of_pods(self) -> bool:
+    def managed(self) -> bool:
         """Whether the operator makes the replicas."""
         return not self.endpoints
 
     def endpoint(self, replica: str) -> Endpoint | None:
         """How the runner of that replica reaches its Triton, and how many jobs it takes; None if it is none of ours."""
-        if self.made_of_pods:
+        if self.managed:
             return Endpoint(name=replica, url=f"127.0.0.1:{TRITON_GRPC_PORT}", max_jobs=self.jobs_per_replica)
         return next((endpoint for endpoint in self.endpoints if endpoint.name == replica), None)
 
@@ -170,7 +170,7 @@ SPEC_RULES = rules(
     (
         "!has(self.endpoints) || !(has(self.jobsPerReplica) || has(self.replicas) || has(self.scaling) || "
         "has(self.template))",
-        "jobsPerReplica, replicas, scaling and template are for pools made of pods: remove them, or endpoints",
+        "jobsPerReplica, replicas, scaling and template are for managed pools: remove them, or endpoints",
     ),
     (
         "!has(self.replicas) || (has(self.scaling) && self.scaling.mode == 'External')",

@@ -14,7 +14,7 @@ from videojob.controller.operator import Operator, OperatorError
 from videojob.controller.settings import Settings
 from videojob.kube.client import configuration
 from videojob.logs import Format
-from videojob.pods.deployment import Site
+from videojob.workload.deployment import PodDefaults
 
 
 async def run(settings: Settings) -> None:
@@ -41,7 +41,7 @@ def start(settings: Settings) -> int:
 
 def main() -> int:
     """Read the options and run."""
-    defaults, site = Settings(), Site()
+    defaults, site = Settings(), PodDefaults()
     parser = argparse.ArgumentParser(prog="python -m videojob.controller", description="Run the videojob operator.")
     parser.add_argument("--namespace", default=defaults.namespace, help="where Leases and Secrets are [%(default)s]")
     parser.add_argument("--bind-address", default=defaults.bind_address, help="address of both ports [%(default)s]")
@@ -71,7 +71,7 @@ def main() -> int:
             health_port=given.health_port,
             metrics_port=given.metrics_port,
             log_format=given.log_format,
-            site=Site(
+            pod_defaults=PodDefaults(
                 namespace=given.namespace,
                 triton_image=given.triton_image,
                 runner_image=given.runner_image,

@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator
 
 from videojob.controller.cache import KINDS, Cache
-from videojob.controller.metrics import Metrics
+from videojob.controller.metrics import OperatorMetrics
 from videojob.kube.client import Json, KubeClient, KubeError, ResourceKind
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class Audit:
         self,
         client: KubeClient,
         cache: Cache,
-        metrics: Metrics,
+        metrics: OperatorMetrics,
         *,
         namespace: str | None,
         pause_seconds: float,

@@ -20,7 +20,7 @@ from videojob.api.videojob import VideoJobStatus
 from videojob.controller.cache import Cache, JobRecord
 from videojob.controller.events import Recorder
 from videojob.controller.files import Files
-from videojob.controller.metrics import Metrics
+from videojob.controller.metrics import OperatorMetrics
 from videojob.kube.client import VIDEO_JOBS, Json, KubeClient, KubeError
 from videojob.planner.decisions import (
     Adopt,
@@ -53,7 +53,7 @@ class Effects:
         cache: Cache,
         files: Files,
         recorder: Recorder,
-        metrics: Metrics,
+        metrics: OperatorMetrics,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._client = client

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from time import perf_counter
 
-from videojob.controller.metrics import Metrics
+from videojob.controller.metrics import OperatorMetrics
 from videojob.controller.settings import Settings
 from videojob.controller.writer import Writer
 from videojob.planner.plan import plan
@@ -22,7 +22,7 @@ class PlanningLoop:
         self,
         snapshot: Callable[[], Snapshot],
         writer: Writer,
-        metrics: Metrics,
+        metrics: OperatorMetrics,
         settings: Settings,
         *,
         leading: Callable[[], bool],

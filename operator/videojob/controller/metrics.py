@@ -21,7 +21,7 @@ COLD_START_SECONDS = (5, 10, 20, 40, 60, 120, 240, 480, 900, 1800)
 PLANNING_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)
 
 
-class Metrics:
+class OperatorMetrics:
     """The operator's metrics. Time in queue is counted from a job's creation to its first assignment."""
 
     def __init__(self, registry: CollectorRegistry) -> None:

@@ -22,7 +22,7 @@ from videojob.controller.events import Recorder
 from videojob.controller.files import Files
 from videojob.controller.leases import Leases
 from videojob.controller.loop import PlanningLoop
-from videojob.controller.metrics import Metrics, State
+from videojob.controller.metrics import OperatorMetrics, State
 from videojob.controller.pools import Pools
 from videojob.controller.settings import Settings
 from videojob.controller.shell import dead_watches, watch
@@ -31,8 +31,7 @@ from videojob.controller.summaries import Summaries
 from videojob.controller.workloads import Workloads
 from videojob.controller.writer import Writer
 from videojob.health import serve_health, serve_metrics
-from videojob.kube.client import DEPLOYMENTS, LEASES, PODS, Json, KubeClient, KubeError, ResourceKind
-from videojob.kube.client import Snapshot as Listed
+from videojob.kube.client import DEPLOYMENTS, LEASES, PODS, Json, KubeClient, KubeError, Listing, ResourceKind
 from videojob.planner.draining import with_pods
 from videojob.planner.snapshot import Job, Snapshot
 
@@ -56,7 +55,7 @@ class Operator:
         self._settings = settings
         self._loaded = False
         self._identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
-        self._metrics = Metrics(CollectorRegistry())
+        self._metrics = OperatorMetrics(CollectorRegistry())
         self._client = KubeClient(configuration, self._metrics.api_write)
         draw = random.SystemRandom()
         self._cache = Cache(
@@ -72,7 +71,7 @@ class Operator:
             self._client,
             self._cache,
             self._workloads,
-            replace(settings.site, namespace=settings.namespace),
+            replace(settings.pod_defaults, namespace=settings.namespace),
             self._metrics,
             self._snapshot,
             leading=self._leading,
@@ -237,7 +236,7 @@ class Operator:
         """
         first = True
         async for seen in self._client.watch(kind, self._settings.namespace, labelSelector=REPLICA_SELECTOR):
-            if isinstance(seen, Listed):
+            if isinstance(seen, Listing):
                 if not first:
                     self._metrics.watch_reconnects.labels(kind.plural).inc()
                 first = False

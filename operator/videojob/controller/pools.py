@@ -1,4 +1,4 @@
-"""Pools made of pods: one Deployment each, with as many replicas as the planner wants.
+"""Managed pools: one Deployment each, with as many replicas as the planner wants.
 
 On the way down a replica is drained before it goes: its Lease is annotated, its runner hands its jobs back, its pod
 gets the lowest deletion cost, and only then the number is lowered. All of that is read from the cluster at every turn,
@@ -18,17 +18,17 @@ from videojob.api.conditions import MESSAGE_LIMIT
 from videojob.api.gpupool import GPUPool, LastScaling, ScalingMode
 from videojob.api.replica import DRAIN_ANNOTATION, lease_name
 from videojob.controller.cache import Cache
-from videojob.controller.metrics import Metrics
+from videojob.controller.metrics import OperatorMetrics
 from videojob.controller.workloads import FIELD_MANAGER, Deployed, Workloads
 from videojob.kube.client import DEPLOYMENTS, LEASES, PODS, Json, KubeClient, KubeError, ResourceKind
 from videojob.planner.demand import Demand, demands
 from videojob.planner.estimate import Estimates
 from videojob.planner.removal import SCALE_DOWN, Candidate, candidates_of, deletion_costs, victims
-from videojob.planner.scaling import Decision, History, Replicas, ScalingReason, scale
+from videojob.planner.scaling import History, Replicas, ScalingDecision, ScalingReason, scale
 from videojob.planner.snapshot import Job, Replica, ReplicaKey, Snapshot, Workload, held_jobs
 from videojob.planner.summary import PoolScaling
-from videojob.pods.deployment import NoImageError, Site, deployment, deployment_name
-from videojob.pods.read import DELETION_COST
+from videojob.workload.deployment import NoImageError, PodDefaults, deployment, deployment_name
+from videojob.workload.pod import DELETION_COST
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +48,10 @@ class _DeposedError(Exception):
 class _State:
     """What is remembered of a pool between turns."""
 
-    made_of_pods: bool
+    managed: bool
     history: History = field(default_factory=History)
     demand: Demand = field(default_factory=Demand)
-    decision: Decision | None = None
+    decision: ScalingDecision | None = None
     last: LastScaling | None = None
     cold_start: float | None = None
     applied: str = ""
@@ -72,8 +72,8 @@ class Pools:
         client: KubeClient,
         cache: Cache,
         workloads: Workloads,
-        site: Site,
-        metrics: Metrics,
+        pod_defaults: PodDefaults,
+        metrics: OperatorMetrics,
         snapshot: Callable[[], Snapshot],
         *,
         leading: Callable[[], bool],
@@ -84,7 +84,7 @@ class Pools:
         self._client = client
         self._cache = cache
         self._workloads = workloads
-        self._site = site
+        self._pod_defaults = pod_defaults
         self._metrics = metrics
         self._snapshot = snapshot
         self._leading = leading
@@ -118,7 +118,7 @@ class Pools:
         for name, pool in snapshot.pools.items():
             self._state(pool).demand = asked[name]
         for name, pool in snapshot.pools.items():
-            if pool.spec.made_of_pods:
+            if pool.spec.managed:
                 try:
                     await self._tend(pool, self._states[name], snapshot, held)
                 except KubeError as error:
@@ -135,11 +135,11 @@ class Pools:
         return found
 
     def scalings(self) -> dict[str, PoolScaling]:
-        """What the pools' statuses are to say of scaling; a pool of pods is left out until it was decided on."""
+        """What the pools' statuses are to say of scaling; a managed pool is left out until it was decided on."""
         return {
             name: self._scaling(name, state)
             for name, state in self._states.items()
-            if state.decision is not None or not state.made_of_pods
+            if state.decision is not None or not state.managed
         }
 
     def cold_started(self, pool: str, seconds: float) -> None:
@@ -173,9 +173,7 @@ class Pools:
         state = self._states.get(pool.metadata.name)
         if state is None:
             status = pool.status
-            state = _State(
-                made_of_pods=pool.spec.made_of_pods, last=status.last_scaling, cold_start=status.cold_start_seconds
-            )
+            state = _State(managed=pool.spec.managed, last=status.last_scaling, cold_start=status.cold_start_seconds)
             self._states[pool.metadata.name] = state
             self._metrics.pool_seen(pool.metadata.name)
         return state
@@ -212,7 +210,10 @@ class Pools:
         """An HPA or KEDA scales the Deployment itself; whichever pod goes drains as it ends."""
         name, current = pool.metadata.name, deployed.wanted if deployed else 0
         message = f"Whoever scales Deployment {deployment_name(name)} decides."
-        state.decision, state.history = Decision(current, ScalingReason.EXTERNAL, message, History(), None), History()
+        state.decision, state.history = (
+            ScalingDecision(current, ScalingReason.EXTERNAL, message, History(), None),
+            History(),
+        )
         await self._drain(pool, candidates, snapshot, 0)
         await self._price(pool, candidates, snapshot)
         if deployed is None:
@@ -227,14 +228,14 @@ class Pools:
                 "spec": {"replicas": current},
             }
             self._check_leading()
-            await self._client.apply(DEPLOYMENTS, deployment_name(name), body, self._site.namespace, SCALER)
+            await self._client.apply(DEPLOYMENTS, deployment_name(name), body, self._pod_defaults.namespace, SCALER)
         await self._apply(pool, state, snapshot, deployed, None)
 
-    def _decide(self, pool: GPUPool, state: _State, current: int, candidates: list[Candidate]) -> Decision:
+    def _decide(self, pool: GPUPool, state: _State, current: int, candidates: list[Candidate]) -> ScalingDecision:
         spec = pool.spec
         if spec.scaling.mode is ScalingMode.EXTERNAL and not pool.paused:
             wanted = spec.replicas or 0
-            return Decision(wanted, ScalingReason.EXTERNAL, f"spec.replicas is {wanted}.", History(), None)
+            return ScalingDecision(wanted, ScalingReason.EXTERNAL, f"spec.replicas is {wanted}.", History(), None)
         busy = sum(one.jobs > 0 for one in candidates)
         ready = sum(one.ready for one in candidates)
         return scale(
@@ -293,7 +294,7 @@ class Pools:
     async def _unless_gone(self, kind: ResourceKind, name: str, body: Json) -> None:
         self._check_leading()
         try:
-            await self._client.merge_patch(kind, name, body, self._site.namespace)
+            await self._client.merge_patch(kind, name, body, self._pod_defaults.namespace)
         except KubeError as error:
             if not error.not_found:
                 raise
@@ -311,14 +312,14 @@ class Pools:
             return
         models = [snapshot.models[model] for model in pool.spec.models if model in snapshot.models]
         try:
-            body = deployment(pool, models, self._site, replicas)
+            body = deployment(pool, models, self._pod_defaults, replicas)
             text = json.dumps(body, sort_keys=True)
             if deployed is not None and state.applied == text and state.generation == deployed.generation:
                 state.refused, state.refused_generation = "", 0  # It was corrected by putting it back.
                 return
             self._check_leading()
             answer = await self._client.apply(
-                DEPLOYMENTS, deployment_name(name), body, self._site.namespace, FIELD_MANAGER
+                DEPLOYMENTS, deployment_name(name), body, self._pod_defaults.namespace, FIELD_MANAGER
             )
         except NoImageError as error:
             self._refuse(pool, state, str(error))
@@ -341,7 +342,7 @@ class Pools:
             return
         self._check_leading()
         name, body = deployment_name(pool.metadata.name), {"spec": {"replicas": replicas}}
-        answer = await self._client.merge_patch(DEPLOYMENTS, name, body, self._site.namespace)
+        answer = await self._client.merge_patch(DEPLOYMENTS, name, body, self._pod_defaults.namespace)
         self._applied(pool, state, answer, deployed, replicas)
 
     def _applied(
@@ -358,7 +359,7 @@ class Pools:
         state.refused, state.refused_at = message[:MESSAGE_LIMIT], self._monotonic()
         state.refused_generation = pool.metadata.generation
 
-    def _scaled(self, pool: GPUPool, state: _State, decision: Decision, before: int, after: int) -> None:
+    def _scaled(self, pool: GPUPool, state: _State, decision: ScalingDecision, before: int, after: int) -> None:
         state.last = LastScaling(
             time=self._now().replace(microsecond=0),
             from_replicas=before,

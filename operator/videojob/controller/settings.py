@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from videojob.logs import Format
 from videojob.planner.plan import DEFAULT_RULES, Rules
-from videojob.pods.deployment import Site
+from videojob.workload.deployment import PodDefaults
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Settings:
     """Where the Leases of replicas and of the leader, the Secrets of stores and the list of orphaned files are."""
     watch_namespace: str | None = None
     """The only namespace whose jobs and queues are served, by pools that name it; None for all of them."""
-    site: Site = field(default_factory=Site)
+    pod_defaults: PodDefaults = field(default_factory=PodDefaults)
     """What the pods of pools have in common; its namespace is always `namespace`."""
     log_format: Format = "text"
     """Of this process's log."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from videojob.api.replica import POOL_LABEL
 from videojob.kube.client import Json
 from videojob.planner.snapshot import Pod, ReplicaKey
-from videojob.pods.read import read_pod
+from videojob.workload.pod import read_pod
 
 FIELD_MANAGER = "videojob-operator"
 """Owns what the operator says of a Deployment."""

@@ -92,7 +92,7 @@ class KubeError(Exception):
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Listing:
     """All objects of a collection, as they are when a watch begins or begins again."""
 
     items: Sequence[Json]
@@ -191,10 +191,10 @@ class KubeClient:
 
     async def watch(
         self, kind: ResourceKind, namespace: str | None = None, **selectors: str
-    ) -> AsyncIterator[Snapshot | Change]:
+    ) -> AsyncIterator[Listing | Change]:
         """The objects of a collection and then every change, for ever.
 
-        A Snapshot comes first, and again whenever changes may have been missed; what is not in it is gone. Transport
+        A Listing comes first, and again whenever changes may have been missed; what is not in it is gone. Transport
         errors are survived with a bounded pause; KubeError is raised only for refusals that will not pass (401, 403,
         404).
         """
@@ -205,7 +205,7 @@ class KubeClient:
                 if version is None:
                     listing = await self.list(kind, namespace, **selectors)
                     version = listing["metadata"]["resourceVersion"]
-                    yield Snapshot(listing.get("items", []))
+                    yield Listing(listing.get("items", []))
                     pause = 0.5
                 async for type_, changed in self._stream(kind.path(namespace), version, selectors):
                     pause = 0.5

@@ -18,7 +18,7 @@ from diffusers import AnyFlowFARPipeline, AutoencoderKLWan
 from diffusers.pipelines.anyflow.pipeline_anyflow_far import prompt_clean
 
 from videojob.models.family import Cancelled
-from videojob.triton.contract import ChunkError, Reason
+from videojob.triton.contract import ChunkError, ErrorCode
 
 # `max_sequence_length` of the pipeline's call: embeddings are padded to it, longer prompts would be cut.
 _PROMPT_TOKENS = 512
@@ -57,7 +57,7 @@ class TextEncoder:
         tokens = len(self._pipeline.tokenizer(prompt_clean(prompt), truncation=False).input_ids)
         if tokens > self._limit:
             raise ChunkError(
-                Reason.PROMPT_TOO_LONG,
+                ErrorCode.PROMPT_TOO_LONG,
                 f"The prompt has {tokens} tokens; this model takes at most {self._limit}. Shorten the prompt.",
             )
         embeds: torch.Tensor
@@ -83,7 +83,7 @@ class Denoiser:
         least = _SPATIAL_FACTOR * config.compressed_patch_size[1]
         if height % multiple or width % multiple or min(height, width) < least:
             raise ChunkError(
-                Reason.INVALID_REQUEST,
+                ErrorCode.INVALID_REQUEST,
                 f"Width and height must be multiples of {multiple} and at least {least}, not {width} x {height}.",
             )
         return (1, config.in_channels, latents, height // _SPATIAL_FACTOR, width // _SPATIAL_FACTOR)
@@ -243,4 +243,4 @@ class VideoDecoder:
 
 def _stop_if(cancelled: Cancelled) -> None:
     if cancelled():
-        raise ChunkError(Reason.CANCELLED, "The sequence was cancelled.")
+        raise ChunkError(ErrorCode.CANCELLED, "The sequence was cancelled.")

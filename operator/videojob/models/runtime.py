@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from videojob.triton.contract import ChunkError, Precision, Reason
+from videojob.triton.contract import ChunkError, ErrorCode, Precision
 
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -29,10 +29,10 @@ def chunk_errors(what: str) -> Iterator[None]:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             raise ChunkError(
-                Reason.OUT_OF_MEMORY, f"{what} ran out of memory. Lower the resolution or the jobs on this replica."
+                ErrorCode.OUT_OF_MEMORY, f"{what} ran out of memory. Lower the resolution or the jobs on this replica."
             ) from error
         first_line = next(iter(str(error).splitlines()), "no message")
-        raise ChunkError(Reason.MODEL_FAILED, f"{what} failed: {type(error).__name__}: {first_line}") from error
+        raise ChunkError(ErrorCode.MODEL_FAILED, f"{what} failed: {type(error).__name__}: {first_line}") from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:

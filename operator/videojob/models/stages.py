@@ -15,7 +15,7 @@ import torch
 from videojob.chunks import ChunkLayout, memory_chunks
 from videojob.models.family import Cancelled, Denoiser, TextEncoder, VideoDecoder
 from videojob.models.noise import chunk_noise
-from videojob.triton.contract import END_SEQUENCE, ChunkError, Reason
+from videojob.triton.contract import END_SEQUENCE, ChunkError, ErrorCode
 from videojob.triton.sequences import Sequences
 
 Clock = Callable[[], float]
@@ -34,7 +34,7 @@ class Turn:
     def __post_init__(self) -> None:
         if self.chunk < END_SEQUENCE or (self.chunk == END_SEQUENCE and not self.end):
             raise ChunkError(
-                Reason.INVALID_REQUEST,
+                ErrorCode.INVALID_REQUEST,
                 f"CHUNK is {self.chunk}; it must be 0 or more, or {END_SEQUENCE} with sequence_end to end a sequence.",
             )
 
@@ -136,14 +136,14 @@ class DenoiseStage:
         else:
             known = self._sequences.take(turn.sequence, turn.chunk)
         if request.steps < 1:
-            raise ChunkError(Reason.INVALID_REQUEST, f"STEPS is {request.steps}; it must be at least 1.")
+            raise ChunkError(ErrorCode.INVALID_REQUEST, f"STEPS is {request.steps}; it must be at least 1.")
         shape = self._denoiser.latent_shape(self._layout.chunk_latents(turn.chunk), request.height, request.width)
         if turn.start:
             known = self._split_memory(turn.chunk, request.memory, shape)
         elif request.memory is not None:
-            raise ChunkError(Reason.INVALID_REQUEST, "MEMORY may only come with the request that starts a sequence.")
+            raise ChunkError(ErrorCode.INVALID_REQUEST, "MEMORY may only come with the request that starts a sequence.")
         elif any(latents.shape[3:] != shape[3:] for latents in known.values()):
-            raise ChunkError(Reason.INVALID_REQUEST, "WIDTH and HEIGHT may not change within a sequence.")
+            raise ChunkError(ErrorCode.INVALID_REQUEST, "WIDTH and HEIGHT may not change within a sequence.")
 
         latents = self._denoiser.denoise(
             request.prompt_embeds,
@@ -172,7 +172,7 @@ class DenoiseStage:
         found = (1, shape[1], 0, *shape[3:]) if memory is None else tuple(memory.shape)
         if found != expected:
             raise ChunkError(
-                Reason.INVALID_REQUEST,
+                ErrorCode.INVALID_REQUEST,
                 f"A sequence that starts at chunk {chunk} needs MEMORY of shape {list(expected)}, not {list(found)}.",
             )
         if memory is None:
@@ -218,7 +218,9 @@ class DecodeStage:
         else:
             cache = self._sequences.take(turn.sequence, turn.chunk)
             if tail is not None:
-                raise ChunkError(Reason.INVALID_REQUEST, "TAIL may only come with the request that starts a sequence.")
+                raise ChunkError(
+                    ErrorCode.INVALID_REQUEST, "TAIL may only come with the request that starts a sequence."
+                )
         frames = self._decoder.decode(latents, cache, cancelled)
         _require_finite(frames, f"The frames of chunk {turn.chunk}")
         if not turn.end:
@@ -232,7 +234,7 @@ class DecodeStage:
         least = min(before, self._decoder.look_back)
         if not least <= latents <= before:
             raise ChunkError(
-                Reason.INVALID_REQUEST,
+                ErrorCode.INVALID_REQUEST,
                 f"A sequence that starts at chunk {chunk} needs a TAIL of {least} to {before} latents, not {latents}.",
             )
 
@@ -246,6 +248,6 @@ def to_uint8(frames: torch.Tensor) -> torch.Tensor:
 def _require_finite(tensor: torch.Tensor, what: str) -> None:
     if not bool(torch.isfinite(tensor).all()):
         raise ChunkError(
-            Reason.MODEL_FAILED,
+            ErrorCode.MODEL_FAILED,
             f"{what} hold values that are not numbers. The weights, the precision or the memory given is broken.",
         )

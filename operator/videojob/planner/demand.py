@@ -15,11 +15,11 @@ from videojob.api.videomodel import VideoModel
 from videojob.api.videoqueue import StopPolicy
 from videojob.planner.estimate import Estimates, remaining_work
 from videojob.planner.placement import Rank, holds, judge, members, runs_on
-from videojob.planner.pods import pods_of, troubles
+from videojob.planner.pod_health import pods_of, troubles
 from videojob.planner.resolve import beyond_limits, store_uri
 from videojob.planner.snapshot import Job, ReplicaKey, Snapshot, Workload
 
-_LASTING = frozenset({Reason.IMAGE_PULL_FAILED, Reason.CRASH_LOOP, Reason.NODES_DO_NOT_COME})
+_LASTING = frozenset({Reason.IMAGE_PULL_FAILED, Reason.CRASH_LOOP, Reason.NODE_PROVISIONING_TIMEOUT})
 """Troubles of pods that do not pass by waiting, as a node that is on its way does."""
 
 
@@ -141,7 +141,7 @@ def _able(model: VideoModel, pool: GPUPool, snapshot: Snapshot, replicas: list[R
     living = [found for key in replicas if (found := snapshot.replicas.get(key)) is not None and found.live]
     if living:
         return any(judge(replica, model).rank is not Rank.LOAD_FAILED for replica in living)
-    if not pool.spec.made_of_pods:
+    if not pool.spec.managed:
         return False
     workload = snapshot.workloads.get(pool.metadata.name, Workload())
     if workload.refused or (not workload.wanted and _stays_at_zero(pool)):
@@ -193,7 +193,7 @@ def _homes(job: Job, options: tuple[_Option, ...]) -> Iterator[_Option]:
 def _most_replicas(pool: GPUPool) -> int:
     """Replicas that the pool may have, at least 1."""
     spec = pool.spec
-    if not spec.made_of_pods:
+    if not spec.managed:
         return len(spec.endpoints)
     external = spec.replicas if spec.scaling.mode is ScalingMode.EXTERNAL else None
     return max(1, spec.scaling.max_replicas, external or 0)

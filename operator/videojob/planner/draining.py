@@ -23,7 +23,7 @@ def with_pods(
     found = dict(replicas)
     for key, replica in replicas.items():
         pool = pools.get(key.pool)
-        if pool is None or not pool.spec.made_of_pods or replica.draining:
+        if pool is None or not pool.spec.managed or replica.draining:
             continue
         pod = pods.get(key)
         if pod is None or pod.ending or key in leaving:

@@ -16,7 +16,7 @@ from videojob.api.conditions import Reason
 from videojob.api.gpupool import CPU, GPUPool
 from videojob.api.replica import ModelState
 from videojob.api.videomodel import Precision, VideoModel
-from videojob.planner.pods import pods_of, troubles
+from videojob.planner.pod_health import pods_of, troubles
 from videojob.planner.snapshot import Job, Replica, ReplicaKey, Snapshot, Workload
 
 
@@ -220,14 +220,14 @@ def members(snapshot: Snapshot) -> dict[str, list[ReplicaKey]]:
     }
     for key in snapshot.replicas:
         pool = snapshot.pools.get(key.pool)
-        if pool is not None and pool.spec.made_of_pods:
+        if pool is not None and pool.spec.managed:
             found[key.pool].append(key)
     return found
 
 
 def missing(pool: GPUPool, snapshot: Snapshot, now: datetime) -> Verdict:
     """What is to be said of a pool none of whose replicas has a live heartbeat."""
-    if not pool.spec.made_of_pods:
+    if not pool.spec.managed:
         return Verdict(Rank.NO_HEARTBEAT, "no replica has a live heartbeat.")
     name = pool.metadata.name
     workload = snapshot.workloads.get(name, Workload())
@@ -272,7 +272,7 @@ def runs_on(model: VideoModel, pool: GPUPool) -> bool:
 def holds(model: VideoModel, pool: GPUPool) -> bool:
     """Whether a replica of the pool has the memory for the model and one job, as far as the pool says how much."""
     memory, there = model.spec.memory, pool.spec.template.memory_bytes
-    return not (pool.spec.made_of_pods and 0 < there < memory.weights_bytes + memory.per_job_bytes)
+    return not (pool.spec.managed and 0 < there < memory.weights_bytes + memory.per_job_bytes)
 
 
 def slots_of(replica: Replica, key: ReplicaKey, pool: GPUPool | None) -> int:
@@ -289,7 +289,7 @@ def _obstacle(notes: Iterable[Verdict]) -> Obstacle:
     if nearest.rank is Rank.OTHER_WEIGHTS:
         return Obstacle(Reason.WEIGHTS_CHANGED, nearest.note)
     if nearest.rank is Rank.TOO_SMALL:
-        return Obstacle(Reason.DOES_NOT_FIT, nearest.note)
+        return Obstacle(Reason.INSUFFICIENT_MEMORY, nearest.note)
     return Obstacle(nearest.reason, nearest.note)
 
 

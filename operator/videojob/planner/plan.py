@@ -49,7 +49,7 @@ COUNTING = frozenset(
         Reason.BACKING_OFF,
         Reason.POOL_STARTING,
         Reason.UNSCHEDULABLE,
-        Reason.NODES_DO_NOT_COME,
+        Reason.NODE_PROVISIONING_TIMEOUT,
         Reason.IMAGE_PULL_FAILED,
         Reason.CRASH_LOOP,
     }

@@ -1,4 +1,4 @@
-"""Which replicas of a pool of pods go when it shrinks."""
+"""Which replicas of a managed pool go when it shrinks."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""How many replicas a pool of pods should have.
+"""How many replicas a managed pool should have.
 
 A pool wants as many replicas as drain its predicted backlog within `targetSeconds`. It grows at once and shrinks
 slowly: a replica goes only when fewer were enough, and fewer were busy, for the whole of `stabilizationSeconds`. Busy
@@ -22,7 +22,7 @@ ROUNDING = 1e-9
 
 
 class Replicas(NamedTuple):
-    """The replicas of a pool of pods."""
+    """The replicas of a managed pool."""
 
     wanted: int
     """As many as the last decision asked for."""
@@ -43,7 +43,7 @@ class ScalingReason(StrEnum):
     """Fewer would be enough, but not yet for long enough."""
     BUSY_REPLICAS = "BusyReplicas"
     """Fewer would be enough, but none of these is idle."""
-    COMES_TOO_LATE = "ComesTooLate"
+    COLD_START_EXCEEDS_BACKLOG = "ColdStartExceedsBacklog"
     """More are needed to keep to targetSeconds, but they would find no work left."""
     AT_MAXIMUM = "AtMaximum"
     AT_MINIMUM = "AtMinimum"
@@ -73,7 +73,7 @@ class History:
     """When the pool was first seen without any job."""
 
 
-class Decision(NamedTuple):
+class ScalingDecision(NamedTuple):
     """How many replicas a pool should have."""
 
     wanted: int
@@ -96,14 +96,16 @@ def scale(
     now: float,
     *,
     paused: bool = False,
-) -> Decision:
-    """The replicas of one pool of pods in mode Backlog: the same for the same arguments.
+) -> ScalingDecision:
+    """The replicas of one managed pool in mode Backlog: the same for the same arguments.
 
     The number lies between minReplicas and maxReplicas, except that a busy replica is never taken away. A cold start
     that was never measured (None) counts as none.
     """
     if paused:
-        return Decision(replicas.wanted, ScalingReason.PAUSED, "Scaling is paused by annotation.", History(), None)
+        return ScalingDecision(
+            replicas.wanted, ScalingReason.PAUSED, "Scaling is paused by annotation.", History(), None
+        )
     return _Case(scaling, jobs_per_replica, demand, replicas, cold_start_seconds or 0.0, history, now).decide()
 
 
@@ -133,7 +135,7 @@ class _Case:
         self.history = history
         self.now = now
 
-    def decide(self) -> Decision:
+    def decide(self) -> ScalingDecision:
         jobless = self.demand.jobs == 0 and self.busy == 0
         idle_since = (self.now if self.history.idle_since is None else self.history.idle_since) if jobless else None
         if idle_since is not None and self.current > self.least and self.now >= idle_since + self.idle_after:
@@ -152,13 +154,13 @@ class _Case:
         if idle_since is not None and wanted > self.least:
             wakes.append(idle_since + self.idle_after)
         wake = min(wakes) - self.now if wakes else None
-        return Decision(wanted, reason, message, History(recommendations, idle_since), wake)
+        return ScalingDecision(wanted, reason, message, History(recommendations, idle_since), wake)
 
-    def _rest(self, idle_since: float) -> Decision:
+    def _rest(self, idle_since: float) -> ScalingDecision:
         """No job for idleSeconds: whatever was recommended before does not matter any more."""
         message = f"No job for idleSeconds ({self.idle_after:,} s): {_count(self.least)}."
         recommendations = (Recommendation(self.now, self.least),)
-        return Decision(self.least, ScalingReason.IDLE, message, History(recommendations, idle_since), None)
+        return ScalingDecision(self.least, ScalingReason.IDLE, message, History(recommendations, idle_since), None)
 
     def _needed(self) -> int:
         """Replicas that drain the backlog within the target; those that still have to start have less of it left."""
@@ -215,7 +217,7 @@ class _Case:
                 f"{_count(wanted)} sufficed for stabilizationSeconds ({self.window:,} s); a {backlog} is left."
             )
         if too_late:
-            return ScalingReason.COMES_TOO_LATE, (
+            return ScalingReason.COLD_START_EXCEEDS_BACKLOG, (
                 f"The backlog is more than {target}, but {_count(self.ready)} will have drained it before another "
                 f"one has started ({self.cold_start:,.0f} s)."
             )

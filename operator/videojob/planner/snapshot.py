@@ -158,7 +158,7 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The Deployment of a pool made of pods, and the state of its scaling."""
+    """The Deployment of a managed pool, and the state of its scaling."""
 
     wanted: int = 0
     """Replicas that the Deployment was last given."""
@@ -177,7 +177,7 @@ class Snapshot:
     pools: Mapping[str, GPUPool] = field(default_factory=dict)
     replicas: Mapping[ReplicaKey, Replica] = field(default_factory=dict)
     pods: Mapping[ReplicaKey, Pod] = field(default_factory=dict)
-    """Of pools made of pods; a replica is called as its pod."""
+    """Of managed pools; a replica is called as its pod."""
     workloads: Mapping[str, Workload] = field(default_factory=dict)
     """By pool."""
     busy: frozenset[str] = frozenset()

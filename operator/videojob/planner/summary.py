@@ -14,7 +14,7 @@ from videojob.api.videoqueue import StopPolicy, VideoQueue, VideoQueueStatus
 from videojob.planner.demand import Demand
 from videojob.planner.estimate import Estimates
 from videojob.planner.placement import Rank, Verdict, judge, members, missing, runs_on, slots_of
-from videojob.planner.pods import NamedPod, pods_of, troubles
+from videojob.planner.pod_health import NamedPod, pods_of, troubles
 from videojob.planner.scaling import ScalingReason
 from videojob.planner.snapshot import QueueKey, ReplicaKey, Snapshot, held_jobs
 
@@ -87,10 +87,10 @@ def _pool(
     scaling: PoolScaling,
     now: datetime,
 ) -> GPUPoolStatus:
-    name, of_pods = pool.metadata.name, pool.spec.made_of_pods
+    name, managed = pool.metadata.name, pool.spec.managed
     pods = pods_of(snapshot, name)
-    there = len([one for one in pods if not one.pod.ending]) if of_pods else len(pool.spec.endpoints)
-    wanted = scaling.wanted if of_pods else there
+    there = len([one for one in pods if not one.pod.ending]) if managed else len(pool.spec.endpoints)
+    wanted = scaling.wanted if managed else there
     ready = slots = 0
     best = missing(pool, snapshot, now)
     broken: list[Verdict] = []
@@ -116,14 +116,14 @@ def _pool(
         state = (False, Reason.PRECISION_UNSUPPORTED, "A cpu pool runs float32 models only.")
     elif best.reason is Reason.POOL_EMPTY and scaling.reason is ScalingReason.IDLE:
         # It can be used, which is what `helm --wait` and `kubectl wait` want to know.
-        state = (True, Reason.AT_REST, "No job: the first one brings a replica.")
+        state = (True, Reason.SCALED_TO_ZERO, "No job: the first one brings a replica.")
     else:
         reason = _REASONS[best.rank] if best.reason is Reason.POOL_NOT_READY else best.reason
         state = (False, reason, f"{count}: {best.note}")
     generation = pool.metadata.generation
     conditions = _ready(pool.status.conditions, state, now, generation)
-    if of_pods:
-        conditions = _of_pods(conditions, pods, broken, scaling, now, generation)
+    if managed:
+        conditions = _managed_conditions(conditions, pods, broken, scaling, now, generation)
     staying = {key for key in replicas if (found := snapshot.replicas.get(key)) is not None and found.live}
     return GPUPoolStatus(
         observed_generation=generation,
@@ -139,12 +139,12 @@ def _pool(
         cold_start_seconds=None if scaling.cold_start_seconds is None else round(scaling.cold_start_seconds),
         estimates=scaling.estimates.remembered(pool),
         last_scaling=scaling.last,
-        selector=",".join(f"{label}={value}" for label, value in pod_labels(name).items()) if of_pods else "",
+        selector=",".join(f"{label}={value}" for label, value in pod_labels(name).items()) if managed else "",
         conditions=conditions,
     )
 
 
-def _of_pods(
+def _managed_conditions(
     conditions: tuple[Condition, ...],
     pods: list[NamedPod],
     broken: list[Verdict],
@@ -152,7 +152,7 @@ def _of_pods(
     now: datetime,
     generation: int,
 ) -> tuple[Condition, ...]:
-    """The conditions of a pool made of pods, beside Ready."""
+    """The conditions of a managed pool, beside Ready."""
     states: dict[ConditionType, tuple[bool, StrEnum, str]] = {
         type_: (True, reason, message) for type_, (reason, message) in _POD_CONDITIONS.items()
     }

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from videojob.api.conditions import Reason
 from videojob.api.videojob import VideoJob
-from videojob.kube.client import Change, Snapshot
+from videojob.kube.client import Change, Listing
 from videojob.logs import about
 from videojob.runner.stop import Stop, StoppedError
 
@@ -71,9 +71,9 @@ class Assignments:
         self._draining = ""
         self._drain_seconds = 0.0
 
-    def see(self, event: Snapshot | Change) -> None:
+    def see(self, event: Listing | Change) -> None:
         """Act on what the watch says."""
-        if isinstance(event, Snapshot):
+        if isinstance(event, Listing):
             present = {item["metadata"]["uid"] for item in event.items}
             for uid in [uid for uid in self._work if uid not in present]:
                 self._gone(uid)

@@ -16,9 +16,9 @@ from videojob import logs
 from videojob.health import serve_health
 from videojob.kube.client import KubeClient, KubeError, configuration
 from videojob.runner.clock import Clock
-from videojob.runner.metrics import Metrics
+from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.options import Options, parse
-from videojob.runner.replica import Replica
+from videojob.runner.replica import ReplicaRunner
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 async def _run(options: Options) -> None:
     kube = await _connect(options)
-    metrics = Metrics(REGISTRY, options.pool, options.replica)
+    metrics = RunnerMetrics(REGISTRY, options.pool, options.replica)
     if options.metrics_port is not None:
         try:
             start_http_server(options.metrics_port, options.bind_address)
@@ -53,7 +53,7 @@ async def _run(options: Options) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     identity = f"{socket.gethostname()}_{uuid.uuid4()}"
-    replica = Replica(options, kube, Clock(), metrics, identity)
+    replica = ReplicaRunner(options, kube, Clock(), metrics, identity)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(kube.close)
         if options.health_port is not None:
@@ -62,7 +62,7 @@ async def _run(options: Options) -> None:
         await replica.run(stopping)
 
 
-async def _serve_health(host: str, port: int, replica: Replica) -> web.AppRunner:
+async def _serve_health(host: str, port: int, replica: ReplicaRunner) -> web.AppRunner:
     try:
         return await serve_health(host, port, replica.live, replica.ready)
     except OSError as error:

@@ -11,7 +11,7 @@ LOAD_SECONDS = (1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0)
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 
-class Metrics:
+class RunnerMetrics:
     """The runner's metrics, bound to one replica."""
 
     def __init__(self, registry: CollectorRegistry, pool: str, replica: str) -> None:

@@ -33,7 +33,7 @@ from videojob.runner.triton import (
     chunk_inputs,
 )
 from videojob.triton import contract
-from videojob.triton.contract import ChunkError, Reason
+from videojob.triton.contract import ChunkError, ErrorCode
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +206,7 @@ class Pipeline:
             shape = answer.shape(contract.FRAMES)
             if shape != self._recipe.shape(index):
                 raise ChunkError(
-                    Reason.MODEL_FAILED,
+                    ErrorCode.MODEL_FAILED,
                     f"Chunk {index} has frames {list(shape)} instead of {list(self._recipe.shape(index))}.",
                 )
             frames = buffer.frames(shape) if buffer.region else answer.array(contract.FRAMES)

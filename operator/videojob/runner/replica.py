@@ -23,7 +23,7 @@ from videojob.api.patch import attempt_fence, status_patch
 from videojob.api.replica import ModelState, ReplicaReport
 from videojob.api.videojob import VideoJob
 from videojob.api.videomodel import VideoModel
-from videojob.kube.client import GPU_POOLS, VIDEO_JOBS, VIDEO_MODELS, KubeClient, KubeError, Snapshot
+from videojob.kube.client import GPU_POOLS, VIDEO_JOBS, VIDEO_MODELS, KubeClient, KubeError, Listing
 from videojob.logs import about
 from videojob.runner.accounting import Checkpoints
 from videojob.runner.assignments import Assignments, Slots
@@ -31,13 +31,13 @@ from videojob.runner.attempt import Attempt
 from videojob.runner.buffers import FrameBuffers
 from videojob.runner.clock import Clock
 from videojob.runner.lease import Lease, LeaseLostError
-from videojob.runner.metrics import Metrics
+from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.options import Options
 from videojob.runner.pipeline import END_SECONDS, FLUSH_SECONDS
+from videojob.runner.pool_store import PoolStore
 from videojob.runner.serving import Serving
 from videojob.runner.status import Owner
 from videojob.runner.stop import Stop
-from videojob.runner.storage import PoolStore
 from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
 from videojob.runner.video import Services, correlation_id
 from videojob.triton.contract import model_name
@@ -66,10 +66,10 @@ class Site:
     slots: Slots
 
 
-class Replica:
+class ReplicaRunner:
     """One replica of a pool, as run by this process."""
 
-    def __init__(self, options: Options, kube: KubeClient, clock: Clock, metrics: Metrics, identity: str) -> None:
+    def __init__(self, options: Options, kube: KubeClient, clock: Clock, metrics: RunnerMetrics, identity: str) -> None:
         self._options = options
         self._kube = kube
         self._clock = clock
@@ -361,7 +361,7 @@ class Replica:
 
     async def _watch_pool(self) -> None:
         async for event in self._kube.watch(GPU_POOLS, fieldSelector=f"metadata.name={self._options.pool}"):
-            if isinstance(event, Snapshot):
+            if isinstance(event, Listing):
                 self._pool = GPUPool.model_validate(event.items[0]) if event.items else None
             else:
                 self._pool = None if event.type == "DELETED" else GPUPool.model_validate(event.object)
@@ -370,7 +370,7 @@ class Replica:
 
     async def _watch_models(self) -> None:
         async for event in self._kube.watch(VIDEO_MODELS):
-            if isinstance(event, Snapshot):
+            if isinstance(event, Listing):
                 self._models = {}
                 for item in event.items:
                     self._see_model(item)

@@ -16,7 +16,7 @@ from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, wait_ex
 from videojob.api.replica import LoadedModel, ModelState
 from videojob.api.videomodel import VideoModel, VideoModelSpec
 from videojob.runner.clock import Clock
-from videojob.runner.metrics import Metrics
+from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.residency import Resident, make_room, preload
 from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
 from videojob.triton.contract import STAGES, model_name
@@ -123,7 +123,7 @@ class Serving:
         self,
         triton: Triton,
         clock: Clock,
-        metrics: Metrics,
+        metrics: RunnerMetrics,
         *,
         model_repository: Path,
         repository: Path,

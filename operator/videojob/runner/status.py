@@ -11,7 +11,7 @@ from videojob.api.patch import attempt_fence, status_patch
 from videojob.api.videojob import VideoJob, VideoJobStatus
 from videojob.kube.client import VIDEO_JOBS, KubeClient, KubeError
 from videojob.runner.clock import Clock
-from videojob.runner.metrics import Metrics
+from videojob.runner.metrics import RunnerMetrics
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class StatusWriter:
         self,
         kube: KubeClient,
         clock: Clock,
-        metrics: Metrics,
+        metrics: RunnerMetrics,
         job: VideoJob,
         owner: Owner,
         may_write: Callable[[], bool],

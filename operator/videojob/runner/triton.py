@@ -332,5 +332,5 @@ def _outputs(request: Request) -> list[InferRequestedOutput]:
 def _chunk_error(message: str) -> contract.ChunkError:
     known = contract.reason_of(message)
     if known is None:
-        return contract.ChunkError(contract.Reason.MODEL_FAILED, message)
+        return contract.ChunkError(contract.ErrorCode.MODEL_FAILED, message)
     return contract.ChunkError(*known)

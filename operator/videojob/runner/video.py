@@ -21,14 +21,14 @@ from videojob.runner.accounting import Account, Checkpoints, add_stages, estimat
 from videojob.runner.buffers import FrameBuffers
 from videojob.runner.clock import Clock
 from videojob.runner.events import Events
-from videojob.runner.metrics import Metrics
+from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.mux import write_mp4
 from videojob.runner.pipeline import Made, Past, Pipeline, Recipe
+from videojob.runner.pool_store import PoolStore
 from videojob.runner.resume import resume_at
 from videojob.runner.serving import Served, Serving
 from videojob.runner.status import JobLostError, Owner, StatusWriter
 from videojob.runner.stop import Stop
-from videojob.runner.storage import PoolStore
 from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
 from videojob.store import ChunkRecord, JobStore, OutputRecord
 from videojob.triton import contract
@@ -42,11 +42,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 GPU_STAGES = ("text_encode", "denoise", "vae_decode")
 
 _REASONS = {
-    contract.Reason.OUT_OF_MEMORY: Reason.OUT_OF_MEMORY,
-    contract.Reason.INVALID_REQUEST: Reason.INVALID_REQUEST,
-    contract.Reason.PROMPT_TOO_LONG: Reason.PROMPT_TOO_LONG,
+    contract.ErrorCode.OUT_OF_MEMORY: Reason.OUT_OF_MEMORY,
+    contract.ErrorCode.INVALID_REQUEST: Reason.INVALID_REQUEST,
+    contract.ErrorCode.PROMPT_TOO_LONG: Reason.PROMPT_TOO_LONG,
 }
-_USELESS = (contract.Reason.PROMPT_TOO_LONG, contract.Reason.INVALID_REQUEST)
+_USELESS = (contract.ErrorCode.PROMPT_TOO_LONG, contract.ErrorCode.INVALID_REQUEST)
 """What fails again however often it is tried."""
 
 
@@ -73,7 +73,7 @@ class Services:
 
     kube: KubeClient
     clock: Clock
-    metrics: Metrics
+    metrics: RunnerMetrics
     triton: Triton
     serving: Serving
     buffers: FrameBuffers
@@ -198,7 +198,7 @@ class Video:
                             restarts = 0
         except ChunkError as error:
             reason = _REASONS.get(error.reason, Reason.CHUNK_FAILED)
-            final = error.reason is contract.Reason.PROMPT_TOO_LONG
+            final = error.reason is contract.ErrorCode.PROMPT_TOO_LONG
             raise AttemptFailedError(reason, error.sentence, final=final) from error
         except (TritonGoneError, TritonRefusedError) as error:
             raise AttemptFailedError(Reason.TRITON_UNAVAILABLE, str(error)) from error
@@ -304,7 +304,7 @@ class Video:
             raise JobLostError("another attempt goes on with it")
         if record.segment.sha256 != hashlib.sha256(made.segment).hexdigest():
             raise ChunkError(
-                contract.Reason.OUT_OF_SEQUENCE,
+                contract.ErrorCode.OUT_OF_SEQUENCE,
                 f"Chunk {record.index} was committed before with other bytes; the job goes on from those.",
             )
 

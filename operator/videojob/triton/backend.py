@@ -12,7 +12,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from videojob.triton.contract import ChunkError, Reason
+from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.marks import CancelMarks
 from videojob.triton.sequences import Sequences
 from videojob.triton.settings import ModelSettings, ReplicaSettings, from_parameters
@@ -72,7 +72,7 @@ def scalar(request: Any, name: str) -> Any:
     found = tensor(request, name)
     values = [] if found is None else found.as_numpy().reshape(-1).tolist()
     if len(values) != 1:
-        raise ChunkError(Reason.INVALID_REQUEST, f"{name} must hold exactly one value.")
+        raise ChunkError(ErrorCode.INVALID_REQUEST, f"{name} must hold exactly one value.")
     return values[0]
 
 
@@ -81,11 +81,11 @@ def text(request: Any, name: str) -> str:
     try:
         return str(scalar(request, name).decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ChunkError(Reason.INVALID_REQUEST, f"{name} is not valid UTF-8.") from error
+        raise ChunkError(ErrorCode.INVALID_REQUEST, f"{name} is not valid UTF-8.") from error
 
 
 def answer(requests: Sequence[Any], respond: Callable[[Any], list[Any]]) -> list[Any]:
-    """Responses to requests: what `respond` gives for each, or `<Reason>: <sentence>` for what it raises.
+    """Responses to requests: what `respond` gives for each, or `<ErrorCode>: <sentence>` for what it raises.
 
     A stack trace goes to the server's log, never to the client.
     """
@@ -95,8 +95,8 @@ def answer(requests: Sequence[Any], respond: Callable[[Any], list[Any]]) -> list
             responses.append(pb_utils.InferenceResponse(output_tensors=respond(request)))
         except Exception as error:
             if not isinstance(error, ChunkError):
-                error = ChunkError(Reason.MODEL_FAILED, f"{type(error).__name__} in the serving code; see its log.")
-            if error.reason in {Reason.MODEL_FAILED, Reason.OUT_OF_MEMORY}:
+                error = ChunkError(ErrorCode.MODEL_FAILED, f"{type(error).__name__} in the serving code; see its log.")
+            if error.reason in {ErrorCode.MODEL_FAILED, ErrorCode.OUT_OF_MEMORY}:
                 pb_utils.Logger.log_error(traceback.format_exc())
             responses.append(pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error))))
     return responses

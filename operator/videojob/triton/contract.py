@@ -79,7 +79,7 @@ def model_name(video_model: str, stage: Stage) -> str:
     return f"{video_model}.{stage}"
 
 
-class Reason(StrEnum):
+class ErrorCode(StrEnum):
     """Why a chunk was not made."""
 
     PROMPT_TOO_LONG = "PromptTooLong"
@@ -91,15 +91,15 @@ class Reason(StrEnum):
 
 
 class ChunkError(Exception):
-    """A chunk that was not made: `reason` for programs, `sentence` for people, `<Reason>: <sentence>` on the wire."""
+    """A chunk that was not made: `reason` for programs, `sentence` for people, `<reason>: <sentence>` on the wire."""
 
-    def __init__(self, reason: Reason, sentence: str) -> None:
+    def __init__(self, reason: ErrorCode, sentence: str) -> None:
         super().__init__(f"{reason}: {sentence}")
         self.reason = reason
         self.sentence = sentence
 
 
-_REASON = re.compile(r"\b(" + "|".join(Reason) + r"): (.+)", re.DOTALL)
+_REASON = re.compile(r"\b(" + "|".join(ErrorCode) + r"): (.+)", re.DOTALL)
 # Triton's own words for a sequence it does not know: it dropped an idle one, was restarted, or the START failed.
 _UNKNOWN_SEQUENCE = "must specify the START flag on the first request of the sequence"
 # What the python backend makes of an exception while a model loads: its type and words, then the stack.
@@ -112,14 +112,14 @@ def load_failure(message: str) -> str:
     return found[1] if found else message.strip()
 
 
-def reason_of(message: str) -> tuple[Reason, str] | None:
-    """Reason and sentence of an error message from Triton, or None where none of the models above wrote it.
+def reason_of(message: str) -> tuple[ErrorCode, str] | None:
+    """ErrorCode and sentence of an error message from Triton, or None where none of the models above wrote it.
 
     Triton prefixes messages (`in ensemble 'tiny.video_chunk', ...`); a request of a sequence that the server does not
     know counts as OutOfSequence, because the answer to both is to start the sequence again from the last commit.
     """
     if found := _REASON.search(message):
-        return Reason(found[1]), found[2].strip()
+        return ErrorCode(found[1]), found[2].strip()
     if _UNKNOWN_SEQUENCE in message:
-        return Reason.OUT_OF_SEQUENCE, "The server does not know this sequence; start it again from the last commit."
+        return ErrorCode.OUT_OF_SEQUENCE, "The server does not know this sequence; start it again from the last commit."
     return None

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from videojob.triton.contract import ChunkError, Reason
+from videojob.triton.contract import ChunkError, ErrorCode
 
 State = TypeVar("State")
 
@@ -43,13 +43,13 @@ class Sequences(Generic[State]):
         entry = self._entries.pop(correlation_id, None)
         if entry is None:
             raise ChunkError(
-                Reason.OUT_OF_SEQUENCE,
+                ErrorCode.OUT_OF_SEQUENCE,
                 f"Chunk {chunk} cannot be made: nothing is known of the chunks before it, "
                 "because one of them failed, the sequence ended, or it was idle for too long.",
             )
         if entry.chunk + 1 != chunk:
             raise ChunkError(
-                Reason.OUT_OF_SEQUENCE, f"Chunk {chunk} cannot be made: the last chunk made was {entry.chunk}."
+                ErrorCode.OUT_OF_SEQUENCE, f"Chunk {chunk} cannot be made: the last chunk made was {entry.chunk}."
             )
         return entry.state
 

@@ -48,7 +48,7 @@ release's own namespace. Of the operator and the runner a test holds these to ma
   resources: [configmaps]
   resourceNames: [videojob-orphans]
   verbs: [get, patch]
-# Pools made of pods. Pods are read for what keeps them from running, and patched with their deletion cost.
+# Managed pools. Pods are read for what keeps them from running, and patched with their deletion cost.
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]

@@ -1,1 +1,0 @@
-"""Pools made of pods: the Deployment of a pool, and what its pods say. Pure: nothing here talks to the API server."""
