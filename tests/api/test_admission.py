@@ -1,6 +1,5 @@
-"""What the API server takes and refuses, with what words: on a real API server, through kubectl."""
+"""What the API server accepts and refuses, and its wording: on a real API server, through kubectl."""
 
-import copy
 import json
 from typing import Any
 
@@ -8,13 +7,20 @@ import pytest
 
 from dev.control_plane import Cluster
 from dev.errors import DevError
+from tests.api.admission import (
+    GOOD,
+    MODEL,
+    PODS,
+    POOL,
+    Json,
+    create,
+    manifest,
+    patch,
+    refusal,
+    with_field,
+)
+from videojob.api.videojob import MUTABLE, VideoJobSpec
 
-Json = dict[str, Any]
-
-GOOD: Json = {
-    "model": "tiny",
-    "shots": [{"prompt": "a fox runs through snow", "seconds": 4}],
-}
 FULL: Json = {
     **GOOD,
     "queueName": "team",
@@ -33,61 +39,6 @@ FULL: Json = {
     "managedBy": "example.com/other",
     "output": {"container": "mp4", "deletionPolicy": "Delete"},
 }
-MODEL: Json = {
-    "family": "AnyFlowFAR",
-    "source": {"directory": "/models/tiny"},
-    "precision": "float32",
-    "memory": {"weightsBytes": 1, "perJobBytes": 1},
-}
-POOL: Json = {
-    "accelerator": "cpu",
-    "endpoints": [{"name": "r0", "url": "localhost:8001"}],
-    "models": ["tiny"],
-    "store": {"url": "file:///store"},
-}
-
-
-PODS: Json = {
-    "accelerator": "nvidia-h200",
-    "jobsPerReplica": 2,
-    "models": ["tiny"],
-    "operatorNamespace": "team-a",
-    "scaling": {"minReplicas": 1, "maxReplicas": 8, "targetSeconds": 60},
-    "store": {"url": "file:///store"},
-    "template": {
-        "image": "registry.example/videojob-triton:1",
-        "tritonResources": {"requests": {"cpu": 4, "memory": "64Gi"}, "limits": {"memory": "64Gi"}},
-        "nodeSelector": {"gpu": "h200"},
-        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
-        "affinity": {"nodeAffinity": {}},
-        "volumes": [{"name": "weights", "persistentVolumeClaim": {"claimName": "weights"}}],
-        "volumeMounts": [{"name": "weights", "mountPath": "/weights", "readOnly": True}],
-        "env": [{"name": "HF_HOME", "value": "/weights"}],
-    },
-}
-
-
-def manifest(kind: str, spec: Json, name: str = "one") -> Json:
-    return {"apiVersion": "videojob.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
-
-
-def with_field(spec: Json, path: str, value: Any) -> Json:
-    changed = copy.deepcopy(spec)
-    *parents, last = path.split(".")
-    node: Any = changed
-    for part in parents:
-        node = node[int(part)] if part.isdigit() else node.setdefault(part, {})
-    if value is None:
-        node.pop(last, None)
-    else:
-        node[last] = value
-    return changed
-
-
-def refusal(cluster: Cluster, namespace: str, body: Json) -> str:
-    with pytest.raises(DevError) as refused:
-        cluster.kubectl("create", "--namespace", namespace, "-f", "-", input=json.dumps(body))
-    return str(refused.value)
 
 
 BAD_JOBS = [
@@ -96,41 +47,57 @@ BAD_JOBS = [
     ("shots", [GOOD["shots"][0]] * 2, "must have at most 1 item"),
     ("shots.0.prompt", None, "spec.shots[0].prompt: Required value"),
     ("shots.0.prompt", "", "should be at least 1 chars long"),
-    ("shots.0.prompt", "  \t\n ", "the prompt is blank: say what the shot shows"),
+    ("shots.0.prompt", "  \t\n ", "the prompt is blank: describe what the shot shows"),
     ("shots.0.prompt", "x" * 4001, "may not be more than 4000"),
     ("shots.0.prompt", 5, "must be of type string"),
     ("shots.0.seconds", None, "spec.shots[0].seconds: Required value"),
     ("shots.0.seconds", 0, "should be greater than 0"),
     ("shots.0.seconds", -3, "should be greater than 0"),
     ("shots.0.seconds", 601, "should be less than or equal to 600"),
-    ("shots.0.seconds", "4", "must be of type number"),
+    ("shots.0.seconds", "four", "should match"),
+    ("shots.0.seconds", "601", "should match"),
+    ("shots.0.seconds", "0", "should match"),
+    ("shots.0.seconds", True, "must not validate"),
+    ("shots.0.seconds", [4], "must have at most 0 items"),
     ("shots.0.length", 4, 'unknown field "spec.shots[0].length"'),
     ("model", None, "spec.model: Required value"),
     ("model", "", "should be at least 1 chars long"),
-    ("model", "../etc", "should match"),
+    ("model", "../etc", "this is the name of a VideoModel (kubectl get videomodels)"),
+    ("model", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "this is the name of a VideoModel (kubectl get videomodels)"),
+    ("model", "wan2..1", "this is the name of a VideoModel (kubectl get videomodels)"),
     ("model", "m" * 64, "may not be more than 63"),
-    ("queueName", "Not_A_Name", "should match"),
-    ("width", 100, "should be a multiple of 16"),
+    ("queueName", "Not_A_Name", "this is the name of a VideoQueue (kubectl get videoqueues)"),
+    ("width", 100, "this is a multiple of 16"),
+    ("height", 1080, "this is a multiple of 16: instead of 1080 write 1072 or 1088"),
     ("width", 0, "should be greater than or equal to 16"),
     ("width", -16, "should be greater than or equal to 16"),
-    ("height", 90, "should be a multiple of 16"),
+    ("height", 90, "this is a multiple of 16"),
     ("height", 4112, "should be less than or equal to 4096"),
     ("height", 64.5, "must be of type integer"),
     ("fps", 0, "should be greater than or equal to 1"),
     ("fps", 61, "should be less than or equal to 60"),
-    ("seed", -1, "should be greater than or equal to 0"),
-    ("seed", 2**32, "should be less than or equal to 4294967295"),
-    ("seed", "random", "must be of type integer"),
+    ("fps", 23.976, "fps is a whole number: instead of 23.976 write 24"),
+    ("fps", 29.97, "fps is a whole number"),
+    ("seed", -1, "seed is negative: leave seed out, and a random one is drawn"),
+    ("seed", 2**63, "seed is more than 9223372036854774784: write a smaller one"),
+    ("seed", 2**64 - 1, "seed is more than 9223372036854774784: write a smaller one"),
+    ("seed", 0.5, "seed is a whole number"),
+    ("seed", "random", "must be of type number"),
     ("steps", 0, "should be greater than or equal to 1"),
     ("steps", 201, "should be less than or equal to 200"),
     ("guidanceScale", -0.1, "should be greater than or equal to 0"),
     ("guidanceScale", 31, "should be less than or equal to 30"),
+    ("guidanceScale", "5.0", 'must be of type number: "string"'),
     ("priority", 1_000_001, "should be less than or equal to"),
     ("suspend", "yes", "must be of type boolean"),
     ("backoffLimit", -1, "should be greater than or equal to 0"),
     ("activeDeadlineSeconds", 0, "should be greater than or equal to 1"),
     ("ttlSecondsAfterFinished", -1, "should be greater than or equal to 0"),
     ("managedBy", "", "should be at least 1 chars long"),
+    ("managedBy", "not a domain!", "managedBy is a domain-prefixed path"),
+    ("managedBy", "other-controller", "managedBy is a domain-prefixed path"),
+    ("managedBy", "Example.com/other", "managedBy is a domain-prefixed path"),
+    ("managedBy", "example.com/", "managedBy is a domain-prefixed path"),
     ("output.container", "avi", 'supported values: "mp4"'),
     ("output.deletionPolicy", "Keep", 'supported values: "Retain", "Delete"'),
     ("resolution", "720p", 'unknown field "spec.resolution"'),
@@ -164,12 +131,33 @@ def test_a_job_name_that_fits_no_label_is_refused(cluster: Cluster, namespace: s
         ("GPUPool", PODS, "scaling.mode", "Manual", 'supported values: "Backlog", "External"'),
         ("GPUPool", PODS, "template.resourceName", "gpu", "should match"),
         ("GPUPool", PODS, "template.terminationGracePeriodSeconds", 5, "should be greater than or equal to 60"),
-        ("GPUPool", PODS, "template.tritonResources", {"limits": {"cpu": [1]}}, "must be of type"),
+        ("GPUPool", PODS, "template.tritonResources", {"limits": {"cpu": [1]}}, "must have at most 0 items"),
         ("GPUPool", PODS, "template.image", "two words", "should match"),
         ("GPUPool", PODS, "template.shell", "bash", "unknown field"),
+        ("GPUPool", PODS, "template.userIDs", "Root", 'supported values: "Fixed", "Namespace"'),
+        ("GPUPool", PODS, "template.runnerResources", {"requests": {"cpu": -1}}, "greater than or equal to 0"),
+        ("GPUPool", PODS, "template.runnerResources", {"requests": {"cpu": "half"}}, "should match"),
+        ("GPUPool", PODS, "template.runnerResources", {"requests": {"cpu": True}}, "must not validate"),
+        ("GPUPool", PODS, "template.runnerResources", {"requests": {"cpu": {}}}, "must not validate"),
+        (
+            "GPUPool",
+            PODS,
+            "rollout.maxUnavailable",
+            0,
+            "maxUnavailable is a number of replicas, at least 1, or a share",
+        ),
+        ("GPUPool", PODS, "rollout.maxUnavailable", "0%", "maxUnavailable is a number of replicas"),
+        ("GPUPool", PODS, "rollout.maxUnavailable", "101%", "maxUnavailable is a number of replicas"),
+        ("GPUPool", PODS, "rollout.maxUnavailable", "4", "maxUnavailable is a number of replicas"),
+        ("GPUPool", POOL, "rollout", {}, "are for managed pools: remove them, or endpoints"),
         ("GPUPool", POOL, "endpoints", [], "should have at least 1 items"),
         ("GPUPool", POOL, "endpoints", [POOL["endpoints"][0]] * 2, "Duplicate value"),
-        ("GPUPool", POOL, "endpoints.0.url", "http://localhost", "should match"),
+        ("GPUPool", POOL, "endpoints.0.url", "http://localhost:8001", "url is host:port without http://"),
+        ("GPUPool", POOL, "endpoints.0.url", "localhost", "url is host:port without http://"),
+        ("GPUPool", POOL, "endpoints.0.url", "::1:8001", "an IPv6 address is in brackets, such as [::1]:8001"),
+        ("GPUPool", POOL, "endpoints.0.name", "GPU_1", "the name of an endpoint has only lower-case letters"),
+        ("VideoModel", MODEL, "defaults", {"fps": 23.976}, "fps is a whole number: instead of 23.976 write 24"),
+        ("VideoModel", MODEL, "limits", {"maxWidth": 1080}, "instead of 1080 write 1072 or 1088"),
         ("GPUPool", POOL, "endpoints.0.maxJobs", 0, "should be greater than or equal to 1"),
         ("GPUPool", POOL, "models", [], "should have at least 1 items"),
         ("GPUPool", POOL, "store.url", "/store", "should match"),
@@ -182,19 +170,6 @@ def test_other_bad_objects_are_refused_in_words(
     cluster: Cluster, namespace: str, kind: str, spec: Json, path: str, value: Any, words: str
 ) -> None:
     assert words in refusal(cluster, namespace, manifest(kind, with_field(spec, path, value)))
-
-
-def patch(cluster: Cluster, namespace: str, change: Json) -> None:
-    body = json.dumps({"spec": change})
-    cluster.kubectl("patch", "videojob", "one", "--namespace", namespace, "--type", "merge", "--patch", body)
-
-
-def create(cluster: Cluster, namespace: str, spec: Json) -> Json:
-    text = cluster.kubectl(
-        "create", "--namespace", namespace, "-o", "json", "-f", "-", input=json.dumps(manifest("VideoJob", spec))
-    )
-    created: Json = json.loads(text)
-    return created
 
 
 CHANGED: Json = {
@@ -215,6 +190,7 @@ CHANGED: Json = {
 
 
 def test_what_is_made_cannot_be_changed_added_or_removed(cluster: Cluster, namespace: str) -> None:
+    assert {*CHANGED, *MUTABLE} == set(FULL) == set(VideoJobSpec.model_json_schema(by_alias=True)["properties"])
     create(cluster, namespace, FULL)
     for field, value in CHANGED.items():
         with pytest.raises(DevError, match=f"{field} is immutable: create another job instead"):
@@ -238,7 +214,7 @@ def test_what_steers_a_job_can_be_changed(cluster: Cluster, namespace: str) -> N
     patch(cluster, namespace, {"suspend": True, "priority": 9, "ttlSecondsAfterFinished": 5})
     patch(cluster, namespace, {"suspend": False, "priority": -9, "ttlSecondsAfterFinished": None})
     patch(cluster, namespace, {"cancel": True})
-    with pytest.raises(DevError, match="cancel cannot be taken back"):
+    with pytest.raises(DevError, match="cancel cannot be undone"):
         patch(cluster, namespace, {"cancel": False})
 
 
@@ -265,7 +241,7 @@ def test_a_pool_made_of_pods_is_taken_whole(cluster: Cluster, namespace: str) ->
     assert (kept["scaling"]["mode"], kept["scaling"]["idleSeconds"]) == ("Backlog", 300)
     for change, words in (
         ({"operatorNamespace": None}, "operatorNamespace is immutable"),
-        ({"endpoints": POOL["endpoints"]}, "a pool of endpoints does not become one of pods"),
+        ({"endpoints": POOL["endpoints"]}, "a pool of endpoints does not become a managed one"),
     ):
         with pytest.raises(DevError, match=words):
             cluster.kubectl("patch", "gpupool", name, "--type=merge", "--patch", json.dumps({"spec": change}))
@@ -278,5 +254,5 @@ def test_the_replicas_of_a_pool_are_scaled_from_outside_only_where_it_says_so(cl
     cluster.kubectl("scale", "gpupool", name, "--replicas=3")
     assert cluster.kubectl("get", "gpupool", name, "-o", "jsonpath={.spec.replicas}") == "3"
     cluster.kubectl("create", "-f", "-", input=json.dumps(manifest("GPUPool", PODS, f"own-{namespace}")))
-    with pytest.raises(DevError, match="with mode Backlog the operator decides"):
+    with pytest.raises(DevError, match="with mode Backlog the operator scales the pool"):
         cluster.kubectl("patch", "gpupool", f"own-{namespace}", "--type=merge", "--patch", '{"spec": {"replicas": 3}}')

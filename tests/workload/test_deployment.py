@@ -1,4 +1,4 @@
-"""The Deployment of a managed pool, as the operator says it. That Kubernetes takes it is shown on real pods."""
+"""The Deployment of a managed pool. That Kubernetes accepts it is shown on real pods."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tests.planner.builders import model, pool
-from videojob.api.gpupool import GPUPool, GPUPoolSpec
-from videojob.api.podtemplate import PodTemplate
+from videojob.api.gpupool import GPUPool, GPUPoolSpec, Rollout
+from videojob.api.podtemplate import PodTemplate, UserIDs
 from videojob.workload.deployment import STOP_MARGIN_SECONDS, NoImageError, PodDefaults, deployment, shared_memory_bytes
 
 SITE = PodDefaults(namespace="here", triton_image="triton:1", runner_image="runner:1", runner_account="account")
@@ -27,18 +27,18 @@ def pod(template: dict[str, Any] | None = None, **spec: Any) -> Any:
     return deployment(pod_pool(template, **spec), [model()], SITE, 1)["spec"]["template"]["spec"]
 
 
-def test_one_pod_leaves_before_another_one_comes() -> None:
+def test_a_pod_leaves_before_another_one_comes() -> None:
     found = deployment(pod_pool(), [model()], SITE, 3)
     assert found["metadata"]["name"] == "pool-p"
     assert found["metadata"]["namespace"] == "here"
     (owner,) = found["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["name"], owner["uid"], owner["controller"]) == ("GPUPool", "p", "uid-p", True)
     assert found["spec"]["replicas"] == 3
-    assert found["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    assert found["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": "25%"}
     assert found["spec"]["selector"]["matchLabels"].items() <= found["spec"]["template"]["metadata"]["labels"].items()
 
 
-def test_nothing_is_said_of_replicas_that_somebody_else_owns() -> None:
+def test_replicas_that_somebody_else_owns_are_left_out() -> None:
     assert "replicas" not in deployment(pod_pool(), [], SITE, None)["spec"]
 
 
@@ -75,6 +75,29 @@ def test_every_pod_keeps_to_restricted_pod_security() -> None:
     assert not any("hostPath" in volume for volume in found["volumes"])
 
 
+@pytest.mark.parametrize("share", [1, 40, "10%"])
+def test_as_many_pods_are_replaced_at_a_time_as_the_pool_allows(share: int | str) -> None:
+    found = deployment(pod_pool(rollout=Rollout(max_unavailable=share)), [model()], SITE, 134)
+    assert found["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": share}
+
+
+@pytest.mark.parametrize(
+    ("default", "template", "named"),
+    [
+        (UserIDs.FIXED, {}, True),
+        (UserIDs.NAMESPACE, {}, False),
+        (UserIDs.FIXED, {"userIDs": "Namespace"}, False),
+        (UserIDs.NAMESPACE, {"userIDs": "Fixed"}, True),
+    ],
+)
+def test_a_cluster_that_assigns_users_may_do_so(default: UserIDs, template: dict[str, Any], named: bool) -> None:
+    site = replace(SITE, user_ids=default)
+    context = deployment(pod_pool(template), [], site, 1)["spec"]["template"]["spec"]["securityContext"]
+    ids = {"runAsUser": 10001, "runAsGroup": 10001, "fsGroup": 10001}
+    assert {key: value for key, value in context.items() if key in ids} == (ids if named else {})
+    assert context["runAsNonRoot"] is True
+
+
 def test_the_runner_alone_has_a_token() -> None:
     found = pod()
     assert found["automountServiceAccountToken"] is False
@@ -106,7 +129,7 @@ def test_accelerators_are_tritons(template: dict[str, Any], spec: dict[str, Any]
 
 
 def test_what_the_template_says_of_the_pod() -> None:
-    given = {
+    given: dict[str, Any] = {
         "image": "own-triton:2",
         "runnerImage": "own-runner:2",
         "imagePullPolicy": "Always",
@@ -154,7 +177,7 @@ def test_a_model_may_load_for_as_long_as_the_pool_allows() -> None:
 @pytest.mark.parametrize(
     ("site", "words"), [(PodDefaults(runner_image="r"), "--triton-image"), (PodDefaults(triton_image="t"), "--run")]
 )
-def test_an_image_that_nobody_names_is_told(site: PodDefaults, words: str) -> None:
+def test_a_missing_image_is_an_error(site: PodDefaults, words: str) -> None:
     with pytest.raises(NoImageError, match=words):
         deployment(pod_pool(), [], site, 1)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from videojob.planner.snapshot import Container
+from videojob.planner.facts import Container
 from videojob.workload.pod import DELETION_COST, MESSAGE_LIMIT, read_pod
 
 MADE, LATER = "2026-11-22T12:00:00Z", "2026-11-22T12:00:30Z"
@@ -59,7 +59,7 @@ def test_a_pod_that_was_just_made() -> None:
         (container(state=waiting("PodInitializing")), "waiting", None),
         (container(state=waiting("ContainerCreating")), "waiting", None),
         (container(state={"running": {}}), "waiting", None),
-        # The runner waits for the sidecar, which is what is told.
+        # The runner waits for the sidecar, whose state is reported.
         (
             {
                 "initContainerStatuses": [{"name": "triton", "state": waiting("CrashLoopBackOff", "back-off")}],

@@ -1,4 +1,4 @@
-"""Conditions and their reasons: the truth about an object, which `phase` only summarises."""
+"""Conditions: the state of an object, which `phase` only summarises."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -10,16 +10,16 @@ from pydantic import Field
 from videojob.api.schema import Resource
 
 MESSAGE_LIMIT = 1024
-"""Characters of a condition's message; a longer one is cut, so that a status stays small whatever an error says."""
+"""Characters of a condition's message; a longer one is truncated, so that a status stays small."""
 
 
 class ConditionType(StrEnum):
     """Types of conditions; all are positive."""
 
     ASSIGNED = "Assigned"
-    """A replica holds the job. While False, the reason says what the job waits for."""
+    """A replica holds the job. While False, the reason is what the job waits for."""
     RUNNING = "Running"
-    """The replica makes chunks of the job."""
+    """The replica makes chunks of the job. While False, the reason is what delays them."""
     SUSPENDED = "Suspended"
     """`spec.suspend` is honoured: no replica works on the job."""
     COMPLETE = "Complete"
@@ -29,9 +29,11 @@ class ConditionType(StrEnum):
     CANCELLED = "Cancelled"
     """`spec.cancel` is honoured: the job ended and keeps its finished segments."""
     READY = "Ready"
-    """A pool, model or queue can be used."""
-    SCALING = "Scaling"
-    """The number of a pool's replicas follows its backlog. The reason is that of the last decision."""
+    """The pool can take jobs."""
+    ACTIVE = "Active"
+    """The queue's jobs are assigned. False while `spec.stopPolicy` holds them, which is no error: hence not Ready."""
+    SCALING_ACTIVE = "ScalingActive"
+    """The operator scales the pool by its backlog. The reason is that of the last decision."""
     PODS_SCHEDULED = "PodsScheduled"
     """Every pod of the pool has a node."""
     IMAGES_PULLED = "ImagesPulled"
@@ -39,131 +41,7 @@ class ConditionType(StrEnum):
     MODELS_LOADED = "ModelsLoaded"
     """No replica has failed to load a model."""
     PODS_STABLE = "PodsStable"
-    """No container of the pool keeps ending."""
-
-
-class Reason(StrEnum):
-    """Reasons of conditions."""
-
-    # Why a job waits.
-    QUEUED = "Queued"
-    """The job waits its turn: every slot that could take it is busy."""
-    MODEL_NOT_FOUND = "ModelNotFound"
-    """No VideoModel has the name in `spec.model`."""
-    QUEUE_NOT_FOUND = "QueueNotFound"
-    """No VideoQueue of the job's namespace has the name in `spec.queueName`."""
-    NO_POOL = "NoPool"
-    """No GPUPool lists the job's model."""
-    POOL_NOT_READY = "PoolNotReady"
-    """Pools serve the model, but none has a live replica with the model loaded."""
-    QUEUE_STOPPED = "QueueStopped"
-    """The job's queue has a stopPolicy of Hold or HoldAndDrain."""
-    EXCEEDS_MODEL_LIMITS = "ExceedsModelLimits"
-    """Width, height or seconds are beyond what the VideoModel allows."""
-    PRECISION_UNSUPPORTED = "PrecisionUnsupported"
-    """The model's precision does not run on the pool's accelerator."""
-    INSUFFICIENT_MEMORY = "InsufficientMemory"
-    """No replica has the memory for the model and the job together."""
-    WEIGHTS_CHANGED = "WeightsChanged"
-    """The job has begun with weights that no replica of its pool has any more."""
-    BACKING_OFF = "BackingOff"
-    """An attempt failed, or could not go on; the next one starts after a pause."""
-    POOL_STARTING = "PoolStarting"
-    """Pods of the pool are on their way to being ready."""
-    POOL_EMPTY = "PoolEmpty"
-    """The pool has no replica, and wants none: it is paused, or scaled from outside."""
-    UNSCHEDULABLE = "Unschedulable"
-    """No node takes the pool's pods."""
-    NODE_PROVISIONING_TIMEOUT = "NodeProvisioningTimeout"
-    """No node takes the pool's pods, and for minutes no new one has come: the node pool does not grow."""
-    IMAGE_PULL_FAILED = "ImagePullFailed"
-    """An image of the pool's pods cannot be pulled."""
-    CRASH_LOOP = "CrashLoop"
-    """A container of the pool's pods ends again and again."""
-    TEMPLATE_REFUSED = "TemplateRefused"
-    """The API server refuses the pool's Deployment."""
-
-    # How a job came to its replica, or left it.
-    ASSIGNED = "Assigned"
-    """A replica was chosen."""
-    RUNNING = "Running"
-    """Chunks are being made."""
-    SUSPENDED = "Suspended"
-    """`spec.suspend` is true."""
-    RESUMED = "Resumed"
-    """`spec.suspend` is false again."""
-    CANCELLED = "Cancelled"
-    """`spec.cancel` is true."""
-    DELETED = "Deleted"
-    """The job is being deleted."""
-    DRAINED = "Drained"
-    """The replica hands back its jobs; finished chunks are kept."""
-    REPLICA_LOST = "ReplicaLost"
-    """The replica's heartbeat expired, or its runner was restarted; finished chunks are kept."""
-
-    # How a job ends.
-    SUCCEEDED = "Succeeded"
-    """The video is in the store."""
-    PROMPT_TOO_LONG = "PromptTooLong"
-    """The prompt has more tokens than the model reads."""
-    BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
-    """The job itself failed more often than `spec.backoffLimit`."""
-    REPLICA_LOSS_LIMIT_EXCEEDED = "ReplicaLossLimitExceeded"
-    """Replica after replica was lost while it held the job: the job may be what breaks them."""
-    DEADLINE_EXCEEDED = "DeadlineExceeded"
-    """The job was active for longer than `spec.activeDeadlineSeconds`."""
-
-    # Why an attempt failed.
-    CHUNK_FAILED = "ChunkFailed"
-    """The model failed to make a chunk."""
-    OUT_OF_MEMORY = "OutOfMemory"
-    """The accelerator's memory did not suffice for a chunk."""
-    TRITON_UNAVAILABLE = "TritonUnavailable"
-    """The replica's Triton did not answer."""
-    STORE_UNAVAILABLE = "StoreUnavailable"
-    """The object store refused, or did not answer."""
-    STORE_CORRUPT = "StoreCorrupt"
-    """An object in the store is not what was put there."""
-    INVALID_REQUEST = "InvalidRequest"
-    """The model refused the request."""
-    RUNNER_ERROR = "RunnerError"
-    """The runner met an error that it does not know."""
-
-    # How a pool, a model or a queue is.
-    READY = "Ready"
-    """It can be used."""
-    SCALED_TO_ZERO = "ScaledToZero"
-    """The pool has no replica and no job; it gets one with the first job."""
-    NO_REPLICA = "NoReplica"
-    """No replica of the pool has a live heartbeat."""
-    MODEL_LOADING = "ModelLoading"
-    """Replicas are loading the model."""
-    MODEL_LOAD_FAILED = "ModelLoadFailed"
-    """Triton refused a model; the message says why."""
-    STOPPED = "Stopped"
-    """The queue's stopPolicy holds its jobs."""
-    SCHEDULED = "Scheduled"
-    """Every pod has a node."""
-    PULLED = "Pulled"
-    """Every image is there."""
-    LOADED = "Loaded"
-    """No model has failed to load."""
-    STABLE = "Stable"
-    """No container keeps ending."""
-
-
-PAUSING = frozenset(
-    {
-        Reason.CHUNK_FAILED,
-        Reason.OUT_OF_MEMORY,
-        Reason.TRITON_UNAVAILABLE,
-        Reason.STORE_UNAVAILABLE,
-        Reason.STORE_CORRUPT,
-        Reason.INVALID_REQUEST,
-        Reason.RUNNER_ERROR,
-    }
-)
-"""Reasons with which a runner gives up an attempt that would go the same way if it were made again at once."""
+    """No container of the pool ends again and again."""
 
 
 class Condition(Resource):

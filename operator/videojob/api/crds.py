@@ -12,9 +12,11 @@ from typing import Any
 import yaml
 
 from videojob.api import GROUP, VERSION
-from videojob.api.conditions import ConditionType, Reason
+from videojob.api.conditions import ConditionType
 from videojob.api.gpupool import GPUPool
-from videojob.api.schema import Resource
+from videojob.api.names import MAX_NAME, MAX_POOL_NAME
+from videojob.api.reasons import Reason
+from videojob.api.schema import Resource, Rule, rules
 from videojob.api.videojob import Phase, VideoJob
 from videojob.api.videomodel import VideoModel
 from videojob.api.videoqueue import VideoQueue
@@ -31,17 +33,17 @@ INITIAL_STATUS: Json = {
             "type": ConditionType.ASSIGNED.value,
             "status": "False",
             "reason": Reason.QUEUED.value,
-            "message": "The job waits its turn.",
+            "message": "The job is queued.",
             "lastTransitionTime": "1970-01-01T00:00:00Z",
         }
     ],
 }
-"""What a new job says before anybody wrote to it: saves a write per job."""
+"""The status of a new job, before any write: saves one write a job."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a CRD says beside its schema."""
+    """What a CRD has beside its schema."""
 
     type: type[Resource]
     plural: str
@@ -49,11 +51,29 @@ class Kind:
     namespaced: bool
     columns: tuple[tuple[str, str, str, int], ...]
     """Name, type, JSON path, and priority (1 is shown only by `-o wide`)."""
+    name_rules: tuple[Rule, ...] = ()
+    """On metadata.name, which every reference to the object must be able to repeat."""
     selectable: tuple[str, ...] = ()
     initial_status: Json | None = None
     scale: Json | None = None
 
 
+def _at_most(characters: int) -> Rule:
+    return (
+        f"self.metadata.name.size() <= {characters}",
+        f"metadata.name has more than {characters} characters: choose a shorter one",
+    )
+
+
+POOL_NAME_RULES: tuple[Rule, ...] = (
+    _at_most(MAX_POOL_NAME),
+    (
+        "!self.metadata.name.contains('.')",
+        "the name of a GPUPool has no dots: write '-' instead",
+        "'the name of a GPUPool has no dots: write ' + self.metadata.name.replace('.', '-')",
+    ),
+)
+"""Its Deployment, pods and Leases are named after it: pool and replica are told apart by the first dot."""
 AGE = ("Age", "date", ".metadata.creationTimestamp", 0)
 KINDS = (
     Kind(
@@ -74,8 +94,14 @@ KINDS = (
             ("Reason", "string", ".status.reason", 1),
             ("Output", "string", ".status.output.uri", 1),
         ),
-        (".spec.queueName", ".spec.model", ".status.phase", ".status.assignment.pool", ".status.assignment.replica"),
-        INITIAL_STATUS,
+        selectable=(
+            ".spec.queueName",
+            ".spec.model",
+            ".status.phase",
+            ".status.assignment.pool",
+            ".status.assignment.replica",
+        ),
+        initial_status=INITIAL_STATUS,
     ),
     Kind(
         VideoQueue,
@@ -108,7 +134,7 @@ KINDS = (
         False,
         (
             ("Accelerator", "string", ".spec.accelerator", 0),
-            ("Wanted", "integer", ".status.wantedReplicas", 0),
+            ("Desired", "integer", ".status.desiredReplicas", 0),
             ("Ready", "integer", ".status.readyReplicas", 0),
             ("Busy", "integer", ".status.busyReplicas", 0),
             ("Running", "integer", ".status.runningJobs", 0),
@@ -116,9 +142,10 @@ KINDS = (
             ("Backlog", "integer", ".status.backlogSeconds", 0),
             AGE,
             ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', 1),
-            ("Scaling", "string", '.status.conditions[?(@.type=="Scaling")].reason', 1),
+            ("Scaling", "string", '.status.conditions[?(@.type=="ScalingActive")].reason', 1),
             ("Store", "string", ".spec.store.url", 1),
         ),
+        name_rules=POOL_NAME_RULES,
         scale={
             "specReplicasPath": ".spec.replicas",
             "statusReplicasPath": ".status.replicas",
@@ -133,9 +160,7 @@ def structural(node: Json, definitions: Json) -> Json:
     if "$ref" in node:
         target = definitions[node["$ref"].removeprefix("#/$defs/")]
         return structural({**target, **{key: value for key, value in node.items() if key != "$ref"}}, definitions)
-    if "x-kubernetes-int-or-string" in node:
-        return {"anyOf": node["anyOf"], "x-kubernetes-int-or-string": True}
-    if "anyOf" in node:
+    if "anyOf" in node and "x-kubernetes-int-or-string" not in node:
         (option,) = [choice for choice in node["anyOf"] if choice != {"type": "null"}]
         rest = {key: value for key, value in node.items() if key not in ("anyOf", "default")}
         return structural({**option, **rest}, definitions)
@@ -187,12 +212,7 @@ def definition(kind: Kind) -> Json:
             "metadata": {"type": "object"},
             **properties,
         },
-        "x-kubernetes-validations": [
-            {
-                "rule": "self.metadata.name.size() <= 63",
-                "message": "metadata.name has more than 63 characters: choose a shorter one",
-            }
-        ],
+        **rules(*(kind.name_rules or (_at_most(MAX_NAME),))),
     }
     if required:
         root["required"] = required

@@ -9,7 +9,7 @@ from videojob.api.schema import Resource
 
 
 class ObjectMeta(Resource):
-    """`metav1.ObjectMeta`, as far as it is used."""
+    """The used part of `metav1.ObjectMeta`."""
 
     name: str
     namespace: str = ""

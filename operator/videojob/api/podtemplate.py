@@ -1,17 +1,17 @@
-"""What a person may say of the pods of a pool; everything else the operator decides."""
+"""The configurable part of a managed pool's pods; the operator sets the rest."""
 
 from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from videojob.api.schema import ANY, INT_OR_STRING, Resource
-from videojob.api.videojob import ObjectName
+from videojob.api.names import ObjectName, Quantity
+from videojob.api.schema import ANY, Resource
 
 Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\s]+$")]
-Quantities = dict[str, Annotated[int | str, Field(json_schema_extra=INT_OR_STRING)]]
+Quantities = dict[str, Quantity]
 Fragment = Annotated[dict[str, Any], Field(json_schema_extra=ANY)]
-"""A part of Kubernetes' own API; the API server judges it when the Deployment is applied."""
+"""A part of Kubernetes' own API, which is validated when the Deployment is applied."""
 
 
 class PullPolicy(StrEnum):
@@ -22,6 +22,15 @@ class PullPolicy(StrEnum):
     NEVER = "Never"
 
 
+class UserIDs(StrEnum):
+    """Source of the user, group and fsGroup of a pool's pods."""
+
+    FIXED = "Fixed"
+    """Set in the pod: those of the images."""
+    NAMESPACE = "Namespace"
+    """Not set in the pod: the cluster assigns those of its namespace, as OpenShift does."""
+
+
 class SecretReference(Resource):
     """A Secret of the operator's namespace."""
 
@@ -29,7 +38,7 @@ class SecretReference(Resource):
 
 
 class Resources(Resource):
-    """Of one container; accelerators are not named here, but by resourceName and acceleratorsPerReplica."""
+    """Resources of one container, without accelerators: resourceName and acceleratorsPerReplica set those."""
 
     requests: Quantities = Field(default_factory=dict)
     limits: Quantities = Field(default_factory=dict)
@@ -51,13 +60,21 @@ class PodTemplate(Resource):
     runner_image: Annotated[Image | None, Field(description="The operator's --runner-image if omitted.")] = None
     image_pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
     image_pull_secrets: Annotated[tuple[SecretReference, ...], Field(max_length=16)] = ()
+    user_ids: Annotated[
+        UserIDs | None,
+        Field(
+            alias="userIDs",
+            description="User, group and fsGroup of the pods. Fixed: those of the images, 10001. Namespace: none, for "
+            "a cluster that assigns those of the namespace, as OpenShift does. Else the operator's --pod-user-ids.",
+        ),
+    ] = None
     resource_name: Annotated[
         str | None,
         Field(
             min_length=1,
             max_length=253,
             pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$",
-            description="Of the accelerators, as nodes offer them. nvidia.com/gpu, or none where accelerator is cpu.",
+            description="Extended resource of the accelerators. If omitted, nvidia.com/gpu, or none for cpu.",
         ),
     ] = None
     triton_resources: Resources = Resources()
@@ -67,16 +84,17 @@ class PodTemplate(Resource):
     affinity: Fragment = Field(default_factory=dict)
     priority_class_name: ObjectName | None = None
     service_account_name: Annotated[
-        ObjectName | None, Field(description="Needs the runner's rights. The runner's own account if omitted.")
+        ObjectName | None, Field(description="It needs the runner's rights. The runner's own account if omitted.")
     ] = None
     runtime_class_name: ObjectName | None = None
     volumes: Annotated[
-        tuple[Fragment, ...], Field(max_length=32, description="Weights: a claim, an image volume, a ConfigMap.")
+        tuple[Fragment, ...],
+        Field(max_length=32, description="Volumes for weights: a claim, an image volume, a ConfigMap."),
     ] = ()
     volume_mounts: Annotated[
-        tuple[Fragment, ...], Field(max_length=32, description="Of the volumes, in Triton and in the runner.")
+        tuple[Fragment, ...], Field(max_length=32, description="Mounts of the volumes, in Triton and in the runner.")
     ] = ()
-    env: Annotated[tuple[EnvironmentVariable, ...], Field(max_length=64, description="Of Triton.")] = ()
+    env: Annotated[tuple[EnvironmentVariable, ...], Field(max_length=64, description="Environment of Triton.")] = ()
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
     model_load_seconds: Annotated[
@@ -84,16 +102,17 @@ class PodTemplate(Resource):
         Field(
             ge=10,
             le=86400,
-            description="A job waits so long for its model; a rollout that takes 10 minutes more is stuck.",
+            description="Longest time to load a model. A rollout without progress for 10 minutes more has failed.",
         ),
     ] = 900
     termination_grace_period_seconds: Annotated[
-        int, Field(ge=60, le=3600, description="For a pod that ends, to finish its chunks and hand its jobs back.")
+        int, Field(ge=60, le=3600, description="Time for a terminating pod to finish its chunks and release its jobs.")
     ] = 120
     shared_memory_bytes: Annotated[
         int | None,
-        Field(ge=1 << 20, description="Of /dev/shm. From the models' largest chunk and the slots if omitted."),
+        Field(
+            ge=1 << 20,
+            description="Size of /dev/shm. Computed from the models' largest chunk and the slots if omitted.",
+        ),
     ] = None
-    memory_bytes: Annotated[
-        int, Field(ge=0, description="Accelerator memory for weights and jobs; 0 where it is not known.")
-    ] = 0
+    memory_bytes: Annotated[int, Field(ge=0, description="Accelerator memory for weights and jobs; 0 if unknown.")] = 0

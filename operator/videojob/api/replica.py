@@ -1,4 +1,4 @@
-"""A replica as the control plane sees it: a Lease that its runner renews, with a report in an annotation."""
+"""A replica in the API: a Lease that its runner renews, with a report in an annotation."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -15,17 +15,17 @@ REPLICA_COMPONENT = "replica"
 REPORT_ANNOTATION = f"{GROUP}/report"
 """JSON of a `ReplicaReport`, written by the runner."""
 DRAIN_ANNOTATION = f"{GROUP}/drain"
-"""Set by the operator or a person: the reason why the replica should hand back its jobs and take no more."""
+"""Set by the operator or a person, with the reason: the replica releases its jobs and takes no more."""
 
 
 class ModelState(StrEnum):
-    """How a model is on a replica."""
+    """State of a model on a replica."""
 
     LOADING = "Loading"
     READY = "Ready"
     FAILED = "Failed"
     UNLOADED = "Unloaded"
-    """It made room for another one, and is loaded again when a job comes for it."""
+    """It was unloaded in favour of another one, and is loaded again for the next job that needs it."""
 
 
 class LoadedModel(Resource):
@@ -34,24 +34,36 @@ class LoadedModel(Resource):
     name: str
     uid: str
     state: ModelState
-    digest: Annotated[str, Field(description="sha256 over the weights; empty while it is not known.")] = ""
+    digest: Annotated[str, Field(description="sha256 over the weights; empty while unknown.")] = ""
     message: Annotated[str, Field(max_length=512)] = ""
 
 
+class HeldJob(Resource):
+    """A job that the runner holds, whether it makes chunks of it or only cleans up after it."""
+
+    uid: str
+    attempt: Annotated[int, Field(ge=1, description="The value of status.attempts that the runner works for.")]
+
+
 class ReplicaReport(Resource):
-    """What a runner says of its replica."""
+    """The runner's report on its replica."""
 
     slots: Annotated[int, Field(ge=0, description="Jobs that it takes at a time.")]
-    memory_bytes: Annotated[int, Field(ge=0, description="Memory for weights and jobs; 0 where it is not known.")] = 0
+    memory_bytes: Annotated[int, Field(ge=0, description="Memory for weights and jobs; 0 if unknown.")] = 0
     draining: bool = False
     models: tuple[LoadedModel, ...] = ()
     store_error: Annotated[str, Field(max_length=512, description="Why the store cannot be used, if so.")] = ""
     triton_error: Annotated[str, Field(max_length=512, description="Why Triton cannot be used, if so.")] = ""
+    jobs: Annotated[tuple[HeldJob, ...], Field(description="Jobs that the runner holds, each in one attempt.")] = ()
+    cut_off_seconds: Annotated[
+        int,
+        Field(ge=0, description="Seconds since the last renewal for which a runner without the API server goes on."),
+    ] = 1800
 
 
 def lease_name(pool: str, replica: str) -> str:
-    """Name of the replica's Lease."""
-    return f"{pool}-{replica}"
+    """Name of the replica's Lease: unique, because names of pools have no dot. The leader's Lease has none either."""
+    return f"{pool}.{replica}"
 
 
 def pod_labels(pool: str) -> dict[str, str]:

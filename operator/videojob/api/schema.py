@@ -1,5 +1,6 @@
 """The base of every API type, and helpers that put Kubernetes' own schema words on a field."""
 
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -20,12 +21,30 @@ class Resource(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def rules(*pairs: tuple[str, str]) -> JsonDict:
-    """CEL validation rules, as (expression, message) pairs."""
-    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in pairs]}
+Rule = tuple[str, str] | tuple[str, str, str]
+"""Expression and message of a CEL rule, and where the message has the value in it, the expression of that message."""
 
 
-def immutable(field: str, advice: str) -> tuple[str, str]:
+def rules(*given: Rule) -> JsonDict:
+    """CEL validation rules."""
+    words = ("rule", "message", "messageExpression")
+    return {"x-kubernetes-validations": [dict(zip(words, one, strict=False)) for one in given]}
+
+
+def without_default(schema: dict[str, Any]) -> None:
+    """The API server sets no default: rules can distinguish what was given."""
+    schema.pop("default", None)
+
+
+def immutable_but(type_: type[Resource], mutable: Collection[str], advice: str) -> list[Rule]:
+    """Rules for an object of that type: all its fields but `mutable`, by their names on the wire, are immutable."""
+    names = [field.alias or name for name, field in type_.model_fields.items()]
+    if unknown := set(mutable) - set(names):
+        raise ValueError(f"{type_.__name__} has no {', '.join(sorted(unknown))}")
+    return [immutable(name, advice) for name in names if name not in mutable]
+
+
+def immutable(field: str, advice: str) -> Rule:
     """A rule for the object that holds `field`: the field is neither added, changed nor removed after creation."""
     return (
         f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
@@ -36,5 +55,4 @@ def immutable(field: str, advice: str) -> tuple[str, str]:
 MAP_BY_TYPE: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
 MAP_BY_NAME: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
 SET: JsonDict = {"x-kubernetes-list-type": "set"}
-INT_OR_STRING: JsonDict = {"x-kubernetes-int-or-string": True}
 ANY: JsonDict = {"x-kubernetes-preserve-unknown-fields": True}

@@ -1,4 +1,4 @@
-"""`VideoJob`: a video that somebody wants, and how far it is."""
+"""`VideoJob`: a requested video, and its progress."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -9,19 +9,18 @@ from pydantic import Field
 from videojob.api import MANAGER
 from videojob.api.conditions import Condition
 from videojob.api.meta import ObjectMeta
-from videojob.api.schema import MAP_BY_TYPE, Resource, immutable, rules
+from videojob.api.names import FPS, ManagerName, ModelName, QueueName, Seconds, Seed, Side
+from videojob.api.schema import MAP_BY_TYPE, Resource, immutable_but, rules
 
-MAX_SECONDS = 600
 MAX_PROMPT = 4000
-MAX_SIDE = 4096
+MAX_EARLIER_STORES = 16
 
 OTHER_JOB = "create another job instead"
-ObjectName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
-Side = Annotated[int, Field(ge=16, le=MAX_SIDE, multiple_of=16)]
+"""Advice where a field cannot be changed."""
 
 
 class Phase(StrEnum):
-    """Where a job is: a summary of its conditions."""
+    """The stage of a job: a summary of its conditions."""
 
     PENDING = "Pending"
     ASSIGNED = "Assigned"
@@ -33,7 +32,7 @@ class Phase(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """Whether the job has ended, for good."""
+        """Whether the job has ended, finally."""
         return self in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
 
 
@@ -45,18 +44,21 @@ class Shot(Resource):
         Field(
             min_length=1,
             max_length=MAX_PROMPT,
-            description="What the shot shows.",
-            json_schema_extra=rules((r"self.matches('\\S')", "the prompt is blank: say what the shot shows")),
+            description="Describes the shot.",
+            json_schema_extra=rules((r"self.matches('\\S')", "the prompt is blank: describe what the shot shows")),
         ),
     ]
     seconds: Annotated[
-        float,
-        Field(gt=0, le=MAX_SECONDS, description="Length of the shot in seconds; it gets round(seconds x fps) frames."),
+        Seconds,
+        Field(
+            description="Length of the shot, a number of at most 600, also in quotes. It gets round(seconds x fps) "
+            "frames."
+        ),
     ]
 
 
 class Output(Resource):
-    """What becomes of the finished video."""
+    """Format and retention of the finished video."""
 
     container: Annotated[Literal["mp4"], Field(description="Container format of the video.")] = "mp4"
     deletion_policy: Annotated[
@@ -65,72 +67,67 @@ class Output(Resource):
     ] = "Retain"
 
 
-IMMUTABLE = (
-    "model",
-    "queueName",
-    "shots",
-    "width",
-    "height",
-    "fps",
-    "seed",
-    "steps",
-    "guidanceScale",
-    "backoffLimit",
-    "activeDeadlineSeconds",
-    "managedBy",
-    "output",
-)
+MUTABLE = ("priority", "suspend", "cancel", "ttlSecondsAfterFinished")
 
 
 class VideoJobSpec(Resource):
-    """The video that is wanted. All but suspend, cancel, priority and ttlSecondsAfterFinished is immutable."""
+    """The requested video. All but priority, suspend, cancel and ttlSecondsAfterFinished is immutable."""
 
-    model: Annotated[ObjectName, Field(description="Name of the VideoModel.")]
-    queue_name: Annotated[ObjectName, Field(description="Name of the VideoQueue, in the job's namespace.")] = "default"
+    model: Annotated[ModelName, Field(description="Name of the VideoModel.")]
+    queue_name: Annotated[QueueName, Field(description="Name of the VideoQueue, in the job's namespace.")] = "default"
     shots: Annotated[
         tuple[Shot, ...],
         Field(min_length=1, max_length=1, description="The shots of the video, in order (one, for now)."),
     ]
-    width: Annotated[Side | None, Field(description="Pixels; a multiple of 16. The model's default if omitted.")] = None
-    height: Annotated[Side | None, Field(description="Pixels; a multiple of 16. The model's default if omitted.")] = (
+    width: Annotated[Side | None, Field(description="In pixels, a multiple of 16. The model's default if omitted.")] = (
         None
     )
-    fps: Annotated[int | None, Field(ge=1, le=60, description="Frames per second. The model's default if omitted.")] = (
-        None
-    )
+    height: Annotated[
+        Side | None, Field(description="In pixels, a multiple of 16. The model's default if omitted.")
+    ] = None
+    fps: Annotated[
+        FPS | None, Field(description="Frames per second, a whole number. The model's default if omitted.")
+    ] = None
     seed: Annotated[
-        int | None, Field(ge=0, le=2**32 - 1, description="Seed of the noise. Drawn, and kept on status, if omitted.")
+        Seed | None,
+        Field(
+            description="Seed of the noise, below 2^63. If omitted, one is drawn and kept in status.resolved. "
+            "With a leading zero, YAML takes a number for octal: 0123 is 83."
+        ),
     ] = None
     steps: Annotated[
         int | None, Field(ge=1, le=200, description="Denoising steps per chunk. The model's default if omitted.")
     ] = None
     guidance_scale: Annotated[
-        float | None, Field(ge=0, le=30, description="Classifier-free guidance. The model's default if omitted.")
+        float | None,
+        Field(ge=0, le=30, description="Classifier-free guidance; 1 is none. The model's default if omitted."),
     ] = None
     priority: Annotated[
         int, Field(ge=-1_000_000, le=1_000_000, description="Jobs of a higher priority are assigned first.")
     ] = 0
-    suspend: Annotated[bool, Field(description="Take the job from its replica; finished chunks are kept.")] = False
-    cancel: Annotated[bool, Field(description="End the job as Cancelled. It cannot be taken back.")] = False
+    suspend: Annotated[
+        bool, Field(description="Release the job from its replica, as in batch/v1; finished chunks are kept.")
+    ] = False
+    cancel: Annotated[bool, Field(description="End the job as Cancelled. This cannot be undone.")] = False
     backoff_limit: Annotated[
-        int, Field(ge=0, le=100, description="Failures of the job itself before it is Failed.")
+        int, Field(ge=0, le=100, description="Failed attempts, through the job itself, before the job is Failed.")
     ] = 3
     active_deadline_seconds: Annotated[
         int | None, Field(ge=1, description="Seconds from startTime after which the job is Failed.")
     ] = None
     ttl_seconds_after_finished: Annotated[
-        int | None, Field(ge=0, description="Seconds after its end at which the job is deleted.")
+        int | None, Field(ge=0, description="Seconds after its end at which the job is deleted; never if omitted.")
     ] = None
     managed_by: Annotated[
-        str,
-        Field(min_length=1, max_length=253, description=f"The controller that acts on the job, if not {MANAGER}."),
+        ManagerName,
+        Field(description=f"The controller that reconciles the job, as a domain-prefixed path, if not {MANAGER}."),
     ] = MANAGER
     output: Output = Output()
 
 
 SPEC_RULES = rules(
-    *(immutable(field, OTHER_JOB) for field in IMMUTABLE),
-    ("!oldSelf.cancel || self.cancel", f"cancel cannot be taken back: {OTHER_JOB}"),
+    *immutable_but(VideoJobSpec, MUTABLE, OTHER_JOB),
+    ("!oldSelf.cancel || self.cancel", f"cancel cannot be undone: {OTHER_JOB}"),
 )
 
 
@@ -140,12 +137,12 @@ class Assignment(Resource):
     pool: str
     replica: str
     release: Annotated[
-        str | None, Field(max_length=128, description="Set by the operator to take the job back: why.")
+        str | None, Field(max_length=128, description="Set by the operator to have the job released: the reason.")
     ] = None
 
 
 class Resolved(Resource):
-    """What is made, every default filled in. Written once, with the first assignment."""
+    """Every parameter of the video, defaults included. Written once, with the first assignment."""
 
     width: int
     height: int
@@ -161,12 +158,12 @@ class Resolved(Resource):
 
 
 class Progress(Resource):
-    """How far the job is, in chunks that are committed to the store."""
+    """Progress, in chunks that are committed to the store."""
 
     chunks_done: int = 0
     chunks_total: int = 0
     seconds_ready: Annotated[float, Field(description="Seconds of video in the store.")] = 0.0
-    summary: Annotated[str, Field(max_length=32, description="Chunks done of all, as 5/12.")] = ""
+    summary: Annotated[str, Field(max_length=32, description="Chunks done of all chunks, as 5/12.")] = ""
 
 
 class StageSeconds(Resource):
@@ -180,7 +177,7 @@ class StageSeconds(Resource):
 
 
 class Timing(Resource):
-    """When pixels came, and what the time went into; in seconds."""
+    """Latencies, and durations by stage; in seconds."""
 
     queued_seconds: Annotated[float | None, Field(description="From creation to the first chunk's request.")] = None
     first_frame_seconds: Annotated[
@@ -204,7 +201,7 @@ class GPUSeconds(Resource):
 
 
 class Cost(Resource):
-    """What the video took."""
+    """Accelerator time that the video cost."""
 
     gpu_seconds: GPUSeconds = GPUSeconds()
     per_video_second: Annotated[float | None, Field(description="GPU-seconds per second of video.")] = None
@@ -220,24 +217,50 @@ class OutputStatus(Resource):
     duration_seconds: float
 
 
+class EarlierStore(Resource):
+    """A folder that the job had in the store of another pool, to be purged."""
+
+    pool: str
+    store_uri: Annotated[str, Field(alias="storeURI", max_length=2048)]
+    until: Annotated[
+        datetime, Field(description="Until then a runner that was cut off may add files to it; it is purged after.")
+    ]
+
+
 class VideoJobStatus(Resource):
-    """What became of the job so far."""
+    """The job's state."""
 
     phase: Phase = Phase.PENDING
-    reason: Annotated[str | None, Field(max_length=128, description="Reason of the condition that phase rests on.")] = (
-        None
-    )
+    reason: Annotated[
+        str | None, Field(max_length=128, description="Reason of the condition that determines phase.")
+    ] = None
     observed_generation: int | None = None
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra=MAP_BY_TYPE)] = ()
     assignment: Assignment | None = None
-    attempts: Annotated[int, Field(ge=0, description="Assignments so far; never reset: it fences off old runners.")] = 0
+    attempts: Annotated[
+        int, Field(ge=0, description="Assignments so far; never reset: it fences off earlier runners.")
+    ] = 0
     failures: Annotated[int, Field(ge=0, description="Failures that count against backoffLimit.")] = 0
     losses: Annotated[int, Field(ge=0, description="Replicas that were lost while they held the job.")] = 0
+    hand_backs: Annotated[
+        int,
+        Field(ge=0, description="Times in a row that a replica returned it without progress, for store or Triton."),
+    ] = 0
     pool: Annotated[
         str | None, Field(description="Pool of the last assignment: a job with finished chunks stays with it.")
     ] = None
     resolved: Resolved | None = None
-    store_uri: Annotated[str | None, Field(alias="storeURI", max_length=2048)] = None
+    store_uri: Annotated[
+        str | None, Field(alias="storeURI", max_length=2048, description="The job's folder in the pool's store.")
+    ] = None
+    cut_off_until: Annotated[
+        datetime | None,
+        Field(description="Until then a lost runner, cut off from the API server, may add files to the folder."),
+    ] = None
+    earlier_stores: Annotated[
+        tuple[EarlierStore, ...],
+        Field(max_length=MAX_EARLIER_STORES, description="Folders in the stores of earlier pools, to be purged."),
+    ] = ()
     start_time: Annotated[datetime | None, Field(description="First assignment since creation or resume.")] = None
     completion_time: datetime | None = None
     estimated_completion_time: datetime | None = None
@@ -248,7 +271,7 @@ class VideoJobStatus(Resource):
 
 
 class VideoJob(Resource):
-    """A video that is asked for with `kubectl apply`."""
+    """A requested video."""
 
     metadata: ObjectMeta
     spec: Annotated[VideoJobSpec, Field(json_schema_extra=SPEC_RULES)]

@@ -1,4 +1,4 @@
-"""`VideoModel`: a model that jobs can name: its weights, its chunks, its memory, its limits and defaults."""
+"""`VideoModel`: a model that jobs refer to, with its weights, chunks, memory, limits and defaults."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -6,8 +6,8 @@ from typing import Annotated
 from pydantic import Field
 
 from videojob.api.meta import ObjectMeta
-from videojob.api.schema import Resource, immutable, rules
-from videojob.api.videojob import MAX_SECONDS, Side
+from videojob.api.names import FPS, MAX_SECONDS, Side
+from videojob.api.schema import Resource, immutable_but, rules
 from videojob.chunks import ChunkLayout
 from videojob.families import FAMILIES, FamilyName
 
@@ -15,14 +15,14 @@ OTHER_MODEL = "create a VideoModel of another name instead"
 
 
 class Precision(StrEnum):
-    """Number format of weights and latents: a property of the checkpoint, never changed silently."""
+    """Number format of weights and latents: a property of the checkpoint, never converted silently."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 
 
 class Source(Resource):
-    """Where the weights are."""
+    """Location of the weights."""
 
     directory: Annotated[
         str,
@@ -36,21 +36,21 @@ class Source(Resource):
 
 
 class Chunk(Resource):
-    """How a video is cut."""
+    """Size of chunks."""
 
     first_latents: Annotated[int, Field(ge=1, le=64, description="Latents of the first chunk.")] = 1
     latents: Annotated[int, Field(ge=1, le=64, description="Latents of every later chunk.")] = 3
 
 
 class Memory(Resource):
-    """What a replica must hold, in bytes: placement goes by these."""
+    """Accelerator memory in bytes, for placement."""
 
-    weights_bytes: Annotated[int, Field(ge=0, description="Of the loaded model.")]
-    per_job_bytes: Annotated[int, Field(ge=0, description="Of each job that runs on it.")]
+    weights_bytes: Annotated[int, Field(ge=0, description="Memory of the loaded model.")]
+    per_job_bytes: Annotated[int, Field(ge=0, description="Memory of each job that runs on it.")]
 
 
 class Limits(Resource):
-    """The largest video that the model makes."""
+    """The largest video that jobs may request."""
 
     max_width: Side = 1280
     max_height: Side = 1280
@@ -58,35 +58,40 @@ class Limits(Resource):
 
 
 class Defaults(Resource):
-    """What a job gets that does not say."""
+    """Values for fields that a job omits."""
 
     width: Side = 832
     height: Side = 480
-    fps: Annotated[int, Field(ge=1, le=60)] = 16
+    fps: FPS = 16
     steps: Annotated[int, Field(ge=1, le=200)] = 4
     guidance_scale: Annotated[float, Field(ge=0, le=30)] = 1.0
 
 
 class Estimate(Resource):
-    """What a chunk is predicted to take, until the operator has measured it."""
+    """Predicted duration of a chunk, until the operator has measured it."""
 
     chunk_seconds: Annotated[
         float, Field(gt=0, le=86400, description="Wall seconds of a chunk at the default size and steps.")
     ] = 10
 
 
+MUTABLE = ("limits", "defaults", "estimate")
+
+
 class VideoModelSpec(Resource):
-    """A model. All but limits, defaults and estimate is immutable, because running jobs rest on it."""
+    """A model. All but limits, defaults and estimate is immutable, because running jobs depend on it."""
 
     family: Annotated[FamilyName, Field(description="The diffusers family.")]
     source: Source
-    precision: Annotated[Precision, Field(description="Of weights and latents; float32 where the accelerator is cpu.")]
+    precision: Annotated[
+        Precision, Field(description="Number format of weights and latents; float32 where the accelerator is cpu.")
+    ]
     chunk: Chunk = Chunk()
     window_latents: Annotated[
-        int, Field(ge=1, le=1024, description="Latents of the recent past that a chunk remembers, in whole chunks.")
+        int, Field(ge=1, le=1024, description="Latents of the recent past in a chunk's memory, in whole chunks.")
     ] = 12
     sink_latents: Annotated[
-        int, Field(ge=0, le=1024, description="Latents of the video's beginning that a chunk always remembers.")
+        int, Field(ge=0, le=1024, description="Latents of the video's beginning that stay in a chunk's memory.")
     ] = 1
     memory: Memory
     limits: Limits = Limits()
@@ -100,10 +105,7 @@ class VideoModelSpec(Resource):
 
 
 SPEC_RULES = rules(
-    *(
-        immutable(field, OTHER_MODEL)
-        for field in ("family", "source", "precision", "chunk", "windowLatents", "sinkLatents", "memory")
-    ),
+    *immutable_but(VideoModelSpec, MUTABLE, OTHER_MODEL),
     (
         "self.windowLatents >= self.chunk.latents",
         "windowLatents must hold at least one chunk: make it chunk.latents or more",
@@ -116,7 +118,7 @@ SPEC_RULES = rules(
 
 
 class VideoModel(Resource):
-    """A model that jobs can name."""
+    """A model that jobs refer to."""
 
     metadata: ObjectMeta
     spec: Annotated[VideoModelSpec, Field(json_schema_extra=SPEC_RULES)]

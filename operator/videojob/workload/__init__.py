@@ -1,1 +1,1 @@
-"""Managed pools: the Deployment of a pool, and what its pods say. Pure: nothing here talks to the API server."""
+"""Managed pools: the Deployment of a pool, and the state of its pods. Pure: no I/O."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from videojob.api import API_VERSION
 from videojob.api.gpupool import CPU, TRITON_GRPC_PORT, GPUPool
-from videojob.api.podtemplate import PodTemplate, Resources
+from videojob.api.podtemplate import PodTemplate, Resources, UserIDs
 from videojob.api.replica import pod_labels
 from videojob.api.videomodel import VideoModel
 from videojob.families import FAMILIES
@@ -45,10 +45,12 @@ class PodDefaults:
     image_pull_secrets: tuple[str, ...] = ()
     """Secrets with the registries' credentials: every pod gets them, beside those of its pool."""
     log_format: str = "json"
+    user_ids: UserIDs = UserIDs.FIXED
+    """Of pools whose template does not decide."""
 
 
 class NoImageError(Exception):
-    """Neither the pool nor the operator names an image; the text says what to do."""
+    """Neither the pool nor the operator configures an image; the text is what to do."""
 
 
 def deployment_name(pool: str) -> str:
@@ -57,9 +59,9 @@ def deployment_name(pool: str) -> str:
 
 
 def deployment(pool: GPUPool, models: Iterable[VideoModel], site: PodDefaults, replicas: int | None) -> Json:
-    """The whole of what the operator says of a pool's Deployment. Raises NoImageError.
+    """All fields of a pool's Deployment that the operator owns. Raises NoImageError.
 
-    `models` are those that the pool serves, as far as they are known; of `replicas` nothing is said where it is None.
+    `models` are those that the pool serves, as far as they are known. Where `replicas` is None, somebody else owns it.
     """
     name, template = pool.metadata.name, pool.spec.template
     common = {
@@ -91,7 +93,10 @@ def deployment(pool: GPUPool, models: Iterable[VideoModel], site: PodDefaults, r
             "progressDeadlineSeconds": template.model_load_seconds + 600,
             "selector": {"matchLabels": pod_labels(name)},
             # Accelerators are scarce: a new pod takes the place of one that has left.
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxSurge": 0, "maxUnavailable": pool.spec.rollout.max_unavailable},
+            },
             "template": {
                 "metadata": {
                     "labels": {**template.labels, **common, **pod_labels(name)},
@@ -131,9 +136,7 @@ def _pod(pool: GPUPool, models: list[VideoModel], site: PodDefaults) -> Json:
         "terminationGracePeriodSeconds": template.termination_grace_period_seconds,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
+            **_user_ids(template.user_ids or site.user_ids),
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
@@ -156,6 +159,10 @@ def _pod(pool: GPUPool, models: list[VideoModel], site: PodDefaults) -> Json:
         "imagePullSecrets": _pull_secrets(template, site),
     }
     return pod | {key: value for key, value in optional.items() if value}
+
+
+def _user_ids(source: UserIDs) -> Json:
+    return {"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER} if source is UserIDs.FIXED else {}
 
 
 def _pull_secrets(template: PodTemplate, site: PodDefaults) -> list[Json]:

@@ -1,10 +1,10 @@
-"""What Kubernetes says of a pod, as far as it matters to a pool."""
+"""The state of a pod in Kubernetes, as far as it matters to a pool."""
 
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from videojob.planner.snapshot import EPOCH, Container, Pod
+from videojob.planner.facts import EPOCH, Container, Pod
 
 Json = dict[str, Any]
 

@@ -1,0 +1,150 @@
+"""Names of objects, and values that people give in more than one form: as they are taken, and why they are refused.
+
+The type check of a schema comes before its CEL rules, and its wording cannot be chosen. So where a sentence is due, the
+type is the widest one that CEL can judge, and the rule says what to write instead.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.config import JsonDict
+
+from videojob.api.schema import Rule, rules
+
+LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+SUBDOMAIN = rf"^{LABEL}(\.{LABEL})*$"
+MAX_NAME = 63
+"""Characters of a name of ours: it fits a label's value."""
+MAX_POOL_NAME = 41
+"""Characters of a pool's name: `pool-NAME-TEMPLATEHASH-XXXXX`, its pods' names, then has at most 63 as well."""
+
+MAX_SEED = 2**63 - 2**10
+"""The largest seed: the last number below 2**63 that CEL, which compares numbers as doubles, tells from 2**63."""
+
+
+def sentence(pattern: str, message: str) -> Callable[[dict[str, Any]], None]:
+    """For `json_schema_extra`: the pattern as a CEL rule with that message, in place of the schema's own wording."""
+
+    def change(schema: dict[str, Any]) -> None:
+        schema.pop("pattern", None)
+        schema.update(rules((f"self.matches(r'{pattern}')", message)))
+
+    return change
+
+
+def _name(limit: int, pattern: str, message: str) -> Any:
+    return Field(min_length=1, max_length=limit, pattern=pattern, json_schema_extra=sentence(pattern, message))
+
+
+CHARACTERS = "lower-case letters, digits, '-' and '.'"
+ObjectName = Annotated[str, _name(253, SUBDOMAIN, f"the name of an object has only {CHARACTERS}")]
+"""A reference to any object of Kubernetes: a DNS subdomain, as it takes for names."""
+ModelName = Annotated[
+    str,
+    _name(MAX_NAME, SUBDOMAIN, f"this is the name of a VideoModel (kubectl get videomodels): it has only {CHARACTERS}"),
+]
+QueueName = Annotated[
+    str,
+    _name(MAX_NAME, SUBDOMAIN, f"this is the name of a VideoQueue (kubectl get videoqueues): it has only {CHARACTERS}"),
+]
+EndpointName = Annotated[str, _name(MAX_NAME, SUBDOMAIN, f"the name of an endpoint has only {CHARACTERS}")]
+"""It may have dots, as names of hosts do: a pool's name has none, so that `lease_name` keeps the two apart."""
+AcceleratorClass = Annotated[
+    str, _name(MAX_NAME, SUBDOMAIN, f"the class of an accelerator has only {CHARACTERS}, such as nvidia-h200")
+]
+NamespaceName = Annotated[
+    str, _name(MAX_NAME, f"^{LABEL}$", "the name of a namespace has only lower-case letters, digits and '-'")
+]
+ManagerName = Annotated[
+    str,
+    _name(
+        63,
+        rf"^{LABEL}(\.{LABEL})*/[A-Za-z0-9/\-._~%!$&()*+,;=:]+$",
+        "managedBy is a domain-prefixed path, as of batch/v1, such as example.com/controller",
+    ),
+]
+
+_WHOLE = "self < -9.2e18 || self > 9.2e18 || double(int(self)) == self"
+
+
+def _integral(message: str, *more: Rule) -> JsonDict:
+    """An integer whose schema is a number, so that CEL may refuse a fraction with a sentence."""
+    return {"type": "number", **rules(*more, (_WHOLE, message))}
+
+
+FPS = Annotated[
+    int, Field(ge=1, le=60, json_schema_extra=_integral("fps is a whole number: instead of 23.976 write 24"))
+]
+
+
+def _seed(schema: dict[str, Any]) -> None:
+    for bound in ("minimum", "maximum"):
+        schema.pop(bound, None)
+    schema.update(
+        _integral(
+            "seed is a whole number",
+            ("self >= 0.0", "seed is negative: leave seed out, and a random one is drawn and kept in status.resolved"),
+            (f"self <= {MAX_SEED}.0", f"seed is more than {MAX_SEED}: write a smaller one, at most 63 bits"),
+        )
+    )
+
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED, json_schema_extra=_seed)]
+
+MAX_SIDE = 4096
+
+
+def _side(schema: dict[str, Any]) -> None:
+    schema.pop("multipleOf", None)
+    schema.update(rules(("self % 16 == 0", "this is a multiple of 16: instead of 1080 write 1072 or 1088")))
+
+
+Side = Annotated[int, Field(ge=16, le=MAX_SIDE, multiple_of=16, json_schema_extra=_side)]
+"""Pixels of a frame's width or height."""
+
+
+def _number_or_text(pattern: str, **bounds: float) -> Any:
+    """A number, or the same in quotes. A schema without a type is the only one that takes both.
+
+    CEL cannot see such a field (rules that compare the object around it do), so what no JSON number is, is kept out by
+    bounds that hold for other types. `pattern` is that of the text.
+    """
+
+    def change(schema: dict[str, Any]) -> None:
+        for key in ("type", "anyOf"):
+            schema.pop(key, None)
+        schema.update(
+            {
+                **bounds,
+                "x-kubernetes-preserve-unknown-fields": True,
+                "pattern": pattern,
+                "maxLength": 32,
+                "maxItems": 0,
+                "maxProperties": 0,
+                "not": {"enum": [True, False, [], {}]},
+            }
+        )
+
+    return change
+
+
+MAX_SECONDS = 600
+Seconds = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=MAX_SECONDS,
+        json_schema_extra=_number_or_text(r"^(([1-9][0-9]?|[1-5][0-9][0-9])(\.[0-9]+)?|600(\.0+)?|0?\.0*[1-9][0-9]*)$"),
+    ),
+]
+"""Seconds of video."""
+Quantity = Annotated[
+    int | float | str,
+    Field(
+        json_schema_extra=_number_or_text(
+            r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$", minimum=0
+        )
+    ),
+]
+"""Of cpu, memory or another resource, as in a pod: a number, or a text such as 500m or 64Gi."""

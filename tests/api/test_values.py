@@ -1,0 +1,152 @@
+"""Values as people have them from elsewhere, and pools as Kubernetes takes them: on a real API server."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+
+from dev.control_plane import Cluster
+from dev.errors import DevError
+from tests.api.admission import (
+    GOOD,
+    PODS,
+    POOL,
+    SITE,
+    Json,
+    create,
+    dry_run,
+    is_taken,
+    manifest,
+    patch,
+    refusal,
+    with_field,
+)
+from videojob.api.gpupool import GPUPool
+from videojob.api.names import MAX_SEED
+from videojob.api.podtemplate import UserIDs
+from videojob.api.videojob import VideoJob
+from videojob.workload.deployment import PodDefaults, deployment
+
+TAKEN = [
+    ("seed", 1041855999812345),
+    ("seed", MAX_SEED),
+    ("seed", 0),
+    ("fps", 24.0),
+    ("shots.0.seconds", "4"),
+    ("shots.0.seconds", "600.0"),
+    ("shots.0.seconds", "0.25"),
+    ("shots.0.seconds", 2.5),
+    ("shots.0.prompt", "no"),
+    ("guidanceScale", 0),
+    ("managedBy", "videojob.dev/operator"),
+    ("managedBy", "kueue.x-k8s.io/multikueue"),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), TAKEN, ids=[f"{path}={value}" for path, value in TAKEN])
+def test_values_from_elsewhere_are_taken_as_they_are_meant(
+    cluster: Cluster, namespace: str, path: str, value: Any
+) -> None:
+    stored = create(cluster, namespace, with_field(GOOD, path, value))
+    given: Any = stored["spec"]
+    read: Any = VideoJob.model_validate(stored).spec.wire()
+    for part in path.split("."):
+        key: Any = int(part) if part.isdigit() else part
+        given, read = given[key], read[key]
+    assert given == value
+    assert read == (value if path in ("shots.0.prompt", "managedBy") else float(value))
+
+
+def test_a_quoted_number_is_as_immutable_as_another(cluster: Cluster, namespace: str) -> None:
+    create(cluster, namespace, with_field(GOOD, "shots.0.seconds", "4"))
+    for change in (
+        {"shots": [{**GOOD["shots"][0], "seconds": "5"}]},
+        {"shots": [{**GOOD["shots"][0], "seconds": 5}]},
+    ):
+        with pytest.raises(DevError, match="is immutable"):
+            patch(cluster, namespace, change)
+
+
+@pytest.mark.parametrize("cpu", [0.5, 7.5, 4, "500m", "0.5", ".5", 1.5e9, "64Gi", "1e3", "12E"])
+def test_quantities_are_taken_as_a_pod_takes_them(cluster: Cluster, namespace: str, cpu: float | str) -> None:
+    given = {"requests": {"cpu": cpu}}
+    pool = manifest("GPUPool", with_field(PODS, "template.runnerResources", given), f"quantity-{namespace}")
+    container = {"name": "c", "image": "i", "resources": given}
+    cluster.kubectl("create", "serviceaccount", "default", "--namespace", namespace)
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [container]}}
+    for body in (pod, pool):
+        dry_run(cluster, namespace, body)
+    rendered = deployment(GPUPool.model_validate(pool), [], PodDefaults(namespace, "triton", "runner"), 1)
+    rendered["metadata"]["ownerReferences"][0]["uid"] = "u"
+    cluster.kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", input=json.dumps(rendered))
+
+
+@pytest.mark.parametrize("url", ["[::1]:8001", "[fe80::1%eth0]:8001", "10.0.0.7:8001", "gpu-1.example.com:8001"])
+def test_addresses_of_endpoints(cluster: Cluster, namespace: str, url: str) -> None:
+    dry_run(cluster, namespace, manifest("GPUPool", with_field(POOL, "endpoints.0.url", url)))
+
+
+@pytest.mark.parametrize("share", [1, 134, "25%", "100%", "1%"])
+def test_rollouts_that_the_api_server_takes(cluster: Cluster, namespace: str, share: int | str) -> None:
+    pool = manifest("GPUPool", with_field(PODS, "rollout.maxUnavailable", share))
+    dry_run(cluster, namespace, pool)
+    rendered = deployment(GPUPool.model_validate(pool), [], SITE, 1)
+    assert rendered["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": share}
+    rendered["metadata"]["ownerReferences"][0]["uid"] = "u"
+    rendered["metadata"]["namespace"] = namespace
+    dry_run(cluster, namespace, rendered)
+
+
+def test_pods_whose_user_the_namespace_assigns_are_taken_where_a_fixed_one_is_refused(
+    cluster: Cluster, namespace: str
+) -> None:
+    deployments = {
+        "apiGroups": ["apps"],
+        "apiVersions": ["v1"],
+        "operations": ["CREATE"],
+        "resources": ["deployments"],
+    }
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": f"uids-{namespace}"},
+        "spec": {
+            "matchConstraints": {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+                "resourceRules": [deployments],
+            },
+            "validations": [
+                {
+                    "expression": " && ".join(
+                        f"!has(object.spec.template.spec.securityContext.{field})"
+                        for field in ("runAsUser", "runAsGroup", "fsGroup")
+                    ),
+                    "message": "runAsUser must be in the ranges: [1000680000, 1000689999]",
+                }
+            ],
+        },
+    }
+    binding = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": f"uids-{namespace}"},
+        "spec": {"policyName": f"uids-{namespace}", "validationActions": ["Deny"]},
+    }
+    for body in (policy, binding):
+        cluster.apply(body)
+
+    def rendered(user_ids: str | None, default: UserIDs) -> Json:
+        pool = GPUPool.model_validate(manifest("GPUPool", with_field(PODS, "template.userIDs", user_ids)))
+        found = deployment(pool, [], replace(SITE, namespace=namespace, user_ids=default), 1)
+        found["metadata"]["ownerReferences"][0]["uid"] = "u"
+        return found
+
+    # A policy takes effect some moments after it was created.
+    until = Retrying(stop=stop_after_delay(30), wait=wait_fixed(0.2), retry=retry_if_result(bool))
+    until(is_taken, cluster, namespace, rendered(None, UserIDs.FIXED))
+    for fixed in (rendered(None, UserIDs.FIXED), rendered("Fixed", UserIDs.NAMESPACE)):
+        assert "runAsUser must be in the ranges" in refusal(cluster, namespace, fixed)
+    dry_run(cluster, namespace, rendered("Namespace", UserIDs.FIXED))
+    dry_run(cluster, namespace, rendered(None, UserIDs.NAMESPACE))
