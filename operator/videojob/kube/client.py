@@ -5,33 +5,93 @@ memory than the whole operator may use (measured: 106 MB), and our own types are
 """
 
 import asyncio
-import json
+import os
+import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.request import getproxies
+from typing import Protocol
 
 import aiohttp
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.config import load_incluster_config, load_kube_config
+from kubernetes.aio.config.config_exception import ConfigException
 
 from videojob.api import GROUP, VERSION
+from videojob.kube.answers import AnswerError, Json, KubeError, read_object, retry_after, sentence
+from videojob.kube.proxies import proxy_for
+from videojob.kube.watch import Change, Listing, Watch, WatchTiming, split_lines
 
-Json = dict[str, Any]
+__all__ = [
+    "CONFIG_MAPS",
+    "DEPLOYMENTS",
+    "EVENTS",
+    "GPU_POOLS",
+    "LEASES",
+    "NOBODY",
+    "PODS",
+    "SECRETS",
+    "VIDEO_JOBS",
+    "VIDEO_MODELS",
+    "VIDEO_QUEUES",
+    "AnswerError",
+    "Change",
+    "Contact",
+    "CredentialsError",
+    "Json",
+    "KubeClient",
+    "KubeError",
+    "Listing",
+    "Observer",
+    "ResourceKind",
+    "Watch",
+    "WatchTiming",
+    "configuration",
+]
+
 Observer = Callable[[str, str, int, float], None]
 """Called after each write with verb, plural of the kind, HTTP code (0 where no answer came), and seconds."""
 
 REQUEST_SECONDS = 30.0
-_FENCE_BROKEN = "the server rejected our request"
-"""How the API server words a JSON patch whose `test` does not hold; a value against the schema reads differently."""
-WATCH_SECONDS = 240
-"""After this long the API server ends a watch, which is then begun again."""
-STALL_SECONDS = 150
-"""A watch without a change or a bookmark for this long is taken for dead."""
+ERROR_BYTES = 2**16
+"""Bytes that are read of an answer that is an error."""
+
+_TRANSPORT = (aiohttp.ClientError, OSError, TimeoutError, ValueError, RuntimeError, EOFError, ConfigException)
+"""What the libraries raise where a request has no answer: token files, TLS, sockets and HTTP are theirs."""
+
+
+class Contact(Protocol):
+    """Told how every request ended, reads and the beginnings of watches included."""
+
+    def answered(self) -> None:
+        """The API server answered, be it with a refusal."""
+
+    def failed(self) -> None:
+        """It did not answer, answered with 5xx, or something else answered in its place."""
+
+
+class _Nobody:
+    def answered(self) -> None:
+        pass
+
+    def failed(self) -> None:
+        pass
+
+
+NOBODY: Contact = _Nobody()
+"""For those who do not ask."""
+
+
+class CredentialsError(ConfigException):
+    """The API server's address or the credentials for it cannot be used; the text says why."""
+
+
+class RedirectError(aiohttp.ClientConnectionError):
+    """The answer is a redirect: the API server gives none, and credentials must not follow it."""
 
 
 @dataclass(frozen=True)
@@ -64,59 +124,34 @@ PODS = ResourceKind("pods", "/api/v1")
 DEPLOYMENTS = ResourceKind("deployments", "/apis/apps/v1")
 
 
-class KubeError(Exception):
-    """The API server refused a request, or did not answer.
+async def configuration(kubeconfig: Path | None, environment: Mapping[str, str] = os.environ) -> Configuration:
+    """Credentials from a kubeconfig file or, without one, from the pod that this runs in.
 
-    `code` is the HTTP status, 0 where there was no answer; the text is the API server's own sentence.
+    A proxy that the kubeconfig names is used as it says; else the environment decides. Raises CredentialsError.
     """
-
-    def __init__(self, code: int, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.retry_after = retry_after
-
-    @property
-    def not_found(self) -> bool:
-        """The object does not exist."""
-        return self.code == 404
-
-    @property
-    def conflict(self) -> bool:
-        """The object is not the one that the write was meant for: it changed, or a fence did not hold."""
-        return self.code == 409 or (self.code == 422 and _FENCE_BROKEN in str(self))
-
-    @property
-    def transient(self) -> bool:
-        """The same request may succeed later."""
-        return self.code in (0, 408, 429) or self.code >= 500
-
-
-@dataclass(frozen=True)
-class Listing:
-    """All objects of a collection, as they are when a watch begins or begins again."""
-
-    items: Sequence[Json]
-
-
-@dataclass(frozen=True)
-class Change:
-    """A change of one object."""
-
-    type: str
-    """ADDED, MODIFIED or DELETED. DELETED also where the object no longer matches the selector."""
-    object: Json
-
-
-async def configuration(kubeconfig: Path | None) -> Configuration:
-    """Credentials from a kubeconfig file or, without one, from the pod that this runs in."""
     settings = Configuration()
-    if kubeconfig is not None:
-        await load_kube_config(config_file=str(kubeconfig), client_configuration=settings)
-    else:
-        load_incluster_config(client_configuration=settings)
+    try:
+        if kubeconfig is not None:
+            await load_kube_config(config_file=str(kubeconfig), client_configuration=settings)
+        else:
+            load_incluster_config(client_configuration=settings)
+        settings.proxy = settings.proxy or proxy_for(settings.host, environment)
+    except Exception as error:  # The library raises whatever it stumbles over in a malformed file.
+        raise CredentialsError(str(error) or type(error).__name__) from error
     # With trust_env, the client's default, aiohttp starts two threads per request to look for proxies and netrc.
-    settings.client_session_kwargs = {"trust_env": bool(getproxies())}
+    settings.client_session_kwargs = {"trust_env": False, "middlewares": (refuse_redirects,)}
     return settings
+
+
+async def refuse_redirects(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """A middleware of aiohttp. Raises RedirectError."""
+    response = await handler(request)
+    if 300 <= response.status < 400:
+        response.close()
+        raise RedirectError(f"{request.url} is redirected ({response.status}): is a gateway in between?")
+    return response
 
 
 class KubeClient:
@@ -125,9 +160,26 @@ class KubeClient:
     Every request has a time limit; retries are the caller's, who knows what is safe.
     """
 
-    def __init__(self, settings: Configuration, observe: Observer = lambda verb, kind, code, seconds: None) -> None:
-        self._api = ApiClient(settings)
+    def __init__(
+        self,
+        settings: Configuration,
+        observe: Observer = lambda verb, kind, code, seconds: None,
+        *,
+        contact: Contact = NOBODY,
+        timing: WatchTiming = WatchTiming(),  # noqa: B008 - it never changes
+        monotonic: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """`monotonic` is the clock of `Watch.proved`. Raises CredentialsError."""
+        try:
+            self._api = ApiClient(settings)
+        except (OSError, ValueError) as error:
+            raise CredentialsError(f"The certificates cannot be used: {error}") from error
         self._observe = observe
+        self._contact = contact
+        self._timing = timing
+        self._monotonic = monotonic
+        self._draw = draw
 
     async def close(self) -> None:
         """Close the connections."""
@@ -189,57 +241,52 @@ class KubeClient:
         body = {"preconditions": preconditions} if preconditions else None
         await self._write("DELETE", kind, kind.path(namespace, name), body)
 
-    async def watch(
-        self, kind: ResourceKind, namespace: str | None = None, **selectors: str
-    ) -> AsyncIterator[Listing | Change]:
-        """The objects of a collection and then every change, for ever.
+    def watch(
+        self,
+        kind: ResourceKind,
+        namespace: str | None = None,
+        *,
+        must_start: bool = False,
+        failed: Callable[[KubeError], None] = lambda error: None,
+        **selectors: str,
+    ) -> Watch:
+        """All objects of a collection and then every change, for ever; see Watch.
 
-        A Listing comes first, and again whenever changes may have been missed; what is not in it is gone. Transport
-        errors are survived with a bounded pause; KubeError is raised only for refusals that will not pass (401, 403,
-        404).
+        It survives whatever comes. With `must_start` it raises KubeError where the first listing is refused.
         """
-        pause = 0.5
-        version: str | None = None
-        while True:
-            try:
-                if version is None:
-                    listing = await self.list(kind, namespace, **selectors)
-                    version = listing["metadata"]["resourceVersion"]
-                    yield Listing(listing.get("items", []))
-                    pause = 0.5
-                async for type_, changed in self._stream(kind.path(namespace), version, selectors):
-                    pause = 0.5
-                    if type_ == "ERROR":
-                        version = None
-                        break
-                    version = changed["metadata"]["resourceVersion"]
-                    if type_ != "BOOKMARK":
-                        yield Change(type_, changed)
-            except KubeError as error:
-                if error.code == 410:
-                    version = None
-                elif not error.transient:
-                    raise
-                else:
-                    await asyncio.sleep(error.retry_after or pause)
-                    pause = min(pause * 2, 15.0)
+        path = kind.path(namespace)
 
-    async def _stream(self, path: str, version: str, selectors: Mapping[str, str]) -> AsyncIterator[tuple[str, Json]]:
+        async def list_all() -> Json:
+            return await self.list(kind, namespace, **selectors)
+
+        return Watch(
+            path,
+            list_all,
+            lambda version: self._stream(path, version, selectors),
+            must_start=must_start,
+            failed=failed,
+            timing=self._timing,
+            monotonic=self._monotonic,
+            draw=self._draw,
+        )
+
+    async def _stream(self, path: str, version: str, selectors: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
         query = {
             **selectors,
             "watch": "1",
             "resourceVersion": version,
             "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(WATCH_SECONDS),
+            "timeoutSeconds": str(self._timing.server_limit),
         }
-        # A watch that stalls without an error would otherwise go unnoticed; bookmarks arrive about once a minute.
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_SECONDS, sock_read=STALL_SECONDS)
+        # A watch that stalls without an error would otherwise go unnoticed.
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_SECONDS, sock_read=self._timing.stall)
         response = await self._request("GET", path, query=query, timeout=limits)
+        self._contact.answered()
         try:
-            async for line in response.content:
-                event = json.loads(line)
-                yield event["type"], event["object"]
-        except (aiohttp.ClientError, TimeoutError) as error:
+            async with aclosing(split_lines(response.content.iter_any(), f"the watch of {path}")) as lines:
+                async for line in lines:
+                    yield line
+        except _TRANSPORT as error:
             raise KubeError(0, f"the watch of {path} broke: {error}") from error
         finally:
             response.close()
@@ -277,9 +324,16 @@ class KubeClient:
         limits = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
         response = await self._request(verb, path, query, body, content_type, limits)
         try:
-            return json.loads(await response.read())  # type: ignore[no-any-return]
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise KubeError(0, f"{verb} {path} broke: {error}") from error
+            answer = read_object(await response.read(), f"the answer to {verb} {path}")
+        except BaseException as error:
+            self._contact.failed()
+            if isinstance(error, _TRANSPORT):
+                raise KubeError(0, f"the answer to {verb} {path} broke: {error}") from error
+            raise
+        finally:
+            response.close()
+        self._contact.answered()
+        return answer
 
     async def _request(
         self,
@@ -290,6 +344,35 @@ class KubeClient:
         content_type: str = "application/json",
         timeout: aiohttp.ClientTimeout | None = None,
     ) -> aiohttp.ClientResponse:
+        """A response whose status is below 300; its body is still to come. Raises KubeError."""
+        try:
+            response = await self._send(verb, path, query, body, content_type, timeout)
+        except BaseException as error:  # One that was cancelled had no answer either.
+            self._contact.failed()
+            if isinstance(error, ApiException):
+                raise KubeError(error.status or 0, str(error.reason)) from error
+            if isinstance(error, _TRANSPORT):
+                raise KubeError(0, f"the API server did not answer {verb} {path}: {error}") from error
+            raise
+        if response.status < 300:
+            return response
+        if response.status >= 500:
+            self._contact.failed()
+        else:
+            self._contact.answered()
+        text = await _beginning(response)
+        said = sentence(text) or f"{verb} {path} was answered with status {response.status}"
+        raise KubeError(response.status, said, retry_after(response.headers.get("Retry-After", "")))
+
+    async def _send(
+        self,
+        verb: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: object,
+        content_type: str,
+        timeout: aiohttp.ClientTimeout | None,
+    ) -> aiohttp.ClientResponse:
         method, url, headers, data, _ = await self._api.param_serialize(
             verb,
             path,
@@ -298,23 +381,20 @@ class KubeClient:
             body=body,
             auth_settings=["BearerToken"],
         )
-        try:
-            answer = await self._api.rest_client.request(method, url, headers, data, _request_timeout=timeout)
-            response: aiohttp.ClientResponse = answer.response
-            if response.status < 400:
-                return response
-            text = (await response.read()).decode(errors="replace")
-        except ApiException as error:
-            raise KubeError(error.status or 0, str(error.reason)) from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise KubeError(0, f"the API server did not answer {verb} {path}: {error}") from error
-        wait = response.headers.get("Retry-After", "")
-        raise KubeError(response.status, _sentence(text), float(wait) if wait.isdigit() else None)
+        answer = await self._api.rest_client.request(method, url, headers, data, _request_timeout=timeout)
+        response: aiohttp.ClientResponse = answer.response
+        return response
 
 
-def _sentence(text: str) -> str:
-    """The message of a `metav1.Status`, or the text itself where something else answered."""
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    """What an error says; nothing where it breaks off, because its status says enough."""
+    text = b""
     try:
-        return str(json.loads(text)["message"])
-    except (ValueError, KeyError, TypeError):
-        return text[:500]
+        async with asyncio.timeout(REQUEST_SECONDS):
+            while len(text) < ERROR_BYTES and (piece := await response.content.read(ERROR_BYTES)):
+                text += piece
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        pass
+    finally:
+        response.close()
+    return text
