@@ -18,10 +18,12 @@ from dev.programs import program
 class S3Server:
     """The server. Folders of `buckets` are its buckets, files below them its objects."""
 
-    def __init__(self, folder: Path, within: Sequence[str] = (), options: Sequence[str] = ()) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._address = f"127.0.0.1:{free.getsockname()[1]}"
+    def __init__(
+        self, folder: Path, within: Sequence[str] = (), options: Sequence[str] = (), host: str = "127.0.0.1"
+    ) -> None:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+            free.bind((host, 0))
+            self._address = f"[{host}]:{free.getsockname()[1]}" if ":" in host else f"{host}:{free.getsockname()[1]}"
         self.endpoint = f"http://{self._address}"
         self.buckets = folder / "buckets"
         self.credentials: Mapping[str, str] = {
@@ -94,9 +96,11 @@ class S3Server:
 
 
 @contextmanager
-def running_s3(folder: Path, *, within: Sequence[str] = (), options: Sequence[str] = ()) -> Iterator[S3Server]:
+def running_s3(
+    folder: Path, *, within: Sequence[str] = (), options: Sequence[str] = (), host: str = "127.0.0.1"
+) -> Iterator[S3Server]:
     """A server over `folder`/buckets, run by the command `within` where there is one; `options` are of its backend."""
-    server = S3Server(folder, within, options)
+    server = S3Server(folder, within, options, host)
     try:
         server.start()
         yield server

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def secret(cluster: Cluster) -> Callable[[Mapping[str, str], str], str]:
 @asynccontextmanager
 async def watching(
     kube: KubeClient, spec: Store, registry: CollectorRegistry | None = None
-) -> AsyncIterator[tuple[PoolStore, Callable[[str], object]]]:
+) -> AsyncIterator[tuple[PoolStore, Callable[[str], Awaitable[None]]]]:
     """The store, being checked, and a way to wait until its error holds some words (or is gone)."""
     changed = asyncio.Event()
     store = PoolStore(kube, NAMESPACE, spec, RunnerMetrics(registry or CollectorRegistry(), "p", "r"), changed.set)
@@ -99,6 +99,20 @@ async def test_credentials_that_were_changed_are_read_again(
         await until("access is denied")
 
         secret(s3_server.credentials, name)
+        await until("")
+
+
+async def test_a_changed_spec_is_used_and_what_runs_goes_on(
+    kube: KubeClient, s3_server: S3Server, secret: Callable[..., str]
+) -> None:
+    spec = spec_of(s3_server, secret(s3_server.credentials))
+    async with watching(kube, spec) as (store, until):
+        await until("")
+        running = await store.job("team", "0b5c")
+        store.use(spec.model_copy(update={"secret_name": secret({"AWS_ACCESS_KEY_ID": "who\n"})}))
+        await until("lacks the key AWS_SECRET_ACCESS_KEY")
+        assert await running.committed() == ()
+        store.use(spec.model_copy(update={"secret_name": secret(s3_server.credentials)}))
         await until("")
 
 

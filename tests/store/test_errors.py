@@ -17,7 +17,7 @@ from obstore.store import S3Store
 
 from tests.s3 import S3Server, running_s3
 from tests.store.conftest import Place, without_pauses
-from tests.store.test_commit import commit
+from tests.store.writing import commit
 from videojob.store import JobStore, StoreError, check_store, open_store
 from videojob.store import objects as objects_module
 from videojob.store.errors import explain
@@ -55,7 +55,7 @@ async def test_no_such_bucket(bucket: Place) -> None:
     missing = dataclasses.replace(bucket, url="s3://missing/videos")
     error = await failure_of(missing)
     assert str(error) == (
-        "The store failed to write team/0b5c/attempts/1/0.mp4: the bucket does not exist. "
+        "The store failed to list team/0b5c/closed: the bucket does not exist. "
         "Create it, or correct the pool's store URL."
     )
     assert not error.retryable

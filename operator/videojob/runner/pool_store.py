@@ -1,15 +1,16 @@
 """The pool's store as the runner uses it: watched, once it has failed, until it works again."""
 
 import asyncio
-import base64
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from videojob.api.gpupool import Store as StoreSpec
-from videojob.kube.client import SECRETS, KubeClient, KubeError
+from videojob.kube.client import CONFIG_MAPS, SECRETS, KubeClient, KubeError
 from videojob.runner.metrics import RunnerMetrics
 from videojob.store import JobStore, Store, StoreError, check_store, open_store
+from videojob.store.options import read_options
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +31,26 @@ class PoolStore:
         self._metrics = metrics
         self._changed = changed
         self._store: Store | None = None
+        self._opened: StoreSpec | None = None
         self._suspect = asyncio.Event()
         self._suspect.set()
         self.error = "The store was not checked yet."
         """Why the store cannot be used, if so."""
 
+    def use(self, spec: StoreSpec) -> None:
+        """Follow the pool's spec: with another endpoint, region, Secret or CA, the store is opened and checked anew.
+
+        The files of jobs that `job` has given out go on with what they were opened with.
+        """
+        if spec != self._spec:
+            self._spec = spec
+            self._suspect.set()
+
     async def job(self, namespace: str, uid: str) -> JobStore:
         """The files of one job. Raises StoreError."""
-        if self._store is None:
-            self._store = await self._open()
+        if self._store is None or self._opened != self._spec:
+            spec = self._spec
+            self._store, self._opened = await self._open(spec), spec
         return JobStore(self._store, namespace, uid)
 
     @contextmanager
@@ -53,37 +65,32 @@ class PoolStore:
             raise
 
     async def run(self) -> None:
-        """Check the store at first and whenever it has failed, until it works, for ever: with credentials read anew."""
+        """Check the store at first, and whenever it has failed or its spec has changed, until it works; for ever."""
         while True:
             await self._suspect.wait()
             try:
-                self._store = await self._open()
+                spec = self._spec
+                self._store, self._opened = await self._open(spec), spec
                 await check_store(self._store)
-                self._suspect.clear()
-                self._say("")
+                if spec == self._spec:
+                    self._suspect.clear()
+                    self._say("")
             except StoreError as error:
                 # Nobody else asks a store that is down: the pool gets no jobs.
                 self._metrics.store_error()
                 self._say(str(error))
                 await asyncio.sleep(CHECK_SECONDS)
 
-    async def _open(self) -> Store:
-        spec, credentials = self._spec, await self._credentials()
-        return await asyncio.to_thread(
-            open_store, spec.url, endpoint=spec.endpoint, region=spec.region, credentials=credentials
-        )
-
-    async def _credentials(self) -> dict[str, str] | None:
-        name = self._spec.secret_name
-        if name is None:
-            return None
+    async def _open(self, spec: StoreSpec) -> Store:
         try:
-            secret = await self._kube.get(SECRETS, name, self._namespace)
-            return {key: base64.b64decode(value).decode() for key, value in secret.get("data", {}).items()}
+            options = await read_options(
+                spec,
+                partial(self._kube.get, SECRETS, namespace=self._namespace),
+                partial(self._kube.get, CONFIG_MAPS, namespace=self._namespace),
+            )
         except KubeError as error:
-            raise StoreError(f"The store's credentials cannot be read: {error}", retryable=True) from error
-        except ValueError:
-            raise StoreError(f"The Secret {name} holds a value that is no text.", retryable=True) from None
+            raise StoreError(f"The store's credentials or its CA cannot be read: {error}", retryable=True) from error
+        return await asyncio.to_thread(partial(open_store, spec.url, **options))
 
     def _say(self, error: str) -> None:
         if error:

@@ -1,6 +1,8 @@
 """What a store's failures mean: which sentence a person needs, and whether trying again can help."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +33,15 @@ class CorruptObject(StoreError):  # noqa: N818  # it names what was found, as `S
         super().__init__(sentence, retryable=False)
 
 
+class JobClosed(StoreError):  # noqa: N818  # as above
+    """The job was taken from the attempt that wants to write; it has lost the job, and stops."""
+
+    unavailable = False
+
+    def __init__(self, where: str, attempt: int) -> None:
+        super().__init__(f"{where} is closed for attempts up to {attempt}: the job was taken back.", retryable=False)
+
+
 @dataclass(frozen=True)
 class _Meaning:
     sentence: str
@@ -52,6 +63,20 @@ _NO_BUCKET = _Meaning("the bucket does not exist. Create it, or correct the pool
 _SILENT = _Meaning("it did not answer in time", retryable=True)
 _UNREACHABLE = _Meaning("it cannot be reached. Check the pool's store endpoint and the network", retryable=True)
 _OVERLOADED = _Meaning("it has a problem of its own for now", retryable=True)
+_UNTRUSTED = _Meaning(
+    "its certificate is not trusted. Put the certificate of the CA that signed it under ca.crt of a ConfigMap in the "
+    "operator's namespace, and name that ConfigMap in the pool's store.caConfigMapName",
+    retryable=False,
+)
+_WRONG_NAME = _Meaning(
+    "its certificate is for another host name. Correct the pool's store.endpoint, or the certificate", retryable=False
+)
+_EXPIRED_CERTIFICATE = _Meaning("its certificate is not valid at this time. Renew it", retryable=False)
+_PANIC = _Meaning(
+    "the client of the store has ended with an internal error, as it does for values that no store can have. Check "
+    "url, endpoint and region of the pool's store, and its Secret, for spaces, line feeds and letters outside ASCII",
+    retryable=False,
+)
 
 # Error numbers of Linux, as the store's local folder reports them ("os error 28").
 _BY_ERRNO: Final = {
@@ -87,19 +112,47 @@ _BY_STATUS: Final = {
     429: _OVERLOADED,
     507: _FULL,
 }
+# What rustls says of a server's certificate.
+_BY_CERTIFICATE: Final = {
+    "NotValidForName": _WRONG_NAME,
+    "Expired": _EXPIRED_CERTIFICATE,
+    "NotValidYet": _EXPIRED_CERTIFICATE,
+}
+# Of pyo3 and of its asyncio bridge. The first is no Exception, and neither can be imported.
+_PANICS: Final = ("PanicException", "RustPanic")
 
 
-def explain(error: Exception, doing: str) -> StoreError:
+@contextmanager
+def border(doing: str) -> Iterator[None]:
+    """Around every call of obstore: whatever it raises becomes a StoreError, panics of its Rust code included.
+
+    Not chained: an S3 server's answer repeats the key id and the signature of the request.
+    """
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        raise explain(error, doing) from None
+    except BaseException as error:
+        if type(error).__name__ not in _PANICS:
+            raise
+        raise explain(error, doing) from None
+
+
+def explain(error: BaseException, doing: str) -> StoreError:
     """The StoreError for what obstore raised while `doing` (such as "write a/b.json")."""
-    text = str(error).split("\n\nDebug source")[0]
-    meaning = _meaning(error, text)
+    text, _, debug = str(error).partition("\n\nDebug source")
+    meaning = _meaning(error, text, debug)
     if meaning is None:
         detail = _detail(text)
         return StoreError(f"The store failed to {doing}: {detail}.", retryable=True)
     return StoreError(f"The store failed to {doing}: {meaning.sentence}.", retryable=meaning.retryable)
 
 
-def _meaning(error: Exception, text: str) -> _Meaning | None:
+def _meaning(error: BaseException, text: str, debug: str) -> _Meaning | None:
+    if type(error).__name__ in _PANICS:
+        return _PANIC
     if isinstance(error, TimeoutError):
         return _SILENT
     if (code := error_code(text)) and code in _BY_CODE:
@@ -112,6 +165,8 @@ def _meaning(error: Exception, text: str) -> _Meaning | None:
         return _FORBIDDEN
     if isinstance(error, UnauthenticatedError):
         return _UNKNOWN_CREDENTIALS
+    if certificate := re.search(r"InvalidCertificate\(\s*(\w+)", debug):
+        return next((it for name, it in _BY_CERTIFICATE.items() if certificate[1].startswith(name)), _UNTRUSTED)
     if isinstance(error, BaseError) and "error sending request" in text:
         return _UNREACHABLE
     return None

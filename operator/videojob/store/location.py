@@ -1,25 +1,18 @@
 """From a pool's store URL to a client, and from an object to the URL that people fetch it by."""
 
-import secrets
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
-from tenacity import AsyncRetrying
 
-from videojob.store.errors import StoreError, explain
-from videojob.store.objects import Objects, Store, folder_of
+from videojob.store.errors import StoreError, border
+from videojob.store.objects import Store, folder_of
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
-
-CHECK_KEY: Final = f".check-{secrets.token_hex(4)}"
-"""No namespace can be called so, and no other process uses it: replicas check their store at the same time."""
-CHECK_BYTES: Final = 4096
 
 _CLIENT: "ClientConfig" = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}
 # Of single requests within an operation: a part of a large upload, a page of a listing.
@@ -32,6 +25,7 @@ def open_store(
     endpoint: str | None = None,
     region: str | None = None,
     credentials: Mapping[str, str] | None = None,
+    ca_certificate: str | None = None,
 ) -> Store:
     """Open `file:///folder` (made if it is missing) or `s3://bucket/prefix`. Nothing is sent yet; see `check_store`.
 
@@ -41,6 +35,7 @@ def open_store(
         region: Region of the bucket.
         credentials: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where there is one, AWS_SESSION_TOKEN; other keys are
             not looked at. None: what the environment or the cloud's metadata service gives.
+        ca_certificate: PEM of one or more CAs that are trusted beside those of the system.
 
     Raises:
         StoreError: The URL or the credentials are not complete, or the folder cannot be made.
@@ -51,7 +46,7 @@ def open_store(
     if parts.scheme == "file":
         return _folder(url, parts.netloc, unquote(parts.path))
     if parts.scheme == "s3":
-        return _bucket(url, parts.netloc, parts.path, endpoint, region, credentials)
+        return _bucket(url, parts.netloc, parts.path, endpoint, region, credentials, ca_certificate)
     raise StoreError(f"The store URL {url} must be file:///folder or s3://bucket/prefix.", retryable=False)
 
 
@@ -62,23 +57,11 @@ def uri_of(store: Store, key: str) -> str:
     return "/".join(part for part in ("s3:/", store.config["bucket"], store.prefix, key) if part)
 
 
-async def check_store(store: Store, retrying: AsyncRetrying | None = None) -> None:
-    """Write, read, list and delete a small object. Raises StoreError if the store cannot be used."""
-    objects, data = Objects(store, retrying), secrets.token_bytes(CHECK_BYTES)
-    await objects.put(CHECK_KEY, data)
-    if await objects.get(CHECK_KEY) != data:
-        raise StoreError("The store does not give back what was put there. Check what serves it.", retryable=True)
-    await objects.list(CHECK_KEY)
-    await objects.delete([CHECK_KEY])
-
-
 def _folder(url: str, host: str, path: str) -> LocalStore:
     if host not in ("", "localhost") or not Path(path).is_absolute():
         raise StoreError(f"The store URL {url} must name a folder of this machine, as file:///folder.", retryable=False)
-    try:
+    with border(f"make the folder {path}"):
         return LocalStore(path, mkdir=True)
-    except (OSError, BaseError) as error:
-        raise explain(error, f"make the folder {path}") from None
 
 
 def _bucket(
@@ -88,6 +71,7 @@ def _bucket(
     endpoint: str | None,
     region: str | None,
     credentials: Mapping[str, str] | None,
+    ca_certificate: str | None,
 ) -> S3Store:
     if not bucket:
         raise StoreError(f"The store URL {url} must name a bucket, as s3://bucket/prefix.", retryable=False)
@@ -97,7 +81,9 @@ def _bucket(
         settings["endpoint"] = endpoint
     if region:
         settings["region"] = region
-    try:
+    if ca_certificate is not None:
+        client["root_certificate"] = ca_certificate
+    with border(f"open {url}"):
         return S3Store(
             bucket,
             prefix=prefix.strip("/") or None,
@@ -106,8 +92,6 @@ def _bucket(
             retry_config=_RETRY,
             credential_provider=_provider(credentials) if credentials is not None else None,
         )
-    except (ValueError, BaseError) as error:
-        raise explain(error, f"open {url}") from None
 
 
 def _provider(credentials: Mapping[str, str]) -> Callable[[], "S3Credential"]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore, S3Store
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_exponential_jitter
 
-from videojob.store.errors import StoreError, error_code, explain
+from videojob.store.errors import StoreError, border, error_code
 
 T = TypeVar("T")
 Store = LocalStore | S3Store
@@ -39,7 +39,7 @@ def retry_policy() -> AsyncRetrying:
     return AsyncRetrying(
         retry=retry_if_exception(lambda error: isinstance(error, StoreError) and error.retryable),
         stop=stop_after_attempt(TRIES) | stop_after_delay(REQUEST_SECONDS),
-        wait=wait_exponential_jitter(initial=0.2, max=5),
+        wait=wait_exponential_jitter(multiplier=0.2, max=5),
         reraise=True,
     )
 
@@ -81,7 +81,11 @@ class Objects:
 
         async def action() -> None:
             await obstore.put_async(
-                self._store, key, path, mode="overwrite", chunk_size=PART_BYTES, max_concurrency=PARALLEL_PARTS
+                *(self._store, key, path),
+                mode="overwrite",
+                use_multipart=True,
+                chunk_size=PART_BYTES,
+                max_concurrency=PARALLEL_PARTS,
             )
 
         await self._run(f"write {key}", action, size / SLOWEST_UPLOAD)
@@ -138,12 +142,9 @@ class Objects:
 
     async def _run(self, doing: str, action: Callable[[], Awaitable[T]], more_seconds: float = 0.0) -> T:
         async def once() -> T:
-            try:
+            with border(doing):
                 async with asyncio.timeout(REQUEST_SECONDS + more_seconds):
                     return await action()
-            except (BaseError, OSError) as error:
-                # Not chained: an S3 server's answer repeats the key id and the signature of the request.
-                raise explain(error, doing) from None
 
         return await self._retrying.copy()(once)
 
