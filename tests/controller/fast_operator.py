@@ -5,7 +5,7 @@ import sys
 
 from videojob.controller.__main__ import start
 from videojob.controller.settings import Settings
-from videojob.planner.plan import Rules
+from videojob.planner.rules import Rules
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--bind-address", required=True)
@@ -13,7 +13,7 @@ parser.add_argument("--health-port", type=int, required=True)
 parser.add_argument("--metrics-port", type=int, required=True)
 
 if __name__ == "__main__":
-    rules = Rules(patience_seconds=0.2, backoff_seconds=0.5, backoff_cap_seconds=1.0)
+    rules = Rules(patience_seconds=0.2, backoff_seconds=0.5, backoff_cap_seconds=1.0, external_cost_seconds=1.0)
     sys.exit(
         start(
             Settings(
@@ -24,8 +24,7 @@ if __name__ == "__main__":
                 renew_seconds=0.5,
                 store_patience_seconds=1.5,
                 orphan_retry_seconds=0.5,
-                summary_seconds=0.2,
-                scaling_seconds=0.2,
+                status_seconds=0.2,
             )
         )
     )

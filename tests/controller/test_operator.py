@@ -75,7 +75,7 @@ async def test_a_job_says_what_is_missing_and_starts_when_it_is_there(world: Wor
     await world.queue()
     await world.waits("ModelNotFound")
     await world.models()
-    await world.waits("NoPool")
+    await world.waits("PoolNotFound")
     await world.pools()
     await world.waits("PoolNotReady")
     await world.runner()
@@ -165,7 +165,7 @@ async def test_a_deletion_never_hangs_on_a_store_that_fails(world: World, operat
     await world.gone()
     event = await world.event("FilesOrphaned")
     assert job.status.store_uri in event["message"]
-    assert job.metadata.uid in await orphans(world)
+    assert [key for key in await orphans(world) if key.startswith(job.metadata.uid)]
     world.store.unlink()
 
     async def worked_off() -> bool | None:
@@ -184,8 +184,8 @@ async def test_a_deletion_never_hangs_on_a_pool_that_is_gone(world: World, opera
     await world.client.delete(GPU_POOLS, world.pool)
     await world.client.delete(VIDEO_JOBS, "job", world.namespace)
     await world.gone()
-    listed = json.loads((await orphans(world))[job.metadata.uid])
-    assert listed["store_url"] == "s3://nowhere/videos"
+    (listed,) = [json.loads(text) for key, text in (await orphans(world)).items() if key.startswith(job.metadata.uid)]
+    assert listed["storeUrl"] == "s3://nowhere/videos"
 
 
 async def test_a_finished_job_is_deleted_after_its_time_to_live(world: World, operator: OperatorProcess) -> None:

@@ -12,8 +12,8 @@ from videojob.api.gpupool import GPUPool, GPUPoolStatus, ModelEstimate
 from videojob.api.videojob import Resolved
 from videojob.api.videomodel import Estimate
 from videojob.planner.estimate import Estimates, PoolModel, remaining_work
+from videojob.planner.facts import Job
 from videojob.planner.resolve import resolve
-from videojob.planner.snapshot import Job
 
 TINY = model(estimate=Estimate(chunk_seconds=8.0))
 

@@ -4,23 +4,24 @@ from typing import Any
 
 import pytest
 
-from tests.planner.builders import NOW, ago, held, job, loaded, model, pool, replica, snapshot
-from videojob.api.conditions import ConditionType, Reason, find
-from videojob.api.gpupool import GPUPool, GPUPoolSpec, Scaling
+from tests.planner.builders import MOMENT, NOW, ago, book, held, job, loaded, managed, model, pool, replica
+from tests.planner.deciding import decided
+from tests.planner.pool_world import statuses
+from videojob.api.conditions import ConditionType, find
+from videojob.api.reasons import REASONS, Reason
 from videojob.api.replica import ModelState
-from videojob.planner.decisions import Wait
-from videojob.planner.demand import Demand
-from videojob.planner.placement import Obstacle, Place, Placement, members, missing
-from videojob.planner.plan import plan
-from videojob.planner.pod_health import CRASHES, NODE_PATIENCE_SECONDS, NamedPod, pods_of, troubles
-from videojob.planner.scaling import ScalingReason
-from videojob.planner.snapshot import Container, Pod, Replica, ReplicaKey, Snapshot, Workload
-from videojob.planner.summary import PoolScaling, summarise
+from videojob.planner.book import Book
+from videojob.planner.decisions import Assign, Wait
+from videojob.planner.eligibility import Obstacle, eligible, missing
+from videojob.planner.facts import Container, Pod, Replica, ReplicaKey
+from videojob.planner.pod_health import CRASHES, NODE_PATIENCE_SECONDS, NamedPod, troubles
+from videojob.planner.view import view
 
 
 def pod(**fields: Any) -> Pod:
     """A pod that was made a minute ago and is not ready."""
-    return Pod(**{"uid": "u", "created": ago(60)} | fields)
+    given: dict[str, Any] = {"uid": "u", "created": ago(60)}
+    return Pod(**given | fields)
 
 
 READY = pod(ready_since=ago(5))
@@ -29,26 +30,26 @@ PULLING = pod(waiting=Container("ImagePullBackOff", "container triton: not found
 LOOPING = pod(waiting=Container("CrashLoopBackOff"), restarts=5, last_exit=Container("OOMKilled"))
 
 
-def pod_pool(name: str = "p", **spec: Any) -> GPUPool:
-    """A managed pool."""
-    made = pool(name)
-    rest = made.spec.model_dump(exclude={"endpoints"}) | {"jobs_per_replica": 2, "scaling": Scaling(max_replicas=4)}
-    return made.model_copy(update={"spec": GPUPoolSpec(**rest | spec)})
+OWN = managed(jobs_per_replica=2, scaling={"idle_seconds": 0})
 
 
 def with_pods(
-    pods: dict[str, Pod], *jobs: Any, workload: Workload | None = None, replicas: dict[str, Replica] | None = None
-) -> Snapshot:
+    pods: dict[str, Pod],
+    *jobs: Any,
+    wanted: int | None = None,
+    refused: str = "",
+    replicas: dict[str, Replica] | None = None,
+    **fields: Any,
+) -> Book:
     """Pool p, made of these pods."""
-    made = snapshot(*jobs, pools=[pod_pool()], replicas=replicas or {})
-    return Snapshot(
-        jobs=made.jobs,
-        queues=made.queues,
-        models=made.models,
-        pools=made.pools,
-        replicas=made.replicas,
-        pods={ReplicaKey("p", name): found for name, found in pods.items()},
-        workloads={"p": workload} if workload else {},
+    return book(
+        *jobs,
+        pools=fields.pop("pools", [OWN]),
+        replicas=replicas or {},
+        pods={f"p/{name}": found for name, found in pods.items()},
+        deployments={} if wanted is None else {"p": wanted},
+        refused={"p": refused} if refused else {},
+        **fields,
     )
 
 
@@ -108,125 +109,125 @@ def test_the_gravest_trouble_comes_first_and_each_kind_once() -> None:
 
 
 def test_pods_of_a_pool_come_by_name() -> None:
-    pods = {ReplicaKey("p", "b"): READY, ReplicaKey("q", "a"): READY, ReplicaKey("p", "a"): PENDING}
-    assert [one.name for one in pods_of(Snapshot(pods=pods), "p")] == ["a", "b"]
+    found = book(pools=[managed("p"), managed("q")], replicas={}, pods={"p/b": READY, "q/a": READY, "p/a": PENDING})
+    assert [one.name for one in view(found, MOMENT).pods["p"]] == ["a", "b"]
 
 
 def test_members_are_endpoints_or_the_pods_whose_runners_have_shown_themselves() -> None:
-    replicas = {ReplicaKey(*key): replica() for key in (("p", "a"), ("e", "gone"), ("x", "y"))}
-    pools = {"p": pod_pool("p"), "e": pool("e", ["r0", "r1"])}
-    assert members(Snapshot(pools=pools, replicas=replicas)) == {
+    replicas = {"p/a": replica(), "e/gone": replica(), "x/y": replica()}
+    found = book(pools=[managed("p"), pool("e", ["r0", "r1"])], replicas=replicas)
+    assert view(found, MOMENT).members == {
         "p": [ReplicaKey("p", "a")],
         "e": [ReplicaKey("e", "r0"), ReplicaKey("e", "r1")],
     }
 
 
 @pytest.mark.parametrize(
-    ("pods", "workload", "reason", "words"),
+    ("pods", "wanted", "refused", "reason", "words"),
     [
-        ({}, None, Reason.POOL_EMPTY, "it has no replica."),
-        ({}, Workload(), Reason.POOL_EMPTY, "it has no replica."),
-        ({}, Workload(2), Reason.POOL_STARTING, "0 of 2 pods are ready."),
-        ({"a": READY, "b": pod()}, Workload(2), Reason.POOL_STARTING, "1 of 2 pods are ready."),
-        ({"a": READY, "b": PENDING}, Workload(2), Reason.UNSCHEDULABLE, "Insufficient nvidia.com/gpu"),
-        ({"a": PULLING}, Workload(1, "The API server refuses it."), Reason.TEMPLATE_REFUSED, "refuses it."),
+        ({}, None, "", Reason.POOL_EMPTY, "it has no replica."),
+        ({}, 0, "", Reason.POOL_EMPTY, "it has no replica."),
+        ({}, 2, "", Reason.POOL_STARTING, "0 of 2 pods are ready."),
+        ({"a": READY, "b": pod()}, 2, "", Reason.POOL_STARTING, "1 of 2 pods are ready."),
+        ({"a": READY, "b": PENDING}, 2, "", Reason.UNSCHEDULABLE, "Insufficient nvidia.com/gpu"),
+        ({"a": PULLING}, 1, "The API server refuses it.", Reason.TEMPLATE_REFUSED, "refuses it."),
     ],
 )
 def test_why_a_pool_of_pods_has_no_live_replica(
-    pods: dict[str, Pod], workload: Workload | None, reason: Reason, words: str
+    pods: dict[str, Pod], wanted: int | None, refused: str, reason: Reason, words: str
 ) -> None:
-    found = with_pods(pods, workload=workload)
-    verdict = missing(found.pools["p"], found, NOW)
+    found = with_pods(pods, job(), wanted=wanted, refused=refused)
+    seen = view(found, MOMENT)
+    verdict = missing(found, seen, found.pools["p"], MOMENT)
     assert verdict.reason is reason
     assert words in verdict.note
-    # The job that waits is told the same.
-    waiting = Placement(found, NOW).place(job(), model())
-    assert isinstance(waiting, Obstacle)
-    assert waiting.reason is reason
-    assert waiting.message == f"GPUPool p: {verdict.note}"
+    # The job that waits has the same reason.
+    (shape,) = found.agenda.pending.classes
+    obstacle = eligible(found, seen, shape, model(), MOMENT)
+    assert isinstance(obstacle, Obstacle)
+    assert obstacle.reason is (Reason.POOL_NOT_READY if REASONS[reason].summarised else reason)
+    assert obstacle.message == f"GPUPool p: {verdict.note}"
+
+
+def waits(found: Book) -> list[Wait]:
+    """What is decided on the jobs, which get no replica."""
+    decisions = decided(found)
+    assert all(isinstance(one, Wait) for one in decisions)
+    return [one for one in decisions if isinstance(one, Wait)]
 
 
 def test_a_live_replica_says_more_than_its_pool() -> None:
     found = with_pods(
-        {"a": READY, "b": PENDING}, workload=Workload(2), replicas={"p/a": replica(store_error="The store is shut.")}
+        {"a": READY, "b": PENDING}, job(), wanted=2, replicas={"p/a": replica(store_error="The store is shut.")}
     )
-    waiting = Placement(found, NOW).place(job(), model())
-    assert waiting == Obstacle(Reason.POOL_NOT_READY, "GPUPool p: The store is shut.")
+    (wait,) = waits(found)
+    assert (wait.reason, wait.message) == (Reason.POOL_NOT_READY, "GPUPool p: The store is shut.")
+
+
+def places(found: Book) -> list[str]:
+    """The replicas that jobs are given to, in order."""
+    return [one.replica.name for one in decided(found) if isinstance(one, Assign)]
 
 
 def test_jobs_per_replica_bound_the_slots_that_a_pod_reports() -> None:
-    found = with_pods({"a": READY}, replicas={"p/a": replica(slots=64)})
-    placement = Placement(found, NOW)
-    assert [isinstance(placement.place(job(name), model()), Place) for name in "abc"] == [True, True, False]
+    assert places(with_pods({"a": READY}, *map(job, "abc"), replicas={"p/a": replica(slots=64)})) == ["a", "a"]
 
 
 def test_a_replica_that_has_the_model_loaded_comes_before_one_that_has_unloaded_it() -> None:
     unloaded = replica(models=(loaded(state=ModelState.UNLOADED),))
-    found = with_pods({"a": READY, "b": READY}, replicas={"p/a": unloaded, "p/b": replica()})
-    placement = Placement(found, NOW)
-    places = [placement.place(job(name), model()) for name in "abcd"]
-    assert [place.replica.name for place in places if isinstance(place, Place)] == ["b", "b", "a", "a"]
+    found = with_pods({"a": READY, "b": READY}, *map(job, "abcd"), replicas={"p/a": unloaded, "p/b": replica()})
+    assert places(found) == ["b", "b", "a", "a"]
 
 
 @pytest.mark.parametrize("pods", [{"a": pod(), "b": pod()}, {"a": PENDING}, {"a": LOOPING}, {"a": PULLING}])
 def test_a_job_that_waits_for_pods_is_written_once_for_a_reason(pods: dict[str, Pod]) -> None:
     """However many of the pods have come so far: ten thousand jobs may wait for a hundred of them."""
-    (wait,) = plan(with_pods(pods, job(), workload=Workload(2)), NOW).decisions
-    assert isinstance(wait, Wait)
-    told = job(reason=wait.reason, message=wait.message)
-    assert plan(with_pods({**pods, "c": READY}, told, workload=Workload(3)), NOW).decisions == ()
-
-
-def scaled(reason: ScalingReason, wanted: int = 0, **demand: Any) -> dict[str, PoolScaling]:
-    return {"p": PoolScaling(Demand(**demand), wanted, reason, "why")}
+    (wait,) = waits(with_pods(pods, job(), wanted=2))
+    told = job(reason=wait.reason.value, message=wait.message)
+    assert waits(with_pods({**pods, "c": READY}, told, wanted=3)) == []
 
 
 @pytest.mark.parametrize(
-    ("found", "scaling", "ready", "reason"),
+    ("found", "ready", "reason"),
     [
-        pytest.param(with_pods({}), scaled(ScalingReason.IDLE), True, Reason.SCALED_TO_ZERO, id="no job, no replica"),
+        pytest.param(with_pods({}), True, Reason.SCALED_TO_ZERO, id="no job, no replica"),
+        pytest.param(with_pods({}, pools=[managed(paused=True)]), False, Reason.POOL_EMPTY, id="paused at zero"),
+        pytest.param(with_pods({"a": pod()}, job(), wanted=1), False, Reason.POOL_STARTING, id="on its way"),
         pytest.param(
-            with_pods({}), scaled(ScalingReason.PAUSED), False, Reason.POOL_EMPTY, id="paused without a replica"
+            with_pods({"a": READY}, wanted=1, replicas={"p/a": replica()}), True, Reason.READY, id="a replica serves"
         ),
         pytest.param(
-            with_pods({"a": pod()}, workload=Workload(1)),
-            scaled(ScalingReason.STEADY, 1),
-            False,
-            Reason.POOL_STARTING,
-            id="on its way",
-        ),
-        pytest.param(
-            with_pods({"a": READY}, workload=Workload(1), replicas={"p/a": replica()}),
-            scaled(ScalingReason.STEADY, 1),
+            with_pods({"a": READY}, wanted=1, refused="It is no good.", replicas={"p/a": replica()}),
             True,
             Reason.READY,
-            id="a replica serves",
+            id="one of before serves, though the template is refused",
         ),
     ],
 )
-def test_whether_a_pool_of_pods_can_be_used(
-    found: Snapshot, scaling: dict[str, PoolScaling], ready: bool, reason: Reason
-) -> None:
-    status = summarise(found, NOW, scaling).pools["p"]
-    condition = find(status.conditions, ConditionType.READY)
+def test_whether_a_pool_of_pods_can_be_used(found: Book, ready: bool, reason: Reason) -> None:
+    (decision,) = statuses(found)
+    condition = find(decision.status.conditions, ConditionType.READY)
     assert condition is not None
     assert (condition.status == "True", condition.reason) == (ready, reason)
 
 
-def test_what_a_pool_of_pods_tells() -> None:
+def test_what_a_pool_of_pods_shows() -> None:
     found = with_pods(
         {"a": READY, "b": PENDING},
         held("one", replica="a", pool="p"),
-        workload=Workload(2),
+        *(job(name, seconds=300.0 / 16) for name in "xyz"),
+        wanted=2,
         replicas={"p/a": replica()},
+        models=[model()],
     )
-    status = summarise(found, NOW, scaled(ScalingReason.STEADY, 2, backlog_seconds=1234.0, waiting=3)).pools["p"]
-    counts = (status.wanted_replicas, status.replicas, status.ready_replicas, status.loading_replicas)
+    (decision,) = statuses(found)
+    status = decision.status
+    counts = (status.desired_replicas, status.replicas, status.ready_replicas, status.loading_replicas)
     assert counts == (2, 2, 1, 1)
     assert (status.busy_replicas, status.running_jobs, status.waiting_jobs) == (1, 1, 3)
-    assert status.backlog_seconds == 1200
+    assert status.backlog_seconds == float(f"{status.backlog_seconds:.2g}") > 100
     states = {condition.type: (condition.status, condition.reason) for condition in status.conditions}
     assert states[ConditionType.PODS_SCHEDULED] == ("False", Reason.UNSCHEDULABLE)
     assert states[ConditionType.IMAGES_PULLED] == ("True", Reason.PULLED)
-    assert states[ConditionType.SCALING] == ("True", ScalingReason.STEADY)
+    assert states[ConditionType.SCALING_ACTIVE][0] == "True"
     assert status.selector == "videojob.dev/pool=p,videojob.dev/component=replica"

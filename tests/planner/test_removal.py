@@ -6,8 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.planner.builders import ago
-from videojob.planner.removal import Candidate, deletion_costs, victims
+from tests.planner import builders
+from tests.planner.builders import MOMENT, ago, book, held, loaded, managed, replica
+from videojob.api.replica import ModelState
+from videojob.planner.removal import (
+    BUSY_COST,
+    DRAINED_COST,
+    IDLE_COST,
+    SCALE_DOWN,
+    Candidate,
+    candidates_of,
+    deletion_costs,
+    victims,
+)
+from videojob.planner.view import view
 
 
 def pod(name: str, **fields: Any) -> Candidate:
@@ -38,13 +50,52 @@ def test_who_goes(pods: list[Candidate], count: int, expected: str) -> None:
 
 def test_kubernetes_takes_drained_ones_first_and_busy_ones_last() -> None:
     pods = [pod("busy", jobs=1), pod("useful", models=3), pod("idle"), pod("drained", draining=True)]
-    costs = deletion_costs(pods)
+    costs = deletion_costs(pods, ())
     assert sorted(costs, key=costs.__getitem__) == ["drained", "idle", "useful", "busy"]
 
 
+def test_one_that_gets_no_job_any_more_is_as_cheap_as_one_that_was_asked_to_drain() -> None:
+    costs = deletion_costs([pod("silent"), pod("idle"), pod("busy", jobs=1)], {"silent", "busy"})
+    assert (costs["silent"], costs["idle"], costs["busy"]) == (DRAINED_COST, IDLE_COST + 1, BUSY_COST)
+
+
 def test_one_that_still_hands_back_its_job_is_not_drained_yet() -> None:
-    costs = deletion_costs([pod("handing", jobs=1, draining=True), pod("idle")])
+    costs = deletion_costs([pod("handing", jobs=1, draining=True), pod("idle")], ())
     assert costs["handing"] > costs["idle"]
+
+
+def test_candidates_are_the_pods_that_stay_with_what_their_replicas_hold() -> None:
+    drained = replica(drain_reason=SCALE_DOWN, draining=True)
+    unloaded = replica(models=(loaded(state=ModelState.UNLOADED),))
+    found = book(
+        held("x", "a"),
+        held("y", "a", chunks_done=0),
+        pools=[managed(), managed("q")],
+        replicas={
+            "p/a": replica(),
+            "p/b": drained,
+            "p/c": unloaded,
+            "p/d": replica(live=False, drain_reason=SCALE_DOWN),
+            "p/e": replica(lost=True, drain_reason=SCALE_DOWN),
+            "p/f": replica(drain_reason="maintenance", draining=True),
+            "q/a": replica(),
+        },
+        pods={
+            **{f"p/{name}": builders.pod() for name in "abcdef"},
+            "p/new": builders.pod(ready_since=None),
+            "p/ending": builders.pod(ending=True),
+            "q/a": builders.pod(),
+        },
+    )
+    assert candidates_of("p", view(found, MOMENT)) == [
+        pod("a", created=ago(60), jobs=2),
+        pod("b", created=ago(60), draining=True),
+        pod("c", created=ago(60), models=0),
+        pod("d", created=ago(60), models=0, draining=True),
+        pod("e", created=ago(60), models=0),
+        pod("f", created=ago(60)),
+        pod("new", created=ago(60), models=0, ready=False),
+    ]
 
 
 PODS = st.lists(
@@ -75,7 +126,7 @@ def test_no_busy_replica_is_chosen_and_choices_are_stable(pods: list[Candidate],
 
 @given(PODS)
 def test_a_drained_replica_costs_less_than_an_idle_one_and_that_less_than_a_busy_one(pods: list[Candidate]) -> None:
-    costs = deletion_costs(pods)
+    costs = deletion_costs(pods, ())
     ranks = {one.name: 2 if one.jobs else 0 if one.draining else 1 for one in pods}
     for one in pods:
         assert all(costs[one.name] < costs[other.name] for other in pods if ranks[one.name] < ranks[other.name])

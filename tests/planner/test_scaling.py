@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from videojob.api.gpupool import Scaling
-from videojob.planner.demand import Demand
-from videojob.planner.scaling import History, Recommendation, Replicas, ScalingDecision, scale
+from videojob.planner.scaling import Demand, History, Recommendation, Replicas, ScalingDecision, scale
 
 NOW = 10_000.0
 LIMITS: dict[str, Any] = {"min_replicas": 0, "max_replicas": 10, "target_seconds": 600}

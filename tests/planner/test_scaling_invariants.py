@@ -9,8 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from videojob.api.gpupool import Scaling
-from videojob.planner.demand import Demand
-from videojob.planner.scaling import History, Recommendation, Replicas, ScalingDecision, ScalingReason, scale
+from videojob.planner.scaling import Demand, History, Recommendation, Replicas, ScalingDecision, ScalingReason, scale
 
 COLD = st.sampled_from([None, 0.0, 30.0, 120.0, 900.0])
 

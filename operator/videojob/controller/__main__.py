@@ -10,6 +10,7 @@ from typing import get_args
 from kubernetes.aio.config.config_exception import ConfigException
 
 from videojob import logs
+from videojob.api.podtemplate import UserIDs
 from videojob.controller.operator import Operator, OperatorError
 from videojob.controller.settings import Settings
 from videojob.kube.client import configuration
@@ -60,6 +61,13 @@ def main() -> int:
         help="Secret with a registry's credentials, for the pods of all pools; may be given again",
     )
     parser.add_argument(
+        "--pod-user-ids",
+        type=UserIDs,
+        choices=list(UserIDs),
+        default=site.user_ids,
+        help="of pools whose template does not decide [%(default)s]",
+    )
+    parser.add_argument(
         "--log-format", choices=get_args(Format), default=defaults.log_format, help="of all logs [%(default)s]"
     )
     given = parser.parse_args()
@@ -78,6 +86,7 @@ def main() -> int:
                 runner_account=given.runner_service_account,
                 image_pull_secrets=tuple(given.image_pull_secret),
                 log_format=given.log_format,
+                user_ids=given.pod_user_ids,
             ),
         )
     )

@@ -1,107 +1,176 @@
 """Compares what is known with what the API server has: once before the first plan, and now and then for ever.
 
-The first time it makes the cache complete, so that no plan is made from half of the jobs. Later it proves that the
-watches work: a watch can end or stall without a word, and kopf does not tell about objects that vanished while it was
-disconnected. What it finds it puts right.
+The first time it makes the known complete, so that no plan is made from half of the jobs. Later it makes good what a
+watch has missed, and counts it: a watch can end or stall without a word, and kopf does not report objects that
+vanished while it was disconnected. What it found is made good by then, so nothing hangs on it: liveness neither.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Protocol
 
-from videojob.controller.cache import KINDS, Cache
-from videojob.controller.metrics import OperatorMetrics
+from videojob.kube.answers import identified
 from videojob.kube.client import Json, KubeClient, KubeError, ResourceKind
 
 logger = logging.getLogger(__name__)
 
 PAGE = 500
+READS = 1000
+"""The most objects that one comparison of a kind reads one by one; the next one reads on."""
+
+
+class Known(Protocol):
+    """What is known of the API server's objects."""
+
+    def known(self, kind: ResourceKind) -> Mapping[str, int]:
+        """The newest version seen of each object of a kind, by uid, whether it could be read or not."""
+
+    def apply(self, kind: ResourceKind, body: Json) -> None:
+        """An object was seen."""
+
+    def forget(self, kind: ResourceKind, uid: str) -> None:
+        """An object does not exist any more."""
+
+    def ours(self, kind: ResourceKind, body: Json) -> bool:
+        """Whether an object is to be known at all."""
 
 
 class Audit:
-    """`sound` is whether the last comparison found that the watches had brought everything."""
+    """Keeps `known` complete for some kinds."""
 
     def __init__(
         self,
         client: KubeClient,
-        cache: Cache,
-        metrics: OperatorMetrics,
+        known: Known,
+        kinds: Sequence[ResourceKind],
         *,
         namespace: str | None,
         pause_seconds: float,
         grace_seconds: float,
+        missed: Callable[[ResourceKind, int], None],
+        failed: Callable[[ResourceKind], None],
     ) -> None:
-        """`namespace` is the only one whose jobs and queues are known, if not all are."""
+        """`namespace` is the only one whose objects are known, if not all are.
+
+        `missed` is called with the number of changes that were made good, `failed` where no comparison could be made.
+        """
         self._client = client
-        self._cache = cache
-        self._metrics = metrics
+        self._known = known
+        self._kinds = tuple(kinds)
         self._namespace = namespace
         self._pause_seconds = pause_seconds
         self._grace_seconds = grace_seconds
-        self.sound = True
+        self._missed = missed
+        self._failed = failed
+        self._due: set[ResourceKind] = set()
+        self._wake = asyncio.Event()
 
     async def load(self) -> None:
         """Read everything. Raises KubeError."""
-        for kind in KINDS:
+        for kind in self._kinds:
             async for page in self._pages(kind):
                 for body in page:
-                    self._cache.apply(kind, body)
+                    self._apply(kind, body)
 
     async def run(self) -> None:
         """Compare again and again, until cancelled."""
+        time = asyncio.get_running_loop().time
+        all_due = time() + self._pause_seconds
         while True:
-            await asyncio.sleep(self._pause_seconds)
-            missed = 0
-            for kind in KINDS:
+            try:
+                async with asyncio.timeout_at(all_due):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._due.update(self._kinds)
+                all_due = time() + self._pause_seconds
+            self._wake.clear()
+            due, self._due = [kind for kind in self._kinds if kind in self._due], set()
+            for kind in due:
                 try:
-                    missed += await self._compare(kind)
+                    await self._compare(kind)
                 except KubeError as error:
-                    logger.warning("The audit of %s was not made: %s", kind.plural, error)
-            self.sound = missed == 0
+                    logger.warning("%s were not compared with what is known: %s", kind.plural, error)
+                    self._failed(kind)
+                except Exception:
+                    logger.exception("%s could not be compared with what is known", kind.plural)
+                    self._failed(kind)
 
-    async def _compare(self, kind: ResourceKind) -> int:
-        """Changes that the watch of a kind has missed: those it has not brought a while after they were listed."""
-        known_before = self._cache.versions(kind)
+    def soon(self, kind: ResourceKind) -> None:
+        """Compare a kind now, because its watch may have missed something."""
+        self._due.add(kind)
+        self._wake.set()
+
+    async def _compare(self, kind: ResourceKind) -> None:
+        """Find and make good the changes that the watch has not brought a while after they were listed."""
+        before = dict(self._known.known(kind))
         listed: dict[str, int] = {}
         late: dict[str, Json] = {}
+        complete = True
         async for page in self._pages(kind):
             for body in page:
-                uid, version = body["metadata"]["uid"], int(body["metadata"]["resourceVersion"])
+                if not identified(body):
+                    complete = False
+                    continue
+                uid, text = body["metadata"]["uid"], body["metadata"]["resourceVersion"]
+                version = int(text) if text.isdecimal() else 0
                 listed[uid] = version
-                if known_before.get(uid, 0) < version and self._cache.ours(kind, body):
+                if before.get(uid, 0) < version and self._ours(kind, body):
                     late[uid] = body
-        vanished = known_before.keys() - listed.keys()
+        if not complete:
+            logger.warning(
+                "The listing of %s has items that cannot be read; none is concluded to be gone.", kind.plural
+            )
+        vanished = before.keys() - listed.keys() if complete else set()
         if not late and not vanished:
-            return 0
+            return
         await asyncio.sleep(self._grace_seconds)
-        known = self._cache.versions(kind)
+        known = self._known.known(kind)
         overdue = {uid: body for uid, body in late.items() if known.get(uid, 0) < listed[uid]}
-        for body in overdue.values():
-            try:
-                found = await self._client.get(kind, body["metadata"]["name"], body["metadata"].get("namespace"))
-            except KubeError as error:
-                if not error.not_found:
-                    raise
-                continue
-            self._cache.apply(kind, found)
-        known = self._cache.versions(kind)
-        # An object that cannot be read is still not known now: that is no fault of the watch.
-        missed = [uid for uid in overdue if known.get(uid, 0) >= listed[uid]]
-        ghosts = vanished & known.keys()
-        for uid in ghosts:
-            self._cache.forget(kind, uid)
-        count = len(missed) + len(ghosts)
+        for body in list(overdue.values())[:READS]:
+            await self._make_good(kind, body["metadata"])
+        known = self._known.known(kind)
+        # An object that is still not known now is no fault of the watch.
+        count = sum(known.get(uid, 0) >= listed[uid] for uid in overdue)
+        for uid in vanished & known.keys():
+            self._known.forget(kind, uid)
+            count += 1
         if count:
-            self._metrics.missed_changes.labels(kind.plural).inc(count)
-            logger.error("The watch of %s had missed %d changes; they were made up for.", kind.plural, count)
-        return count
+            self._missed(kind, count)
+            logger.error("The watch of %s had missed %d changes; they were made good.", kind.plural, count)
+
+    async def _make_good(self, kind: ResourceKind, metadata: Json) -> None:
+        """Read an object again: it may have gone since it was listed."""
+        try:
+            self._apply(kind, await self._client.get(kind, metadata["name"], metadata.get("namespace")))
+        except KubeError as error:
+            if not error.not_found:
+                raise
+
+    def _apply(self, kind: ResourceKind, body: Json) -> None:
+        try:
+            if self._known.ours(kind, body):
+                self._known.apply(kind, body)
+        except Exception:
+            logger.exception("An object of %s could not be taken in", kind.plural)
+            self._failed(kind)
+
+    def _ours(self, kind: ResourceKind, body: Json) -> bool:
+        try:
+            return self._known.ours(kind, body)
+        except Exception:
+            logger.exception("An object of %s could not be read", kind.plural)
+            return False
 
     async def _pages(self, kind: ResourceKind) -> AsyncIterator[list[Json]]:
         token = ""
         while True:
             selectors = {"limit": str(PAGE)} | ({"continue": token} if token else {})
             listing = await self._client.list(kind, self._namespace, **selectors)
-            yield listing.get("items", [])
-            token = listing["metadata"].get("continue", "")
+            items, metadata = listing.get("items") or [], listing.get("metadata") or {}
+            if not isinstance(items, list) or not isinstance(metadata, dict):
+                raise KubeError(0, f"the listing of {kind.plural} has no items")
+            yield items
+            token = str(metadata.get("continue") or "")
             if not token:
                 return

@@ -11,16 +11,64 @@ may take over, because the follower began to count no earlier and waits for long
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from videojob.kube.answers import AnswerError, identified
 from videojob.kube.client import LEASES, Json, KubeClient, KubeError
 
 logger = logging.getLogger(__name__)
 
 LEASE_NAME = "videojob-operator"
 RETRY_SECONDS = 0.5
+LONGEST_SECONDS = 3600
+"""A Lease whose holder claims it for longer says nothing about how long to wait for the holder."""
+
+
+class Leadership:
+    """Whether this operator may write, for those who write.
+
+    Keep the `term` in which a decision was made, and ask `holds` before each write: in a later term another operator
+    may have led in between.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._until = -math.inf
+        self._term = 0
+
+    @property
+    def leading(self) -> bool:
+        """True only while nobody else can lead."""
+        return self._monotonic() < self._until
+
+    @property
+    def term(self) -> int:
+        """How often the leadership was acquired; it rises with every acquisition."""
+        return self._term
+
+    def holds(self, term: int) -> bool:
+        """Whether this operator still leads, and has never ceased to since the term began."""
+        return term == self._term and self.leading
+
+    def left(self) -> float:
+        """Seconds that this operator still leads without a renewal."""
+        return max(self._until - self._monotonic(), 0.0)
+
+    def acquire(self, until: float) -> None:
+        """Begin a term that ends, unless it is renewed, at that monotonic time."""
+        self._term += 1
+        self._until = until
+
+    def renew(self, until: float) -> None:
+        """Go on with the term until that monotonic time."""
+        self._until = until
+
+    def end(self) -> None:
+        """End the term."""
+        self._until = -math.inf
 
 
 @dataclass
@@ -33,7 +81,7 @@ class _Seen:
 
 
 class Election:
-    """Takes part in the election. `leading` is true only while nobody else can lead."""
+    """Takes part in the election, and keeps the `leadership`."""
 
     def __init__(
         self,
@@ -48,7 +96,7 @@ class Election:
         started: Callable[[], None],
         stopped: Callable[[], None],
     ) -> None:
-        """`started` and `stopped` are called when this operator begins and ceases to lead."""
+        """`started` and `stopped` are called when this operator begins and ceases to lead, in turns."""
         self._client = client
         self._namespace = namespace
         self._identity = identity
@@ -58,107 +106,161 @@ class Election:
         self._monotonic = monotonic
         self._started = started
         self._stopped = stopped
-        self._held_until: float | None = None
+        self._in_office = False
         self._seen: _Seen | None = None
-
-    @property
-    def leading(self) -> bool:
-        """Whether this operator may write now."""
-        return self._held_until is not None and self._monotonic() < self._held_until
+        self.leadership = Leadership(monotonic)
 
     async def run(self) -> None:
         """Follow and lead, until cancelled."""
         while True:
             began = self._monotonic()
-            limit = self._deadline_seconds if self._held_until is None else max(self._held_until - began, 0.01)
+            limit = max(self.leadership.left(), 0.01) if self._in_office else self._deadline_seconds
+            held: bool | None = None
             try:
                 async with asyncio.timeout(limit):
                     held = await self._try()
             except (KubeError, TimeoutError) as error:
                 logger.warning("The leader's Lease cannot be read or written: %s", str(error) or "no answer in time")
-                held = None
+            except Exception:
+                logger.exception("The leader's Lease cannot be renewed or taken")
+            if self._in_office and (held is False or not self.leadership.leading):
+                self._follow()
             if held:
                 self._lead(began + self._deadline_seconds)
-            elif held is False or not self.leading:
-                self._follow()
             await asyncio.sleep(self._pause(held))
 
     async def release(self) -> None:
         """Give the Lease up, so that another operator need not wait for it to expire."""
-        if self._held_until is None:
+        if not self._in_office:
             return
         self._follow()
         try:
             async with asyncio.timeout(self._deadline_seconds):
-                lease = await self._client.get(LEASES, LEASE_NAME, self._namespace)
-                if lease["spec"].get("holderIdentity") == self._identity:
-                    lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
-                    await self._client.replace(LEASES, LEASE_NAME, lease, self._namespace)
+                lease = await self._get()
+                spec = _read(lease or {})
+                if lease is not None and spec.holder == self._identity:
+                    given_up = spec.body | {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
+                    await self._client.replace(LEASES, LEASE_NAME, lease | {"spec": given_up}, self._namespace)
         except (KubeError, TimeoutError) as error:
             logger.warning("The leader's Lease was not released, and will expire: %s", error)
 
     async def _try(self) -> bool | None:
         """Renew or take the Lease: True if it is ours now, False if another's, None where a write met a conflict."""
-        try:
-            lease = await self._client.get(LEASES, LEASE_NAME, self._namespace)
-        except KubeError as error:
-            if not error.not_found:
-                raise
-            lease = {
-                "apiVersion": "coordination.k8s.io/v1",
-                "kind": "Lease",
-                "metadata": {"name": LEASE_NAME, "namespace": self._namespace},
-                "spec": {"leaseTransitions": 0},
-            }
-        spec = lease["spec"]
-        holder = spec.get("holderIdentity") or ""
-        if holder not in ("", self._identity) and not self._expired(spec):
+        lease = await self._get()
+        fresh = lease is None
+        lease = lease or {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": LEASE_NAME, "namespace": self._namespace},
+        }
+        spec = _read(lease)
+        if spec.holder not in ("", self._identity) and not self._expired(spec):
             return False
-        if holder != self._identity:
-            spec["acquireTime"] = _now()
-            spec["leaseTransitions"] = spec.get("leaseTransitions", 0) + 1
-        spec |= {
+        taken = spec.body | {
             "holderIdentity": self._identity,
             "leaseDurationSeconds": max(1, round(self._lease_seconds)),
             "renewTime": _now(),
         }
+        if spec.holder != self._identity:
+            taken |= {"acquireTime": _now(), "leaseTransitions": spec.transitions + 1}
+        # What else was in it is replaced. The fence is the resourceVersion, which stays in the metadata.
+        lease = lease | {"spec": taken}
         try:
-            if "resourceVersion" in lease["metadata"]:
-                await self._client.replace(LEASES, LEASE_NAME, lease, self._namespace)
-            else:
+            if fresh:
                 await self._client.create(LEASES, lease, self._namespace)
+            else:
+                await self._client.replace(LEASES, LEASE_NAME, lease, self._namespace)
         except KubeError as error:
             if error.conflict:
                 return None
             raise
+        if spec.holder != self._identity and self._in_office:
+            self._follow()  # Another one may have led since the last renewal: this is a new term.
         return True
 
-    def _expired(self, spec: Json) -> bool:
-        content = (spec.get("holderIdentity") or "", spec.get("renewTime") or "")
+    async def _get(self) -> Json | None:
+        """The Lease, with a version to fence by; None where there is none."""
+        try:
+            lease = await self._client.get(LEASES, LEASE_NAME, self._namespace)
+        except KubeError as error:
+            if error.not_found:
+                return None
+            raise
+        if not identified(lease):
+            raise AnswerError("the answer is no Lease")
+        return lease
+
+    def _expired(self, spec: "_Spec") -> bool:
+        content = (spec.holder, spec.renewed)
         now = self._monotonic()
         if self._seen is None or self._seen.content != content:
             self._seen = _Seen(content, now)
-        return now - self._seen.at >= float(spec.get("leaseDurationSeconds") or self._lease_seconds)
+        return now - self._seen.at >= (spec.seconds or self._lease_seconds)
 
     def _lead(self, until: float) -> None:
-        fresh = self._held_until is None
-        self._held_until = until
-        if fresh:
-            logger.info("This operator leads now (%s).", self._identity)
-            self._started()
+        if self._in_office:
+            self.leadership.renew(until)
+            return
+        self._in_office = True
+        self.leadership.acquire(until)
+        logger.info("This operator leads now (%s).", self._identity)
+        _call(self._started)
 
     def _follow(self) -> None:
-        if self._held_until is not None:
-            self._held_until = None
-            logger.info("This operator does not lead any more (%s).", self._identity)
-            self._stopped()
+        self._in_office = False
+        self.leadership.end()
+        logger.info("This operator does not lead any more (%s).", self._identity)
+        _call(self._stopped)
 
     def _pause(self, held: bool | None) -> float:
         """Until the next try: sooner where a leader could not renew, and never beyond the end of its time."""
-        if self._held_until is None:
+        if not self._in_office:
             return self._renew_seconds
-        left = max(self._held_until - self._monotonic(), 0.0)
-        return min(self._renew_seconds if held else RETRY_SECONDS, left)
+        return min(self._renew_seconds if held else RETRY_SECONDS, self.leadership.left())
+
+
+@dataclass(frozen=True)
+class _Spec:
+    """What can be read of a Lease: what makes no sense counts as absent."""
+
+    holder: str
+    renewed: str
+    seconds: float | None
+    transitions: int
+    body: Json
+    """The fields that make sense, as they are kept."""
+
+
+def _read(lease: Json) -> _Spec:
+    given = lease.get("spec")
+    spec = given if isinstance(given, dict) else {}
+    holder, renewed, acquired = (spec.get(key) for key in ("holderIdentity", "renewTime", "acquireTime"))
+    seconds, transitions = spec.get("leaseDurationSeconds"), spec.get("leaseTransitions")
+    counted = transitions if isinstance(transitions, int) and 0 <= transitions < 2**31 - 1 else 0
+    body: Json = {"leaseTransitions": counted}
+    if _is_time(acquired):
+        body["acquireTime"] = acquired
+    return _Spec(
+        holder=holder if isinstance(holder, str) else "",
+        renewed=renewed if isinstance(renewed, str) else "",
+        seconds=float(seconds) if isinstance(seconds, int) and 0 < seconds <= LONGEST_SECONDS else None,
+        transitions=counted,
+        body=body,
+    )
+
+
+def _is_time(text: object) -> bool:
+    try:
+        return isinstance(text, str) and datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _call(told: Callable[[], None]) -> None:
+    try:
+        told()
+    except Exception:
+        logger.exception("The change of leadership met an error")
 
 
 def _now() -> str:

@@ -9,14 +9,13 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from prometheus_client import Counter
 
 from videojob.api import API_VERSION, MANAGER
 from videojob.api.conditions import MESSAGE_LIMIT
 from videojob.kube.client import EVENTS, KubeClient, KubeError
-from videojob.planner.snapshot import Job
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +24,30 @@ REMEMBERED = 1024
 REPEAT_SECONDS = 600.0
 
 
+EventType = Literal["Normal", "Warning"]
+
+
+class Subject(Protocol):
+    """The VideoJob that an Event is on."""
+
+    @property
+    def namespace(self) -> str:
+        """Of the job."""
+
+    @property
+    def name(self) -> str:
+        """Of the job."""
+
+    @property
+    def uid(self) -> str:
+        """Of the job."""
+
+
 class _Event(NamedTuple):
     namespace: str
     name: str
     uid: str
-    type: Literal["Normal", "Warning"]
+    type: EventType
     reason: str
     message: str
 
@@ -45,7 +63,7 @@ class Recorder:
         self._queue: asyncio.Queue[_Event] = asyncio.Queue(QUEUE_SIZE)
         self._posted: OrderedDict[_Event, float] = OrderedDict()
 
-    def post(self, job: Job, type_: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+    def post(self, job: Subject, type_: EventType, reason: str, message: str) -> None:
         """Post an Event on the job, some time soon."""
         event = _Event(job.namespace, job.name, job.uid, type_, reason, message[:MESSAGE_LIMIT])
         now = self._monotonic()

@@ -1,184 +1,181 @@
-"""Removes the files of deleted jobs from their pools' stores, and remembers those that could not be removed.
+"""The files of jobs that are deleted, closed or moved: what is done now, and what is put on the list for later.
 
-A deletion never hangs. A store that has failed for `patience_seconds` is waited for no longer: the job's prefix goes to
-a list in a ConfigMap, which the leader works off whenever the store answers again.
+A deletion never hangs. Each job's files are tried for `patience_seconds` from their own first failure; then they go to
+the list of orphans, which the leader works off. So one prefix that is locked concerns nobody else, and no deletion is
+given up untried.
 """
 
 import asyncio
-import base64
-import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable
+from datetime import datetime
 
-from prometheus_client import Gauge
-
-from videojob.api.gpupool import GPUPool
-from videojob.controller.cache import Cache
-from videojob.kube.client import CONFIG_MAPS, SECRETS, KubeClient, KubeError
-from videojob.planner.snapshot import Job
+from videojob.controller.orphans import ORPHANS, Orphan, Orphans
+from videojob.controller.stores import JobFiles, PoolGone, Prefix, StoreFailure
+from videojob.kube.client import KubeError
 
 logger = logging.getLogger(__name__)
 
-ORPHANS = "videojob-orphans"
-
-Clean = Callable[[str, Mapping[str, Any], str, str, bool], Awaitable[None]]
-"""Removes files: takes the store's URL, its options, namespace and uid of the job, and whether the MP4 stays."""
-
-
-class StoreFailure(Exception):  # noqa: N818 - it is no error yet: the store is given more time
-    """The files could not be removed now; trying again later makes sense."""
-
-
-@dataclass(frozen=True)
-class Remains:
-    """A deleted job's files."""
-
-    namespace: str
-    uid: str
-    pool: str
-    store_url: str
-    keep_output: bool
+InUse = Callable[[str, str, str], bool]
+"""Whether a job, given by namespace and uid, has its files in the store of that URL, or may get them there."""
 
 
 class Files:
-    """Files of deleted jobs."""
+    """Files of jobs."""
 
     def __init__(
         self,
-        client: KubeClient,
-        cache: Cache,
-        namespace: str,
+        stores: JobFiles,
+        orphans: Orphans,
         *,
-        clean: Clean,
         monotonic: Callable[[], float],
+        now: Callable[[], datetime],
         patience_seconds: float,
-        try_seconds: float,
-        orphan_limit: int,
         retry_seconds: float,
-        orphans: Gauge,
     ) -> None:
-        self._client = client
-        self._cache = cache
-        self._namespace = namespace
-        self._clean = clean
-        self._monotonic = monotonic
-        self._patience_seconds = patience_seconds
-        self._try_seconds = try_seconds
-        self._orphan_limit = orphan_limit
-        self._retry_seconds = retry_seconds
+        """`patience_seconds` is how long a removal may fail, `retry_seconds` the pause between looks at the list."""
+        self._stores = stores
         self._orphans = orphans
-        self._failing_since: dict[str, float] = {}
+        self._monotonic = monotonic
+        self._now = now
+        self._patience_seconds = patience_seconds
+        self._retry_seconds = retry_seconds
+        self._failures: dict[Prefix, tuple[float, float]] = {}
+        """When the removal of a prefix has failed for the first time and for the last."""
+        self._tried: dict[str, float] = {}
 
-    async def remove(self, job: Job, keep_output: bool) -> str | None:
-        """Remove a job's files, or give up on its store: then the sentence says so.
+    async def remove(self, prefix: Prefix, keep_output: bool, *, keep_closed: bool = False) -> str | None:
+        """Remove a job's files, or give up on them: then the sentence says so.
+
+        Args:
+            prefix: Where they are.
+            keep_output: Whether its finished video stays.
+            keep_closed: Whether what closes the job stays, for a runner that may still be at work; `sweep_later` then
+                removes it.
 
         Raises:
             StoreFailure: the store fails, but not for long enough to give up.
             KubeError: the list of orphans could not be written.
         """
-        if job.store_uri is None:
-            return None
-        suffix = f"/{job.namespace}/{job.uid}"
-        remains = Remains(job.namespace, job.uid, job.pool or "", job.store_uri.removesuffix(suffix), keep_output)
-        now = self._monotonic()
-        since = self._failing_since.get(remains.store_url)
-        if since is not None and now - since >= self._patience_seconds:
-            return await self._orphan(remains, f"its store has failed for {now - since:.0f} s")
         try:
-            await self._try(remains)
-        except _PoolGoneError as error:
-            return await self._orphan(remains, str(error))
-        except StoreFailure:
-            self._failing_since.setdefault(remains.store_url, now)
-            raise
-        self._failing_since.pop(remains.store_url, None)
-        return None
+            await self._stores.purge(prefix, keep_output, keep_closed)
+        except PoolGone as error:
+            why = str(error)
+        except StoreFailure as error:
+            seconds = self._failing(prefix)
+            if seconds < self._patience_seconds:
+                raise
+            why = f"they could not be removed for {seconds:.0f} s: {error}"
+        else:
+            self._failures.pop(prefix, None)
+            return None
+        sentence = await self._give_up(prefix, keep_output, why)
+        self._failures.pop(prefix, None)
+        return sentence
 
-    async def run(self, leading: Callable[[], bool]) -> None:
-        """While leading, try to remove orphaned files again and again, until cancelled."""
+    async def close(self, prefix: Prefix, attempt: int) -> None:
+        """Take a job from an attempt, and all before it, whose runner may still be at work. Raises StoreFailure.
+
+        Only while `attempt` is the job's newest.
+        """
+        await self._stores.close(prefix, attempt)
+
+    async def committed(self, prefix: Prefix) -> int:
+        """How many chunks of a job are committed, or FINISHED. Raises StoreFailure where the store does not answer."""
+        return await self._stores.committed(prefix)
+
+    async def sweep_later(self, prefix: Prefix, attempt: int, not_before: datetime) -> None:
+        """Let what this attempt, and all before it, still add be removed after a time: first of all, then close.
+
+        Raises:
+            StoreFailure: the list is full.
+            KubeError: the list could not be written.
+        """
+        if not await self._orphans.add(_orphan(prefix, attempt=attempt, not_before=not_before)):
+            raise StoreFailure(_FULL)
+
+    async def purge_later(self, prefix: Prefix, not_before: datetime) -> None:
+        """Remove all but a deleted job's finished video once more after a time. Raises StoreFailure or KubeError."""
+        if not await self._orphans.add(_orphan(prefix, keep_output=True, not_before=not_before)):
+            raise StoreFailure(_FULL)
+
+    async def run(self, leading: Callable[[], bool], in_use: InUse) -> None:
+        """While leading, work the list off again and again, until cancelled."""
         while True:
             if leading():
                 try:
-                    await self._work_off(leading)
+                    await self._work_off(leading, in_use)
                 except KubeError as error:
                     logger.warning("The list of orphaned files, ConfigMap %s, cannot be used: %s", ORPHANS, error)
             await asyncio.sleep(self._retry_seconds)
 
-    async def _try(self, remains: Remains) -> None:
-        pool = self._cache.pools.get(remains.pool)
-        if pool is not None and pool.spec.store.url.rstrip("/") != remains.store_url:
-            pool = None
-        if pool is None and not remains.store_url.startswith("file://"):
-            raise _PoolGoneError(f"GPUPool {remains.pool}, which knows how to reach its store, does not exist any more")
-        options = await self._options(pool) if pool is not None else {}
-        try:
-            async with asyncio.timeout(self._try_seconds):
-                await self._clean(remains.store_url, options, remains.namespace, remains.uid, remains.keep_output)
-        except TimeoutError as error:
-            raise StoreFailure(f"{remains.store_url} did not answer within {self._try_seconds:g} s") from error
+    def _failing(self, prefix: Prefix) -> float:
+        """Note that a prefix could not be removed; for how many seconds that has been so."""
+        now = self._monotonic()
+        # A removal that is no longer tried, as that of a job whose finalizer somebody took off, is forgotten.
+        kept = now - 2 * self._patience_seconds
+        self._failures = {known: times for known, times in self._failures.items() if times[1] >= kept}
+        since, _ = self._failures.get(prefix, (now, now))
+        self._failures[prefix] = since, now
+        return now - since
 
-    async def _options(self, pool: GPUPool) -> dict[str, Any]:
-        store = pool.spec.store
-        credentials: dict[str, str] | None = None
-        if store.secret_name is not None:
-            try:
-                secret = await self._client.get(SECRETS, store.secret_name, self._namespace)
-            except KubeError as error:
-                raise StoreFailure(f"Secret {store.secret_name} of GPUPool {pool.metadata.name}: {error}") from error
-            credentials = {key: base64.b64decode(value).decode() for key, value in secret.get("data", {}).items()}
-        return {"endpoint": store.endpoint, "region": store.region, "credentials": credentials}
+    async def _give_up(self, prefix: Prefix, keep_output: bool, why: str) -> str:
+        left = f"The files in {prefix.uri} were left behind, because {why}"
+        if await self._orphans.add(_orphan(prefix, keep_output=keep_output)):
+            return f"{left}; they are removed once the store allows it."
+        logger.error("The list of orphaned files is full; remove these by hand: %s (%s)", prefix.uri, why)
+        return f"{left}; remove them by hand."
 
-    async def _orphan(self, remains: Remains, why: str) -> str:
-        where = f"{remains.store_url}/{remains.namespace}/{remains.uid}"
-        listed = await self._list()
-        if remains.uid not in listed and len(listed) >= self._orphan_limit:
-            logger.error("The list of orphaned files is full; remove these by hand: %s (%s)", where, why)
-            return f"The files in {where} were left behind, because {why}; remove them by hand."
-        await self._write({remains.uid: json.dumps(asdict(remains))})
-        self._orphans.set(len(listed | {remains.uid: ""}))
-        return f"The files in {where} were left behind, because {why}; they are removed once the store answers."
+    async def _work_off(self, leading: Callable[[], bool], in_use: InUse) -> None:
+        """Try every entry whose time has come, those that were not tried for longest first.
 
-    async def _work_off(self, leading: Callable[[], bool]) -> None:
-        listed = await self._list()
-        self._orphans.set(len(listed))
-        failed: set[str] = set()
-        for uid, text in sorted(listed.items()):
+        A store that fails is left alone until the next time: with an entry each time, its failures hold up nobody.
+        """
+        entries = await self._orphans.read()
+        self._tried = {key: moment for key, moment in self._tried.items() if key in entries}
+        failed: set[tuple[str, str]] = set()
+        for key, orphan in sorted(entries.items(), key=lambda item: (self._tried.get(item[0], float("-inf")), item[0])):
+            store = (orphan.pool, orphan.store_url)
+            if store in failed or not orphan.due(self._now()):
+                continue
             if not leading():
                 return
-            remains = Remains(**json.loads(text))
-            if remains.store_url in failed:
-                continue
+            self._tried[key] = self._monotonic()
             try:
-                await self._try(remains)
-            except (StoreFailure, _PoolGoneError) as error:
-                failed.add(remains.store_url)
-                logger.info("Orphaned files in %s stay for now: %s", remains.store_url, error)
+                await self._settle(orphan, in_use)
+            except StoreFailure as error:
+                failed.add(store)
+                logger.info("Orphaned files in %s stay for now: %s", orphan.prefix.uri, error)
                 continue
-            self._failing_since.pop(remains.store_url, None)
-            await self._write({uid: None})
-            logger.info("Orphaned files of %s in %s were removed", uid, remains.store_url)
+            except Exception:
+                logger.exception("Orphaned files in %s stay for now", orphan.prefix.uri)
+                continue
+            await self._orphans.remove(key)
+            logger.info("Orphaned files in %s were removed", orphan.prefix.uri)
 
-    async def _list(self) -> dict[str, str]:
-        try:
-            found = await self._client.get(CONFIG_MAPS, ORPHANS, self._namespace)
-        except KubeError as error:
-            if error.not_found:
-                return {}
-            raise
-        return dict(found.get("data") or {})
-
-    async def _write(self, data: Mapping[str, str | None]) -> None:
-        try:
-            await self._client.merge_patch(CONFIG_MAPS, ORPHANS, {"data": dict(data)}, self._namespace)
-        except KubeError as error:
-            if not error.not_found:
-                raise
-            metadata = {"name": ORPHANS, "namespace": self._namespace}
-            body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
-            await self._client.create(CONFIG_MAPS, body, self._namespace)
+    async def _settle(self, orphan: Orphan, in_use: InUse) -> None:
+        if orphan.attempt is None:
+            await self._stores.purge(orphan.prefix, orphan.keep_output, keep_closed=False)
+        else:
+            used = in_use(orphan.namespace, orphan.uid, orphan.store_url)
+            await self._stores.sweep(orphan.prefix, orphan.attempt, used)
 
 
-class _PoolGoneError(Exception):
-    """Nobody knows how to reach the store."""
+_FULL = (
+    f"the list of files that are to be swept, ConfigMap {ORPHANS}, is full. It empties by itself, "
+    "unless a store that it names fails: look at the operator's log"
+)
+
+
+def _orphan(
+    prefix: Prefix, *, keep_output: bool = False, attempt: int | None = None, not_before: datetime | None = None
+) -> Orphan:
+    return Orphan(
+        namespace=prefix.namespace,
+        uid=prefix.uid,
+        pool=prefix.pool,
+        store_url=prefix.store_url,
+        keep_output=keep_output,
+        attempt=attempt,
+        not_before=not_before,
+    )

@@ -1,18 +1,53 @@
 """The planning loop: whatever changed since the last plan is planned together."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
 from time import perf_counter
 
+from videojob.controller.leading import Leadership
 from videojob.controller.metrics import OperatorMetrics
+from videojob.controller.rests import Rests
 from videojob.controller.settings import Settings
 from videojob.controller.writer import Writer
-from videojob.planner.plan import plan
-from videojob.planner.snapshot import Snapshot
+from videojob.planner.book import Book
+from videojob.planner.decisions import Fault, Lane, Plan
+from videojob.planner.facts import Moment
 
 logger = logging.getLogger(__name__)
+
+FAILED_SECONDS = 1.0
+FAILED_CAP_SECONDS = 30.0
+
+
+class Wake:
+    """Wakes the planning loop: set by whatever has changed something."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._event = asyncio.Event()
+        self._since: float | None = None
+
+    def set(self) -> None:
+        """Something changed."""
+        if self._since is None:
+            self._since = self._monotonic()
+        self._event.set()
+
+    def take(self) -> float | None:
+        """All changes are taken account of from now on; how many seconds ago the first of them came, if any did."""
+        since, self._since = self._since, None
+        self._event.clear()
+        return self._monotonic() - since if since is not None else None
+
+    async def wait(self, seconds: float) -> None:
+        """Until something changes, but no longer than that."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        except TimeoutError:
+            pass
 
 
 class PlanningLoop:
@@ -20,66 +55,104 @@ class PlanningLoop:
 
     def __init__(
         self,
-        snapshot: Callable[[], Snapshot],
+        book: Book,
+        cycle: Callable[[Moment], Plan],
         writer: Writer,
+        rests: Rests,
         metrics: OperatorMetrics,
         settings: Settings,
         *,
-        leading: Callable[[], bool],
-        next_expiry: Callable[[], float | None],
-        monotonic: Callable[[], float],
+        wake: Wake,
+        leadership: Leadership,
+        clock: Callable[[], Moment],
+        collect: Callable[[], None] = lambda: None,
     ) -> None:
-        self._snapshot = snapshot
+        """`cycle` makes a plan from the book; `collect` is called now and then, between two plans."""
+        self._book = book
+        self._cycle = cycle
         self._writer = writer
+        self._rests = rests
         self._metrics = metrics
         self._settings = settings
-        self._leading = leading
-        self._next_expiry = next_expiry
-        self._monotonic = monotonic
-        self._wake = asyncio.Event()
-        self._turned = monotonic()
-        self._woken: float | None = None
+        self._leadership = leadership
+        self._clock = clock
+        self._collect = collect
+        self._wake = wake
+        self._turned = clock().mono
+        self._collected = self._turned
+        self._failures = 0
+        self._faults: dict[tuple[str, ...], str] = {}
 
     @property
     def age(self) -> float:
         """Seconds since the loop last turned."""
-        return self._monotonic() - self._turned
-
-    def wake(self) -> None:
-        """Something changed."""
-        if not self._wake.is_set():
-            self._woken = self._monotonic()
-            self._wake.set()
+        return self._clock().mono - self._turned
 
     async def run(self) -> None:
         """Plan, until cancelled."""
         while True:
-            self._turned = self._monotonic()
-            self._wake.clear()
+            self._turned = self._clock().mono
+            lag = self._wake.take()
             began = perf_counter()
-            wake_at = self._plan() if self._leading() else None
+            wake_seconds = self._turn(lag) if self._leadership.leading else None
             spent = perf_counter() - began
+            self._collect_when_due()
             # Not more than a part of the time: a long plan is made less often, and many changes are planned together.
-            await asyncio.sleep(max(self._settings.plan_pause_seconds, spent * (1 / self._settings.plan_share - 1)))
-            try:
-                async with asyncio.timeout(self._patience(wake_at)):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            pause = max(self._settings.plan_pause_seconds, spent * (1 / self._settings.plan_share - 1))
+            await asyncio.sleep(max(pause, self._failed_pause()))
+            await self._wake.wait(self._patience(wake_seconds))
 
-    def _plan(self) -> datetime | None:
-        if self._woken is not None:
-            self._metrics.plan_lag_seconds.observe(self._monotonic() - self._woken)
-            self._woken = None
-        with self._metrics.planning_seconds.time():
-            made = plan(self._snapshot(), datetime.now(UTC), self._settings.rules)
-        self._writer.offer(made.decisions)
-        return made.wake_at
+    def _turn(self, lag: float | None) -> float | None:
+        """Make one plan and have it carried out; seconds until time alone makes another one necessary."""
+        if lag is not None:
+            self._metrics.plan_lag_seconds.observe(lag)
+        try:
+            with self._metrics.planning_seconds.time():
+                plan = self._cycle(self._clock())
+        except Exception:
+            self._failures += 1
+            self._metrics.plan_failures.labels("cycle").inc()
+            logger.exception("No plan could be made, and none is carried out until one can")
+            return None
+        self._failures = 0
+        self._book.remember(plan.memories)
+        for fault in plan.faults:
+            self._put_aside(fault)
+        # Pools are looked at less often than jobs: until they are again, what was decided on them stands.
+        self._writer.offer(plan.decisions, keep=() if plan.memories else (Lane.POOLS, Lane.STATUSES))
+        return plan.wake_seconds
 
-    def _patience(self, wake_at: datetime | None) -> float:
+    def _put_aside(self, fault: Fault) -> None:
+        """An object cannot be planned: nothing is decided on it for a while, longer each time."""
+        why = f"{type(fault.error).__name__}: {fault.error}"
+        self._rests.failed(fault.target)
+        self._metrics.plan_failures.labels(fault.target[0]).inc()
+        if self._faults.get(fault.target) != why:
+            logger.error("%s cannot be planned: %s", " ".join(fault.target), why, exc_info=fault.error)
+            self._faults[fault.target] = why
+
+    def _failed_pause(self) -> float:
+        if not self._failures:
+            return 0.0
+        return min(FAILED_SECONDS * 2.0 ** min(self._failures - 1, 10), FAILED_CAP_SECONDS)
+
+    def _patience(self, wake_seconds: float | None) -> float:
         """Seconds until time alone makes another plan necessary."""
-        seconds = [self._settings.idle_seconds]
-        if wake_at is not None:
-            seconds.append((wake_at - datetime.now(UTC)).total_seconds())
-        seconds += [wait for wait in (self._next_expiry(), self._writer.next_rest()) if wait is not None]
-        return max(min(seconds), 0.0)
+        idle = self._settings.idle_seconds
+        return idle if wake_seconds is None else max(min(wake_seconds, idle), 0.0)
+
+    def _collect_when_due(self) -> None:
+        now = self._clock().mono
+        if now - self._collected >= self._settings.collect_seconds:
+            self._collect()
+            self._collected = now
+
+
+def keep_from_collections() -> None:
+    """Take all that there is now out of Python's garbage collections, which would each look at every job.
+
+    Objects that nothing refers to any more still go at once; only cycles among them stay, so the young are collected
+    before: what is new is garbage more often than what has stayed.
+    """
+    gc.collect(1)
+    gc.freeze()

@@ -1,10 +1,18 @@
 """The operator's constants. Those that are no command-line options are here so that tests can make time shorter."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
+from videojob.health import EVERYWHERE
 from videojob.logs import Format
-from videojob.planner.plan import DEFAULT_RULES, Rules
+from videojob.planner.decisions import Lane
+from videojob.planner.rules import DEFAULT_RULES, Rules
 from videojob.workload.deployment import PodDefaults
+
+LANES: Mapping[Lane, int] = MappingProxyType(
+    {Lane.JOBS: 32, Lane.WAITS: 2, Lane.FILES: 8, Lane.POOLS: 4, Lane.STATUSES: 2}
+)
 
 
 @dataclass(frozen=True)
@@ -19,7 +27,7 @@ class Settings:
     """What the pods of pools have in common; its namespace is always `namespace`."""
     log_format: Format = "text"
     """Of this process's log."""
-    bind_address: str = "0.0.0.0"  # noqa: S104 - kubelet and Prometheus come from outside the pod
+    bind_address: str = EVERYWHERE
     """Address of both ports."""
     health_port: int | None = None
     """Port of /livez and /readyz; None for none."""
@@ -41,16 +49,13 @@ class Settings:
     """The largest part of the time that is spent on planning, however many jobs there are."""
     idle_seconds: float = 5.0
     """The longest pause between two plans."""
-    summary_seconds: float = 1.0
-    """The shortest pause between two looks at the status of pools and queues."""
+    status_seconds: float = 1.0
+    """The shortest pause between two writes of the status of one pool or queue."""
+    collect_seconds: float = 300.0
+    """Pause between two times that what has stayed is taken out of Python's garbage collections."""
 
-    scaling_seconds: float = 1.0
-    """Pause between two looks at the size of the pools."""
-
-    writes_in_flight: int = 32
-    """API writes on jobs at a time."""
-    purges_in_flight: int = 8
-    """Jobs whose files are removed at a time."""
+    lanes: Mapping[Lane, int] = field(default_factory=lambda: LANES)
+    """Decisions of each lane that are carried out at a time."""
     purge_seconds: float = 60.0
     """The longest time that one try to remove a job's files may take."""
     store_patience_seconds: float = 300.0

@@ -1,94 +1,132 @@
-"""Carries decisions out: a bounded number at a time, one per job, with retries.
+"""Carries decisions out: a bounded number at a time in each lane, one per target.
 
-The decisions of a plan wait in a backlog that the next plan replaces, so nothing stale is ever begun, and the backlog
-is never longer than one plan. While a write is under way its job counts as busy: planning assumes that it will succeed,
-and decides nothing else on that job. A conflict means that the job is not what it was: it is read again and planned
-anew.
+The decisions of a plan wait in backlogs that the next plan replaces, so nothing stale is begun, and a backlog is never
+longer than the decisions that there can be. While a write is under way its target counts as busy: planning assumes that
+it will succeed, and decides nothing else on it. A conflict means that the object is not what it was: it is read again
+and planned anew.
+
+Nobody waits for what is slow elsewhere: lanes are independent, and within a lane whatever belongs to one pool or store
+takes only a part of it.
 """
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
-
-from videojob.api.videojob import Assignment, Phase
-from videojob.controller.cache import Cache, JobRecord
-from videojob.controller.files import StoreFailure
-from videojob.kube.client import VIDEO_JOBS, KubeClient, KubeError
-from videojob.planner.decisions import Assign, Decision, Purge
-from videojob.planner.snapshot import Job
+from videojob.api.reasons import Reason
+from videojob.controller.intake import Intake
+from videojob.controller.leading import DeposedError, LeaderClient, Leadership, Requests
+from videojob.controller.rests import FREE_CONFLICTS, Rests
+from videojob.controller.stores import StoreFailure
+from videojob.kube.answers import identified
+from videojob.kube.client import GPU_POOLS, VIDEO_JOBS, VIDEO_QUEUES, KubeError, ResourceKind
+from videojob.planner.book import Book
+from videojob.planner.decisions import (
+    ApplyDeployment,
+    Cancel,
+    Decision,
+    Drain,
+    Fail,
+    KeepReplicas,
+    Lane,
+    Reclaim,
+    Resize,
+    SetDeletionCost,
+    SetPoolStatus,
+    SetQueueStatus,
+    Target,
+    VerifyLeases,
+    target,
+)
 
 logger = logging.getLogger(__name__)
 
-TRIES = 4
-REST_SECONDS = 1.0
-REST_CAP_SECONDS = 60.0
+_ENDING = (Reason.CANCELLED, Reason.DEADLINE_EXCEEDED)
+"""Releases that end the job."""
 
 
 class Applies(Protocol):
     """What carries one decision out."""
 
-    def apply(self, decision: Decision, record: JobRecord) -> Coroutine[object, object, None]:
-        """Carry a decision out. Raises KubeError or StoreFailure."""
+    def apply(self, decision: Decision, api: LeaderClient) -> Coroutine[object, object, None]:
+        """Carry a decision out. Raises KubeError, StoreFailure or DeposedError."""
+
+
+class Counts(Protocol):
+    """A counter by what went wrong."""
+
+    def __call__(self, decision: Decision, outcome: str) -> None:
+        """A decision was not carried out: conflict, refused, store or error."""
 
 
 @dataclass
 class _Lane:
-    """Work of one kind: removing files takes long, and must not hold up anything else."""
-
-    free: int
+    size: int
+    share: int
+    """Of the size, for whatever belongs to one pool or store."""
+    busy: int = 0
+    owners: Counter[str] = field(default_factory=Counter)
     backlog: deque[Decision] = field(default_factory=deque)
 
 
 class Writer:
-    """The only place from which jobs are written."""
+    """The only place from which decisions become writes."""
 
     def __init__(
         self,
-        client: KubeClient,
-        cache: Cache,
+        requests: Requests,
+        book: Book,
+        intake: Intake,
         effects: Applies,
+        leadership: Leadership,
+        rests: Rests,
         *,
-        leading: Callable[[], bool],
         finished: Callable[[], None],
-        monotonic: Callable[[], float],
-        writes: int,
-        purges: int,
+        failed: Counts,
+        lanes: Mapping[Lane, int],
+        status_seconds: float,
     ) -> None:
-        """At most `writes` writes and `purges` purges are under way; `finished` is called when the backlog ran dry."""
-        self._client = client
-        self._cache = cache
+        """`finished` is called when a lane's backlog ran dry, `failed` with what was not carried out.
+
+        Of each lane, so many decisions are carried out at a time; `status_seconds` lie between two statuses of one
+        pool or queue.
+        """
+        self._requests = requests
+        self._book = book
+        self._intake = intake
         self._effects = effects
-        self._leading = leading
+        self._leadership = leadership
+        self._rests = rests
         self._finished = finished
-        self._monotonic = monotonic
-        self._writes = _Lane(writes)
-        self._purges = _Lane(purges)
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._rests: dict[str, tuple[float, float]] = {}
+        self._failed = failed
+        self._status_seconds = status_seconds
+        self._lanes = {lane: _Lane(size, _share(lane, size)) for lane, size in lanes.items()}
+        self._tasks: dict[Target, asyncio.Task[None]] = {}
         self._draining = False
 
     @property
-    def busy(self) -> frozenset[str]:
-        """Jobs that are not to be decided on: a write is under way, or one has failed a moment ago."""
-        now = self._monotonic()
-        return frozenset(self._tasks) | {uid for uid, (until, _) in self._rests.items() if until > now}
+    def busy(self) -> int:
+        """Decisions that are being carried out."""
+        return len(self._tasks)
 
-    def next_rest(self) -> float | None:
-        """Seconds until a job whose write failed is tried again."""
-        now = self._monotonic()
-        return min((until - now for until, _ in self._rests.values() if until > now), default=None)
+    def offer(self, decisions: Iterable[Decision], *, keep: Collection[Lane] = ()) -> None:
+        """Carry these out, in this order; what was offered before and has not begun is dropped.
 
-    def offer(self, decisions: tuple[Decision, ...]) -> None:
-        """Carry these out, in this order; what was offered before and has not begun is dropped."""
-        self._writes.backlog = deque(decision for decision in decisions if not isinstance(decision, Purge))
-        self._purges.backlog = deque(decision for decision in decisions if isinstance(decision, Purge))
-        self._begin()
+        The lanes in `keep` were not planned for anew: what waits there stays, after what is offered now.
+        """
+        offered: dict[Lane, dict[Target, Decision]] = {lane: {} for lane in self._lanes}
+        for decision in decisions:
+            offered[lane_of(decision)].setdefault(target(decision), decision)
+        for name, lane in self._lanes.items():
+            if name in keep:
+                for decision in lane.backlog:
+                    offered[name].setdefault(target(decision), decision)
+            lane.backlog = deque(offered[name].values())
+            self._begin(lane)
 
     def stop(self) -> None:
         """Give up what is under way, at once: this operator does not lead any more."""
@@ -97,7 +135,7 @@ class Writer:
             task.cancel()
 
     async def drain(self, seconds: float) -> None:
-        """Begin nothing more, ever, and wait for what is under way."""
+        """Begin nothing more, ever, and wait so long for what is under way."""
         self._draining = True
         self._clear()
         if self._tasks:
@@ -105,103 +143,163 @@ class Writer:
         self.stop()
 
     def _clear(self) -> None:
-        self._writes.backlog.clear()
-        self._purges.backlog.clear()
+        for lane in self._lanes.values():
+            lane.backlog.clear()
 
-    def _begin(self) -> None:
-        if self._draining:
-            return
-        for lane in (self._writes, self._purges):
-            while lane.free > 0 and lane.backlog and self._leading():
-                decision = lane.backlog.popleft()
-                record = self._cache.job(decision.uid)
-                if record is None or decision.uid in self._tasks:
-                    continue
-                lane.free -= 1
-                self._cache.assumed[decision.uid] = assume(record.job, decision)
-                task = asyncio.create_task(self._carry_out(decision, record), name=f"write {decision.uid}")
-                self._tasks[decision.uid] = task
-                task.add_done_callback(partial(self._ended, decision.uid, lane))
+    def _begin(self, lane: _Lane) -> None:
+        while lane.busy < lane.size and not self._draining and self._leadership.leading:
+            decision = self._next(lane)
+            if decision is None:
+                return
+            lane.busy += 1
+            lane.owners[owner_of(decision)] += 1
+            self._book.begin(decision)
+            key = target(decision)
+            task = asyncio.create_task(self._carry_out(decision), name=f"write {' '.join(key)}")
+            self._tasks[key] = task
+            task.add_done_callback(partial(self._ended, decision, lane))
 
-    def _ended(self, uid: str, lane: _Lane, _: asyncio.Task[None]) -> None:
-        lane.free += 1
-        del self._tasks[uid]
-        self._cache.assumed.pop(uid, None)
-        self._begin()
-        if not self._writes.backlog:
+    def _next(self, lane: _Lane) -> Decision | None:
+        """The first decision of the backlog that may begin. One whose target is busy is dropped: it will be planned."""
+        held_up: list[Decision] = []
+        found = None
+        while lane.backlog and found is None:
+            decision = lane.backlog.popleft()
+            if self._book.busy(target(decision)):
+                continue
+            owner = owner_of(decision)
+            if owner and lane.owners[owner] >= lane.share:
+                held_up.append(decision)
+            else:
+                found = decision
+        lane.backlog.extendleft(reversed(held_up))
+        return found
+
+    def _ended(self, decision: Decision, lane: _Lane, _: asyncio.Task[None]) -> None:
+        lane.busy -= 1
+        owner = owner_of(decision)
+        lane.owners[owner] -= 1
+        if not lane.owners[owner]:
+            del lane.owners[owner]
+        del self._tasks[target(decision)]
+        self._book.end(decision)
+        self._begin(lane)
+        if not lane.backlog:
             self._finished()
 
-    async def _carry_out(self, decision: Decision, record: JobRecord) -> None:
-        name = f"{record.job.namespace}/{record.job.name}"
+    async def _carry_out(self, decision: Decision) -> None:
+        key = target(decision)
+        api = LeaderClient(self._requests, self._leadership)
         try:
-            await self._retrying()(self._effects.apply, decision, record)
-            self._rests.pop(decision.uid, None)
+            await self._effects.apply(decision, api)
+            self._rests.succeeded(key)
+            if isinstance(decision, SetPoolStatus | SetQueueStatus):
+                self._rests.pause(key, self._status_seconds)
         except KubeError as error:
-            await self._refused(error, record, name)
+            await self._refused(error, decision, api)
         except StoreFailure as error:
-            logger.warning("%s: its files cannot be removed yet: %s", name, error)
-            self._rest(decision.uid)
+            logger.warning("%s: its files cannot be reached: %s", _name(decision), error)
+            self._failed(decision, "store")
+            self._rests.failed(key)
+        except DeposedError:
+            logger.info("%s: not carried out, because this operator does not lead any more", _name(decision))
         except Exception:
-            logger.exception("%s: a decision was not carried out: %s", name, type(decision).__name__)
-            self._rest(decision.uid)
+            logger.exception("%s: a decision was not carried out: %s", _name(decision), type(decision).__name__)
+            self._failed(decision, "error")
+            self._rests.failed(key)
 
-    async def _refused(self, error: KubeError, record: JobRecord, name: str) -> None:
-        uid = record.job.uid
-        if error.not_found:
-            self._cache.forget_job(uid)
+    async def _refused(self, error: KubeError, decision: Decision, api: LeaderClient) -> None:
+        """The API server has not taken a write."""
+        key = target(decision)
+        if not error.conflict and not error.not_found:
+            logger.error("%s: the API server refused a write: %s", _name(decision), error)
+            self._failed(decision, "refused")
+            self._rests.failed(key)
             return
-        if not error.conflict:
-            logger.error("%s: the API server refused a write: %s", name, error)
-            self._rest(uid)
-            return
+        self._failed(decision, "conflict")
         try:
-            found = await self._client.get(VIDEO_JOBS, record.job.name, record.job.namespace)
-        except KubeError as again:
-            if again.not_found:
-                self._cache.forget_job(uid)
-            else:
-                self._rest(uid)
+            news = await self._read_again(decision, api)
+        except DeposedError:
             return
-        if found["metadata"]["uid"] != uid:
-            self._cache.forget_job(uid)
-        elif int(found["metadata"]["resourceVersion"]) <= record.version:
-            # Nothing changed, and yet the write was refused as invalid: trying at once would only be refused again.
-            logger.error("%s: the API server refused a write: %s", name, error)
-            self._rest(uid)
-        self._cache.apply(VIDEO_JOBS, found)
+        except KubeError as again:
+            logger.warning("%s: it cannot be read again: %s", _name(decision), again)
+            self._rests.failed(key)
+            return
+        if not news:
+            # Nothing that can be read has changed, and yet it was refused: trying at once would only be refused again.
+            logger.error("%s: the API server refused a write: %s", _name(decision), error)
+        self._rests.failed(key, free=FREE_CONFLICTS if news else 0)
 
-    def _rest(self, uid: str) -> None:
-        """Leave the job alone for a while, for longer each time."""
-        now = self._monotonic()
-        self._rests = {key: rest for key, rest in self._rests.items() if rest[0] > now - REST_CAP_SECONDS}
-        _, last = self._rests.get(uid, (0.0, REST_SECONDS / 2))
-        seconds = min(last * 2, REST_CAP_SECONDS)
-        self._rests[uid] = (now + seconds, seconds)
+    async def _read_again(self, decision: Decision, api: LeaderClient) -> bool:
+        """Put the object as it is now into the book; whether it is another version, and can be read."""
+        found = _object_of(decision)
+        if found is None:
+            return False
+        kind, name, namespace, uid = found
+        known = self._version(kind, uid)
+        try:
+            body = await api.get(kind, name, namespace)
+        except KubeError as error:
+            if not error.not_found:
+                raise
+            self._intake.forget(kind, uid)
+            return True
+        if not identified(body):
+            return False
+        if body["metadata"]["uid"] != uid:
+            self._intake.forget(kind, uid)
+        self._intake.apply(kind, body)
+        return self._version(kind, uid) != known and (kind.plural, uid) not in self._book.unreadable
 
-    def _retrying(self) -> AsyncRetrying:
-        return AsyncRetrying(
-            retry=retry_if_exception(
-                lambda error: isinstance(error, KubeError) and error.transient and self._leading()
-            ),
-            wait=_wait,
-            stop=stop_after_attempt(TRIES),
-            reraise=True,
-        )
-
-
-_backoff = wait_random_exponential(multiplier=0.1, max=5)
-
-
-def _wait(state: RetryCallState) -> float:
-    """Exponential with jitter, or longer where the API server asks for it."""
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after if isinstance(error, KubeError) else None
-    return max(_backoff(state), asked or 0.0)
+    def _version(self, kind: ResourceKind, uid: str) -> int | None:
+        """The newest version of an object that could be read."""
+        return self._book.version(uid) if kind is VIDEO_JOBS else self._intake.known(kind).get(uid)
 
 
-def assume(job: Job, decision: Decision) -> Job:
-    """The job once the decision is carried out, as far as it matters to other jobs: the room that it takes."""
-    if not isinstance(decision, Assign):
-        return job
-    assignment = Assignment(pool=decision.replica.pool, replica=decision.replica.name)
-    return replace(job, assignment=assignment, phase=Phase.ASSIGNED)
+def lane_of(decision: Decision) -> Lane:
+    """The lane of a decision. What ends a job whose runner may still add files asks the store first."""
+    match decision:
+        case Cancel(job=job) | Fail(job=job) if job.cut_off_until is not None:
+            return Lane.FILES
+        case Reclaim(job=job) if job.assignment is not None and job.assignment.release in _ENDING:
+            return Lane.FILES
+        case _:
+            return decision.lane
+
+
+def owner_of(decision: Decision) -> str:
+    """The pool whose trouble may make the decision slow; empty where that is nobody's alone."""
+    match decision:
+        case ApplyDeployment(pool=pool) | Resize(pool=pool) | KeepReplicas(pool=pool):
+            return pool.metadata.name
+        case Drain(replica=replica) | SetDeletionCost(replica=replica):
+            return replica.pool
+        case VerifyLeases() | SetPoolStatus() | SetQueueStatus():
+            return ""
+        case _:
+            return decision.job.pool or "" if lane_of(decision) is Lane.FILES else ""
+
+
+def _share(lane: Lane, size: int) -> int:
+    """A pool's writes come one after the other; a store takes half of the lane for files."""
+    return 1 if lane is Lane.POOLS else max(1, size // 2)
+
+
+def _object_of(decision: Decision) -> tuple[ResourceKind, str, str | None, str] | None:
+    """Kind, name, namespace and uid of what a decision is fenced by, where it is to be read again."""
+    match decision:
+        case SetPoolStatus(pool=pool):
+            return GPU_POOLS, pool.metadata.name, None, pool.metadata.uid
+        case SetQueueStatus(queue=queue):
+            return VIDEO_QUEUES, queue.metadata.name, queue.metadata.namespace, queue.metadata.uid
+        case ApplyDeployment() | Resize() | KeepReplicas() | Drain() | SetDeletionCost() | VerifyLeases():
+            return None
+        case _:
+            return VIDEO_JOBS, decision.job.name, decision.job.namespace, decision.job.uid
+
+
+def _name(decision: Decision) -> str:
+    found = _object_of(decision)
+    if found is None:
+        return " ".join(target(decision))
+    return "/".join(part for part in (found[2], found[1]) if part)

@@ -1,193 +1,239 @@
 """What each pool is asked to do: the predicted seconds of the jobs that run or wait there.
 
-A job that no replica holds and that could run on several pools counts for the one that is predicted to have drained it
-first, so that two pools do not both grow for the same job. Pools that cannot take it now are asked only where no other
-one can: else the one that could would never start. Jobs choose in the order in which they are planned.
+Jobs that several pools could take are divided so that these pools are predicted to have drained at the same time; no
+job counts for two of them, so that two pools do not both grow for it. Pools that cannot take it now are asked only
+where no other one can: else the one that could would never start.
+
+Jobs are looked at by class, never one by one: see `pending`.
 """
 
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from videojob.api.conditions import Reason
 from videojob.api.gpupool import GPUPool, ScalingMode
+from videojob.api.reasons import LASTING
 from videojob.api.videomodel import VideoModel
 from videojob.api.videoqueue import StopPolicy
-from videojob.planner.estimate import Estimates, remaining_work
-from videojob.planner.placement import Rank, holds, judge, members, runs_on
-from videojob.planner.pod_health import pods_of, troubles
-from videojob.planner.resolve import beyond_limits, store_uri
-from videojob.planner.snapshot import Job, ReplicaKey, Snapshot, Workload
-
-_LASTING = frozenset({Reason.IMAGE_PULL_FAILED, Reason.CRASH_LOOP, Reason.NODE_PROVISIONING_TIMEOUT})
-"""Troubles of pods that do not pass by waiting, as a node that is on its way does."""
-
-
-class Demand(NamedTuple):
-    """What a pool is asked to do."""
-
-    backlog_seconds: float = 0.0
-    """Predicted replica seconds of the jobs that run or wait here."""
-    waiting: int = 0
-    """Jobs that wait."""
-    running: int = 0
-    """Jobs that a replica holds, and may keep."""
-
-    @property
-    def jobs(self) -> int:
-        """Jobs that run or wait."""
-        return self.waiting + self.running
+from videojob.planner.agenda import WORK_UNIT
+from videojob.planner.book import Book
+from videojob.planner.eligibility import Obstacle, holds, pools_for
+from videojob.planner.estimate import SHORTEST, Estimates, remaining_work
+from videojob.planner.facts import Health, Job, Moment
+from videojob.planner.pending import Shape
+from videojob.planner.pod_health import troubles
+from videojob.planner.scaling import Demand
+from videojob.planner.verdicts import Rank
+from videojob.planner.view import View
 
 
-def demands(snapshot: Snapshot, estimates: Estimates, now: datetime) -> dict[str, Demand]:
-    """The demand on every pool of the snapshot; the order of its jobs does not matter.
+def demands(book: Book, seen: View, now: Moment) -> dict[str, Demand]:
+    """The demand on every pool of the book; it does not depend on the order in which anything came.
 
     A job that a replica holds counts there, unless it is being taken back for good (suspend, cancel, deletion,
     HoldAndDrain). One that waits counts if it can run: its queue is open, its model is there and allows it, and a pool
     serves it; with finished chunks it is bound to the pool that has them. A job that pauses after a failure waits, too.
     """
-    loads = {name: _Load(pool) for name, pool in sorted(snapshot.pools.items())}
-    replicas = members(snapshot)
-    options = {
-        name: _options(model, loads, estimates, snapshot, replicas, now) for name, model in snapshot.models.items()
-    }
-    waiting: list[Job] = []
-    for job in snapshot.jobs:
-        if job.phase.finished or job.suspend or job.cancel or job.deleted:
-            continue
-        queue = snapshot.queues.get(job.queue_key)
-        policy = queue.spec.stop_policy if queue is not None else None
-        if job.assignment is None:
-            if policy is StopPolicy.NONE:
-                waiting.append(job)
-        elif job.assignment.pool in loads and policy is not StopPolicy.HOLD_AND_DRAIN:
-            model = snapshot.models.get(job.model)
-            seconds = 0.0 if model is None else estimates.remaining_seconds(job.assignment.pool, job, model)
-            loads[job.assignment.pool].run(seconds)
-    waiting.sort(key=lambda job: (-job.priority, job.created, job.uid))
-    works: dict[_Shape, float | None] = {}
-    for job in waiting:
-        model = snapshot.models.get(job.model)
-        work = None if model is None else _work(job, model, works)
-        if work is not None:
-            _choose(job, work, options[job.model])
+    loads = {name: _Load(pool, book.estimates) for name, pool in sorted(book.pools.items())}
+    _run(book, loads)
+    free = _wait(book, loads)
+    pools = {name: _best(book, seen, shape, now) for name, (shape, _) in free.items()}
+    # Those with fewer pools first: what has a choice fills up what they leave.
+    for name in sorted(free, key=lambda name: (len(pools[name]), name)):
+        model = book.models[name]
+        _divide(model, free[name].share, [_Option(loads[pool.metadata.name], model) for pool in pools[name]])
     return {name: load.demand for name, load in loads.items()}
+
+
+class _Share(NamedTuple):
+    """Jobs of one model, and their work in millionths of a chunk."""
+
+    jobs: int
+    work: int
+
+    def plus(self, other: "_Share") -> "_Share":
+        return _Share(self.jobs + other.jobs, self.work + other.work)
+
+
+class _Free(NamedTuple):
+    """Jobs of one model that any pool may take that serves it."""
+
+    shape: Shape
+    """Of one of them: the same pools may serve all."""
+    share: _Share
 
 
 class _Load:
     """What was given to a pool so far."""
 
-    def __init__(self, pool: GPUPool) -> None:
+    def __init__(self, pool: GPUPool, estimates: Estimates) -> None:
         self.pool = pool
         self.replicas = _most_replicas(pool)
-        self._seconds = 0.0
+        self._estimates = estimates
+        self._work: Counter[str] = Counter()
+        """By model: summed as integers, so that the order does not matter."""
+        self._chunk_seconds: dict[str, float] = {}
         self._waiting = self._running = 0
 
     @property
+    def seconds(self) -> float:
+        """Replica seconds of all that the pool was given."""
+        return sum(self._work[model] / WORK_UNIT * self._chunk_seconds[model] for model in sorted(self._work))
+
+    @property
     def demand(self) -> Demand:
-        return Demand(self._seconds, self._waiting, self._running)
+        return Demand(self.seconds, self._waiting, self._running)
 
-    def drained_after(self, seconds: float) -> float:
-        """When the pool, as large as it may be, is done with all that it has and with so much more."""
-        return (self._seconds + seconds) / self.replicas
+    def chunk_seconds(self, model: VideoModel) -> float:
+        """Replica seconds of a chunk of the model."""
+        return self._estimates.default_chunk_seconds(self.pool.metadata.name, model)
 
-    def run(self, seconds: float) -> None:
-        self._seconds += seconds
+    def run(self, model: VideoModel | None, work: int) -> None:
         self._running += 1
+        if model is not None:
+            self._add(model, work)
 
-    def wait(self, seconds: float) -> None:
-        self._seconds += seconds
-        self._waiting += 1
+    def wait(self, model: VideoModel, share: _Share) -> None:
+        self._waiting += share.jobs
+        self._add(model, share.work)
 
-
-class _Option(NamedTuple):
-    """A pool that serves a model, and its replica seconds for a chunk."""
-
-    load: _Load
-    chunk_seconds: float
-
-
-class _Options(NamedTuple):
-    """The pools that serve a model."""
-
-    all: tuple[_Option, ...]
-    best: tuple[_Option, ...]
-    """Those that can take jobs, or will by themselves; where there is none, all of them."""
+    def _add(self, model: VideoModel, work: int) -> None:
+        name = model.metadata.name
+        self._chunk_seconds[name] = self.chunk_seconds(model)
+        self._work[name] += work
 
 
-def _options(
-    model: VideoModel,
-    loads: Mapping[str, _Load],
-    estimates: Estimates,
-    snapshot: Snapshot,
-    replicas: Mapping[str, list[ReplicaKey]],
-    now: datetime,
-) -> _Options:
-    every = tuple(
-        _Option(load, estimates.default_chunk_seconds(name, model))
-        for name, load in loads.items()
-        if model.metadata.name in load.pool.spec.models and runs_on(model, load.pool) and holds(model, load.pool)
-    )
-    able = tuple(
-        option
-        for option in every
-        if _able(model, option.load.pool, snapshot, replicas[option.load.pool.metadata.name], now)
-    )
-    return _Options(every, able or every)
+def _run(book: Book, loads: Mapping[str, _Load]) -> None:
+    """Count the jobs that replicas hold."""
+    for key, jobs in book.agenda.held.items():
+        load = loads.get(key.pool)
+        if load is None:
+            continue
+        for job in jobs.values():
+            if not _leaves(book, job):
+                model = book.models.get(job.model)
+                load.run(model, round(remaining_work(job, model) * WORK_UNIT) if model is not None else 0)
 
 
-def _able(model: VideoModel, pool: GPUPool, snapshot: Snapshot, replicas: list[ReplicaKey], now: datetime) -> bool:
+def _leaves(book: Book, job: Job) -> bool:
+    """Whether the job is being taken back for good."""
+    if job.suspend or job.cancel or job.deleted:
+        return True
+    queue = book.queues.get(job.queue_key)
+    return queue is not None and queue.spec.stop_policy is StopPolicy.HOLD_AND_DRAIN
+
+
+def _wait(book: Book, loads: Mapping[str, _Load]) -> dict[str, _Free]:
+    """Count the jobs that wait for the one pool that has their chunks; the others, by model."""
+    free: dict[str, _Free] = {}
+    for shape, found in book.agenda.pending.classes.items():
+        model = book.models.get(shape.model)
+        if model is None or not _runs(book, shape, model):
+            continue
+        share = _Share(found.count, found.work)
+        if shape.home is not None:
+            for pool in _serving(book, shape, model):
+                loads[pool.metadata.name].wait(model, share)
+        else:
+            known = free.get(shape.model, _Free(shape, _Share(0, 0)))
+            free[shape.model] = known._replace(share=known.share.plus(share))
+    return free
+
+
+def _runs(book: Book, shape: Shape, model: VideoModel) -> bool:
+    """Whether jobs of the shape run as soon as a pool takes them."""
+    queue = book.queues.get(shape.queue)
+    if queue is None or queue.spec.stop_policy is not StopPolicy.NONE or shape.excess:
+        return False
+    return shape.begun is None or shape.begun[1] == model.metadata.uid
+
+
+class _Option:
+    """A pool that serves a model, as large as it may be."""
+
+    def __init__(self, load: _Load, model: VideoModel) -> None:
+        self.load = load
+        self.drained = load.seconds / load.replicas
+        """Seconds until it is done with all that it has."""
+        self.width = load.replicas / max(load.chunk_seconds(model), SHORTEST)
+        """Chunks of the model that it makes in a second."""
+
+    def drained_after(self, work: float) -> float:
+        """Seconds until it is done with so much more, in millionths of a chunk."""
+        return self.drained + work / WORK_UNIT / self.width
+
+
+def _best(book: Book, seen: View, shape: Shape, now: Moment) -> list[GPUPool]:
+    """The pools that can take jobs of the shape, or will by themselves; where there is none, all that serve it."""
+    every = _serving(book, shape, book.models[shape.model])
+    able = [pool for pool in every if _able(book, seen, pool, book.models[shape.model], now)]
+    return able or every
+
+
+def _serving(book: Book, shape: Shape, model: VideoModel) -> list[GPUPool]:
+    """The pools that may serve jobs of the shape, and have the memory for one."""
+    pools = pools_for(book, shape, model)
+    return [] if isinstance(pools, Obstacle) else [pool for pool in pools if holds(model, pool)]
+
+
+def _able(book: Book, seen: View, pool: GPUPool, model: VideoModel, now: Moment) -> bool:
     """Whether the pool takes jobs of the model, or will without anybody's doing."""
-    living = [found for key in replicas if (found := snapshot.replicas.get(key)) is not None and found.live]
+    name = pool.metadata.name
+    living = [key for key in seen.members[name] if seen.health.get(key) is Health.LIVE]
     if living:
-        return any(judge(replica, model).rank is not Rank.LOAD_FAILED for replica in living)
+        ranks = (book.verdicts.judge(key, seen.replicas.get(key), model).rank for key in living)
+        return any(rank is not Rank.LOAD_FAILED for rank in ranks)
     if not pool.spec.managed:
         return False
-    workload = snapshot.workloads.get(pool.metadata.name, Workload())
-    if workload.refused or (not workload.wanted and _stays_at_zero(pool)):
+    deployed = book.deployments.get(name)
+    if book.memories[name].refused is not None or (_stays_at_zero(pool) and not (deployed and deployed.wanted)):
         return False
-    return all(trouble.reason not in _LASTING for trouble in troubles(pods_of(snapshot, pool.metadata.name), now))
+    return all(trouble.reason not in LASTING for trouble in troubles(seen.pods[name], now.wall))
 
 
 def _stays_at_zero(pool: GPUPool) -> bool:
     return pool.paused or (pool.spec.scaling.mode is ScalingMode.EXTERNAL and pool.spec.replicas == 0)
 
 
-class _Shape(NamedTuple):
-    """What the work of a job that has not begun depends on; most jobs of a burst are alike."""
-
-    model: str
-    seconds: float
-    fps: int | None
-    width: int | None
-    height: int | None
-    steps: int | None
-
-
-def _work(job: Job, model: VideoModel, works: dict[_Shape, float | None]) -> float | None:
-    """The remaining work of the job; None where the model, as it is now, cannot do it."""
-    if job.resolved is not None:
-        return remaining_work(job, model) if job.resolved.model_uid == model.metadata.uid else None
-    shape = _Shape(job.model, job.seconds, job.fps, job.width, job.height, job.steps)
-    if shape not in works:
-        works[shape] = remaining_work(job, model) if beyond_limits(job, model) is None else None
-    return works[shape]
+def _divide(model: VideoModel, share: _Share, options: Sequence[_Option]) -> None:
+    """Give the jobs to the pools, each with its part of the work: not a job, and no work, is lost or counted twice."""
+    given = 0
+    for option, jobs in zip(options, _counts(share, options), strict=True):
+        before, given = given, given + jobs
+        if jobs:
+            work = share.work * given // share.jobs - share.work * before // share.jobs
+            option.load.wait(model, _Share(jobs, work))
 
 
-def _choose(job: Job, work: float, options: _Options) -> None:
-    """Count a waiting job for the pool that drains it first; of equal ones for the first by name."""
-    pools = tuple(_homes(job, options.all)) if job.chunks_done > 0 else options.best
-    if pools:
-        load, chunk_seconds = min(pools, key=lambda option: option.load.drained_after(work * option.chunk_seconds))
-        load.wait(work * chunk_seconds)
+def _counts(share: _Share, options: Sequence[_Option]) -> list[int]:
+    """How many of the jobs each pool gets, so that the pools drain together.
+
+    Jobs are not split: those that are left over go one by one to the pool that is done with them first; of equal ones
+    to the first by name.
+    """
+    if len(options) < 2:
+        return [share.jobs] * len(options)
+    work = max(share.work, share.jobs)
+    parts = _parts(work / WORK_UNIT, options)
+    counts = [int(share.jobs * part / sum(parts)) for part in parts]
+    for _ in range(share.jobs - sum(counts)):
+        ends = [
+            option.drained_after((count + 1) * work / share.jobs) for option, count in zip(options, counts, strict=True)
+        ]
+        counts[ends.index(min(ends))] += 1
+    return counts
 
 
-def _homes(job: Job, options: tuple[_Option, ...]) -> Iterator[_Option]:
-    """The pool that has the job's finished chunks, as long as it has the store that they are in."""
-    for option in options:
-        pool = option.load.pool
-        if pool.metadata.name == job.pool and job.store_uri in (None, store_uri(job, pool)):
-            yield option
+def _parts(chunks: float, options: Sequence[_Option]) -> list[float]:
+    """So many chunks, divided like water that is poured into vessels: it stands equally high wherever there is any."""
+    level = widths = volume = 0.0
+    for option in sorted(options, key=lambda option: option.drained):
+        if widths and option.drained >= level:
+            break
+        widths += option.width
+        volume += option.width * option.drained
+        level = (chunks + volume) / widths
+    return [max(0.0, level - option.drained) * option.width for option in options]
 
 
 def _most_replicas(pool: GPUPool) -> int:

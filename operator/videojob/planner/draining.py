@@ -1,47 +1,31 @@
-"""Which replicas must not get another job."""
+"""Which replicas of a pool with more pods than it may have must not get another job."""
 
-from collections.abc import Iterable, Mapping, Set
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 
 from videojob.api.gpupool import MAX_REPLICAS, GPUPool, ScalingMode
-from videojob.planner.snapshot import Job, Pod, Replica, ReplicaKey, held_jobs
+from videojob.planner.facts import Replica, ReplicaKey
+from videojob.planner.pod_health import NamedPod
 
 
-def with_pods(
+def surplus(
     replicas: Mapping[ReplicaKey, Replica],
-    pods: Mapping[ReplicaKey, Pod],
+    pods: Mapping[str, list[NamedPod]],
     pools: Mapping[str, GPUPool],
-    jobs: Iterable[Job],
-    leaving: Set[ReplicaKey] = frozenset(),
-) -> dict[ReplicaKey, Replica]:
-    """The replicas, where one that must not get another job counts as draining.
+    held: Mapping[ReplicaKey, int],
+) -> Iterator[ReplicaKey]:
+    """As many replicas of each pool as are too many: else each would get the next job as soon as it is free.
 
-    That is one whose pod ends or is gone, or which was chosen to go; and, of a pool with more pods than it may have, as
-    many as are too many: else each would get the next job as soon as it is free, and none would ever go. Those with a
-    job are the last to count.
+    Those that drain already count first, those with a job last.
     """
-    found = dict(replicas)
-    for key, replica in replicas.items():
-        pool = pools.get(key.pool)
-        if pool is None or not pool.spec.managed or replica.draining:
+    for name, found in pods.items():
+        staying = [ReplicaKey(name, one.name) for one in found if not one.pod.ending]
+        count = len(staying) - _most(pools[name])
+        if count <= 0:
             continue
-        pod = pods.get(key)
-        if pod is None or pod.ending or key in leaving:
-            found[key] = replace(replica, draining=True)
-    staying: dict[str, list[ReplicaKey]] = {}
-    for key, pod in pods.items():
-        if not pod.ending:
-            staying.setdefault(key.pool, []).append(key)
-    surplus = {name: len(keys) - _most(pools[name]) for name, keys in staying.items() if name in pools}
-    if not any(count > 0 for count in surplus.values()):
-        return found
-    held = held_jobs(jobs)
-    for name, count in surplus.items():
-        order = sorted(staying[name], key=lambda key: (not (key in found and found[key].draining), held[key] > 0, key))
-        for key in order[: max(0, count)]:
-            if key in found:
-                found[key] = replace(found[key], draining=True)
-    return found
+        staying.sort(
+            key=lambda key: (not (key in replicas and replicas[key].draining), held.get(key, 0) > 0, key),
+        )
+        yield from [key for key in staying[:count] if key in replicas]
 
 
 def _most(pool: GPUPool) -> int:

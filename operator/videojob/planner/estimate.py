@@ -12,8 +12,8 @@ from typing import NamedTuple
 from videojob.api.gpupool import GPUPool, ModelEstimate
 from videojob.api.videojob import Resolved
 from videojob.api.videomodel import VideoModel
+from videojob.planner.facts import Job
 from videojob.planner.resolve import frames_of
-from videojob.planner.snapshot import Job
 
 QUICK, STEADY = 0.2, 0.02
 """Share of one measured chunk in the new estimate: while the last 10 make nine tenths of it, and when the last 115 do.
@@ -57,6 +57,11 @@ class Estimates:
                 if isfinite(entry.chunk_seconds) and entry.chunk_seconds > 0
             }
         )
+
+    def with_pool(self, pool: GPUPool) -> "Estimates":
+        """The estimates with what the status of a pool that was not known remembers."""
+        found = Estimates.restored((pool,)).measured
+        return Estimates({**found, **self.measured}, self.chunks)
 
     def remembered(self, pool: GPUPool) -> tuple[ModelEstimate, ...]:
         """What the pool's status is to remember, of its own models: two digits, so that it seldom changes."""

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import NamedTuple
 
-from videojob.api.conditions import ConditionType, Reason
-from videojob.planner.snapshot import Container, Pod, Snapshot
+from videojob.api.conditions import ConditionType
+from videojob.api.reasons import Reason
+from videojob.planner.facts import Container, Pod
 
 NODE_PATIENCE_SECONDS = 300.0
 """A cluster that adds nodes for pods that wait has done so by then."""
@@ -32,12 +33,6 @@ class NamedPod(NamedTuple):
 
     name: str
     pod: Pod
-
-
-def pods_of(snapshot: Snapshot, pool: str) -> list[NamedPod]:
-    """The pods of a pool, in order of their names."""
-    found = (NamedPod(key.name, pod) for key, pod in snapshot.pods.items() if key.pool == pool)
-    return sorted(found, key=lambda one: one.name)
 
 
 def troubles(pods: Iterable[NamedPod], now: datetime) -> Iterator[Trouble]:

@@ -1,11 +1,12 @@
 """Which replicas of a managed pool go when it shrinks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import NamedTuple
 
 from videojob.api.replica import ModelState
-from videojob.planner.snapshot import ReplicaKey, Snapshot
+from videojob.planner.facts import Health, ReplicaKey
+from videojob.planner.view import View
 
 SCALE_DOWN = "ScaleDown"
 """Reason of the drains that a smaller pool asks for; others, such as a person's, are left alone."""
@@ -26,22 +27,25 @@ class Candidate(NamedTuple):
     """It was asked to take no more jobs."""
 
 
-def candidates_of(pool: str, snapshot: Snapshot, held: Mapping[ReplicaKey, int]) -> list[Candidate]:
+def candidates_of(pool: str, seen: View) -> list[Candidate]:
     """The pool's pods that are to stay, as far as it was decided."""
     found = []
-    for key, pod in snapshot.pods.items():
-        if key.pool != pool or pod.ending:
+    for name, pod in seen.pods[pool]:
+        if pod.ending:
             continue
-        replica = snapshot.replicas.get(key)
+        key = ReplicaKey(pool, name)
+        replica = seen.replicas.get(key)
         models = replica.report.models if replica is not None and replica.live else ()
         found.append(
             Candidate(
-                key.name,
+                name,
                 pod.created,
-                jobs=held.get(key, 0),
+                jobs=seen.held.get(key, 0),
                 ready=pod.ready_since is not None,
                 models=sum(model.state is ModelState.READY for model in models),
-                draining=replica is not None and replica.live and replica.drain_reason == SCALE_DOWN,
+                draining=replica is not None
+                and replica.health is not Health.LOST
+                and replica.drain_reason == SCALE_DOWN,
             )
         )
     return found
@@ -57,16 +61,20 @@ def victims(candidates: Iterable[Candidate], count: int) -> tuple[str, ...]:
     return tuple(one.name for one in able[: max(count, 0)])
 
 
-def deletion_costs(candidates: Iterable[Candidate]) -> dict[str, int]:
+def deletion_costs(candidates: Iterable[Candidate], gone: Collection[str]) -> dict[str, int]:
     """The pod deletion cost of every replica: drained ones are the cheapest, busy ones the dearest.
 
-    Kubernetes takes pods that are not ready first, whatever they cost. The costs change with every job: write them only
-    before the number of replicas is lowered, and only those that differ.
+    `gone` are the names of those without a job that get none any more. Kubernetes takes pods that are not ready first,
+    whatever they cost. The costs change with every job: write them only before the number of replicas is lowered, and
+    only those that differ.
     """
-    return {
-        one.name: BUSY_COST if one.jobs else DRAINED_COST if one.draining else IDLE_COST + min(one.models, 100)
-        for one in candidates
-    }
+    return {one.name: _cost(one, one.name in gone) for one in candidates}
+
+
+def _cost(one: Candidate, gone: bool) -> int:
+    if one.jobs:
+        return BUSY_COST
+    return DRAINED_COST if gone or one.draining else IDLE_COST + min(one.models, 100)
 
 
 def _usefulness(one: Candidate) -> tuple[bool, bool, int, float, str]:

@@ -1,10 +1,10 @@
 """What is made for a job, with every default filled in."""
 
-from videojob.api.conditions import Reason
 from videojob.api.gpupool import GPUPool
+from videojob.api.reasons import Reason
 from videojob.api.videojob import Resolved
 from videojob.api.videomodel import VideoModel
-from videojob.planner.snapshot import Job
+from videojob.planner.facts import Job
 
 
 def resolve(job: Job, model: VideoModel, weights_digest: str) -> Resolved:

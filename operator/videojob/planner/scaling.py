@@ -14,11 +14,26 @@ from math import ceil
 from typing import NamedTuple
 
 from videojob.api.gpupool import Scaling
-from videojob.planner.demand import Demand
 
 LEAST_SHARE = 0.25
 """Of targetSeconds: what a new replica contributes at least, however slowly it starts. It bounds what is asked for."""
 ROUNDING = 1e-9
+
+
+class Demand(NamedTuple):
+    """What a pool is asked to do."""
+
+    backlog_seconds: float = 0.0
+    """Predicted replica seconds of the jobs that run or wait here."""
+    waiting: int = 0
+    """Jobs that wait."""
+    running: int = 0
+    """Jobs that a replica holds, and may keep."""
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that run or wait."""
+        return self.waiting + self.running
 
 
 class Replicas(NamedTuple):

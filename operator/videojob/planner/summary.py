@@ -1,34 +1,26 @@
-"""How pools and queues are, in their own status."""
+"""How pools and queues are, in their own status: decisions where it is not what the object shows."""
 
 from collections import Counter
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from types import MappingProxyType
 from typing import NamedTuple
 
-from videojob.api.conditions import Condition, ConditionType, Reason, set_condition
-from videojob.api.gpupool import GPUPool, GPUPoolStatus, LastScaling
+from videojob.api.conditions import Condition, ConditionType, set_condition
+from videojob.api.gpupool import GPUPool, GPUPoolStatus
+from videojob.api.reasons import Reason
 from videojob.api.replica import pod_labels
-from videojob.api.videoqueue import StopPolicy, VideoQueue, VideoQueueStatus
-from videojob.planner.demand import Demand
-from videojob.planner.estimate import Estimates
-from videojob.planner.placement import Rank, Verdict, judge, members, missing, runs_on, slots_of
-from videojob.planner.pod_health import NamedPod, pods_of, troubles
+from videojob.api.videoqueue import queue_status
+from videojob.planner.book import Book
+from videojob.planner.decisions import SetPoolStatus, SetQueueStatus, target
+from videojob.planner.eligibility import missing, runs_on
+from videojob.planner.facts import Moment, QueueKey
+from videojob.planner.pod_health import troubles
+from videojob.planner.pools import PoolPlan
 from videojob.planner.scaling import ScalingReason
-from videojob.planner.snapshot import QueueKey, ReplicaKey, Snapshot, held_jobs
+from videojob.planner.verdicts import Rank, Verdict
+from videojob.planner.view import View
 
-_REASONS = {
-    Rank.NO_HEARTBEAT: Reason.NO_REPLICA,
-    Rank.DRAINING: Reason.DRAINED,
-    Rank.LOADING: Reason.MODEL_LOADING,
-    Rank.NO_STORE: Reason.STORE_UNAVAILABLE,
-    Rank.NO_TRITON: Reason.TRITON_UNAVAILABLE,
-    Rank.LOAD_FAILED: Reason.MODEL_LOAD_FAILED,
-}
 _BROKEN = (Rank.NO_STORE, Rank.NO_TRITON, Rank.LOAD_FAILED)
-
-
 _POD_CONDITIONS = {
     ConditionType.PODS_SCHEDULED: (Reason.SCHEDULED, "Every pod has a node."),
     ConditionType.IMAGES_PULLED: (Reason.PULLED, "Every image is there."),
@@ -37,160 +29,143 @@ _POD_CONDITIONS = {
 """Reason and message of these conditions while they are True."""
 
 
-class PoolScaling(NamedTuple):
-    """What was decided of a pool's size, and from what."""
+def pool_status(book: Book, seen: View, pool: GPUPool, plan: PoolPlan, now: Moment) -> SetPoolStatus | None:
+    """The pool's status, where it is not true any more and may be written now.
 
-    demand: Demand
-    wanted: int = 0
-    reason: ScalingReason | None = None
-    message: str = ""
-    cold_start_seconds: float | None = None
-    estimates: Estimates = Estimates()
-    last: LastScaling | None = None
-
-
-class Summary(NamedTuple):
-    """The statuses that a snapshot leads to."""
-
-    pools: Mapping[str, GPUPoolStatus]
-    queues: Mapping[QueueKey, VideoQueueStatus]
+    Nothing is written of a pool that was not planned: its status may have more than is known of it now.
+    """
+    if ("gpupools", pool.metadata.uid) in book.unreadable or book.busy(("pool", pool.metadata.name)):
+        return None
+    status = _Pool(book, seen, pool, plan, now).status()
+    return SetPoolStatus(pool, status) if status != pool.status else None
 
 
-def summarise(snapshot: Snapshot, now: datetime, scalings: Mapping[str, PoolScaling] = MappingProxyType({})) -> Summary:
-    """The status of every pool and queue; one that did not change equals the one that is there."""
-    held = held_jobs(snapshot.jobs)
-    active: Counter[QueueKey] = Counter()
+def queue_statuses(book: Book, now: Moment) -> Iterator[SetQueueStatus]:
+    """The statuses of queues that are not true any more."""
     pending: Counter[QueueKey] = Counter()
-    for job in snapshot.jobs:
-        if job.phase.finished:
+    for shape, found in book.agenda.pending.classes.items():
+        pending[shape.queue] += found.count
+    active = Counter(job.queue_key for jobs in book.agenda.held.values() for job in jobs.values())
+    for key, queue in book.queues.items():
+        if ("videoqueues", queue.metadata.uid) in book.unreadable:
             continue
-        if job.assignment is not None:
-            active[job.queue_key] += 1
-        elif not job.suspend and not job.cancel and not job.deleted:
-            pending[job.queue_key] += 1
-    replicas = members(snapshot)
-    nothing = PoolScaling(Demand())
-    return Summary(
-        {
-            name: _pool(pool, snapshot, replicas[name], held, scalings.get(name, nothing), now)
-            for name, pool in snapshot.pools.items()
-        },
-        {key: _queue(queue, pending[key], active[key], now) for key, queue in snapshot.queues.items()},
-    )
+        decision = SetQueueStatus(queue, queue_status(queue, pending=pending[key], active=active[key], now=now.wall))
+        if decision.status != queue.status and not book.busy(target(decision)):
+            yield decision
 
 
-def _pool(
-    pool: GPUPool,
-    snapshot: Snapshot,
-    replicas: list[ReplicaKey],
-    held: Counter[ReplicaKey],
-    scaling: PoolScaling,
-    now: datetime,
-) -> GPUPoolStatus:
-    name, managed = pool.metadata.name, pool.spec.managed
-    pods = pods_of(snapshot, name)
-    there = len([one for one in pods if not one.pod.ending]) if managed else len(pool.spec.endpoints)
-    wanted = scaling.wanted if managed else there
-    ready = slots = 0
-    best = missing(pool, snapshot, now)
-    broken: list[Verdict] = []
-    models = [snapshot.models[model] for model in pool.spec.models if model in snapshot.models]
-    unknown = [model for model in pool.spec.models if model not in snapshot.models]
-    for key in replicas:
-        replica = snapshot.replicas.get(key)
-        verdicts = [judge(replica, model) for model in models if runs_on(model, pool)]
-        if any(verdict.rank is Rank.ELIGIBLE for verdict in verdicts) and replica is not None:
-            ready += 1
-            slots += slots_of(replica, key, pool)
-        best = max([best, *verdicts], key=lambda verdict: verdict.rank)
-        broken += [verdict for verdict in verdicts if verdict.rank in _BROKEN]
-    count = f"{ready} of {wanted} replicas can take jobs"
-    if ready:
-        refused = snapshot.workloads[name].refused if name in snapshot.workloads else ""
-        notes = [note for note in (refused, *(verdict.note for verdict in broken)) if note]
-        trouble = f"; {notes[0]}" if notes else "."
-        state = (True, Reason.READY, count + trouble)
-    elif unknown and not models:
-        state = (False, Reason.MODEL_NOT_FOUND, f"There is no VideoModel {unknown[0]}: create it.")
-    elif models and not any(runs_on(model, pool) for model in models):
-        state = (False, Reason.PRECISION_UNSUPPORTED, "A cpu pool runs float32 models only.")
-    elif best.reason is Reason.POOL_EMPTY and scaling.reason is ScalingReason.IDLE:
-        # It can be used, which is what `helm --wait` and `kubectl wait` want to know.
-        state = (True, Reason.SCALED_TO_ZERO, "No job: the first one brings a replica.")
-    else:
-        reason = _REASONS[best.rank] if best.reason is Reason.POOL_NOT_READY else best.reason
-        state = (False, reason, f"{count}: {best.note}")
-    generation = pool.metadata.generation
-    conditions = _ready(pool.status.conditions, state, now, generation)
-    if managed:
-        conditions = _managed_conditions(conditions, pods, broken, scaling, now, generation)
-    staying = {key for key in replicas if (found := snapshot.replicas.get(key)) is not None and found.live}
-    return GPUPoolStatus(
-        observed_generation=generation,
-        wanted_replicas=wanted,
-        replicas=there,
-        ready_replicas=ready,
-        busy_replicas=len([key for key in held if key.pool == name]),
-        loading_replicas=max(0, min(wanted, max(there, len(staying))) - ready),
-        running_jobs=sum(jobs for key, jobs in held.items() if key.pool == name),
-        waiting_jobs=scaling.demand.waiting,
-        slots=slots,
-        backlog_seconds=_two_digits(scaling.demand.backlog_seconds),
-        cold_start_seconds=None if scaling.cold_start_seconds is None else round(scaling.cold_start_seconds),
-        estimates=scaling.estimates.remembered(pool),
-        last_scaling=scaling.last,
-        selector=",".join(f"{label}={value}" for label, value in pod_labels(name).items()) if managed else "",
-        conditions=conditions,
-    )
+class _Replicas(NamedTuple):
+    """What the replicas of a pool come to."""
+
+    ready: int
+    slots: int
+    live: int
+    best: Verdict
+    """Of the replica that is nearest to taking a job."""
+    broken: Sequence[Verdict]
 
 
-def _managed_conditions(
-    conditions: tuple[Condition, ...],
-    pods: list[NamedPod],
-    broken: list[Verdict],
-    scaling: PoolScaling,
-    now: datetime,
-    generation: int,
-) -> tuple[Condition, ...]:
-    """The conditions of a managed pool, beside Ready."""
-    states: dict[ConditionType, tuple[bool, StrEnum, str]] = {
-        type_: (True, reason, message) for type_, (reason, message) in _POD_CONDITIONS.items()
-    }
-    for trouble in troubles(pods, now):
-        states[trouble.condition] = (False, trouble.reason, trouble.message)
-    failed = [verdict for verdict in broken if verdict.rank is Rank.LOAD_FAILED]
-    states[ConditionType.MODELS_LOADED] = (
-        (False, Reason.MODEL_LOAD_FAILED, failed[0].note)
-        if failed
-        else (True, Reason.LOADED, "No model has failed to load.")
-    )
-    if scaling.reason is not None:
-        active = scaling.reason not in (ScalingReason.PAUSED, ScalingReason.EXTERNAL)
-        states[ConditionType.SCALING] = (active, scaling.reason, scaling.message)
-    for type_, state in states.items():
-        conditions = set_condition(conditions, type_, *state, now, generation)
-    return conditions
+class _Pool:
+    """One status: its inputs by short names."""
 
+    def __init__(self, book: Book, seen: View, pool: GPUPool, plan: PoolPlan, now: Moment) -> None:
+        self.book = book
+        self.seen = seen
+        self.pool = pool
+        self.name = pool.metadata.name
+        self.plan = plan
+        self.held = seen.held_in[self.name]
+        self.now = now
+        self.models = [book.models[model] for model in pool.spec.models if model in book.models]
 
-def _queue(queue: VideoQueue, pending: int, active: int, now: datetime) -> VideoQueueStatus:
-    policy = queue.spec.stop_policy
-    open_ = policy is StopPolicy.NONE
-    message = "Jobs are assigned." if open_ else f"stopPolicy is {policy.value}."
-    state = (open_, Reason.READY if open_ else Reason.STOPPED, message)
-    return VideoQueueStatus(
-        observed_generation=queue.metadata.generation,
-        pending_jobs=pending,
-        active_jobs=active,
-        conditions=_ready(queue.status.conditions, state, now, queue.metadata.generation),
-    )
+    def status(self) -> GPUPoolStatus:
+        managed, demand, memory = self.pool.spec.managed, self.plan.scaling.demand, self.plan.memory
+        pods = sum(not one.pod.ending for one in self.seen.pods[self.name])
+        there = pods if managed else len(self.pool.spec.endpoints)
+        wanted = self.plan.scaling.wanted if managed else there
+        replicas = self._replicas()
+        conditions = self._set(self.pool.status.conditions, ConditionType.READY, *self._ready(replicas, wanted))
+        if managed:
+            conditions = self._managed(conditions, replicas.broken)
+        return GPUPoolStatus(
+            observed_generation=self.pool.metadata.generation,
+            desired_replicas=wanted,
+            replicas=there,
+            ready_replicas=replicas.ready,
+            busy_replicas=len(self.held),
+            loading_replicas=max(0, min(wanted, max(there, replicas.live)) - replicas.ready),
+            running_jobs=sum(self.held.values()),
+            waiting_jobs=demand.waiting,
+            slots=replicas.slots,
+            backlog_seconds=_two_digits(demand.backlog_seconds),
+            cold_start_seconds=None if memory.cold_start_seconds is None else round(memory.cold_start_seconds),
+            estimates=self.book.estimates.remembered(self.pool),
+            last_scaling=memory.last_scaling,
+            selector=",".join(f"{label}={value}" for label, value in pod_labels(self.name).items()) if managed else "",
+            conditions=conditions,
+        )
+
+    def _replicas(self) -> _Replicas:
+        models = [model for model in self.models if runs_on(model, self.pool)]
+        ready = slots = live = 0
+        best = missing(self.book, self.seen, self.pool, self.now)
+        broken: list[Verdict] = []
+        for key in self.seen.members[self.name]:
+            replica = self.seen.replicas.get(key)
+            verdicts = [self.book.verdicts.judge(key, replica, model) for model in models]
+            if replica is not None and replica.live:
+                live += 1
+                if any(verdict.rank is Rank.ELIGIBLE for verdict in verdicts):
+                    ready += 1
+                    slots += min(replica.report.slots, self.seen.places.get(key, 0))
+            best = max([best, *verdicts], key=lambda verdict: verdict.rank)
+            broken += [verdict for verdict in verdicts if verdict.rank in _BROKEN]
+        return _Replicas(ready, slots, live, best, broken)
+
+    def _ready(self, replicas: _Replicas, wanted: int) -> tuple[bool, Reason, str]:
+        count = f"{replicas.ready} of {wanted} replicas can take jobs"
+        if replicas.ready:
+            refused = self.plan.memory.refused
+            notes = [refused.message] if refused is not None else [verdict.note for verdict in replicas.broken]
+            return True, Reason.READY, f"{count}; {notes[0]}" if notes else f"{count}."
+        unknown = [model for model in self.pool.spec.models if model not in self.book.models]
+        if unknown and not self.models:
+            return False, Reason.MODEL_NOT_FOUND, f"There is no VideoModel {unknown[0]}: create it."
+        if self.models and not any(runs_on(model, self.pool) for model in self.models):
+            return False, Reason.PRECISION_UNSUPPORTED, "A cpu pool runs float32 models only."
+        best = replicas.best
+        if best.reason is Reason.POOL_EMPTY and self.plan.scaling.reason is ScalingReason.IDLE:
+            # It can be used, which is what `helm --wait` and `kubectl wait` want to know.
+            return True, Reason.SCALED_TO_ZERO, "No job: the first one brings a replica."
+        return False, best.reason, f"{count}: {best.note}"
+
+    def _managed(self, conditions: tuple[Condition, ...], broken: Sequence[Verdict]) -> tuple[Condition, ...]:
+        """The conditions of a managed pool, beside Ready."""
+        states: dict[ConditionType, tuple[bool, StrEnum, str]] = {
+            type_: (True, reason, message) for type_, (reason, message) in _POD_CONDITIONS.items()
+        }
+        for trouble in troubles(self.seen.pods[self.name], self.now.wall):
+            states[trouble.condition] = (False, trouble.reason, trouble.message)
+        failed = [verdict for verdict in broken if verdict.rank is Rank.LOAD_FAILED]
+        states[ConditionType.MODELS_LOADED] = (
+            (False, Reason.MODEL_LOAD_FAILED, failed[0].note)
+            if failed
+            else (True, Reason.LOADED, "No model has failed to load.")
+        )
+        scaling = self.plan.scaling
+        if scaling.reason is not None:
+            active = scaling.reason not in (ScalingReason.PAUSED, ScalingReason.EXTERNAL)
+            states[ConditionType.SCALING_ACTIVE] = (active, scaling.reason, scaling.message)
+        for type_, state in states.items():
+            conditions = self._set(conditions, type_, *state)
+        return conditions
+
+    def _set(
+        self, conditions: tuple[Condition, ...], type_: ConditionType, state: bool, reason: StrEnum, message: str
+    ) -> tuple[Condition, ...]:
+        return set_condition(conditions, type_, state, reason, message, self.now.wall, self.pool.metadata.generation)
 
 
 def _two_digits(seconds: float) -> int:
     """Rounded so that a pool's status changes seldom; never 0 where there is something to do."""
     return max(int(float(f"{seconds:.2g}")), seconds > 0)
-
-
-def _ready(
-    conditions: tuple[Condition, ...], state: tuple[bool, Reason, str], now: datetime, generation: int
-) -> tuple[Condition, ...]:
-    return set_condition(conditions, ConditionType.READY, *state, now, generation)

@@ -1,18 +1,23 @@
-"""What a plan is made from: the cluster as it is at one moment, in frozen values."""
+"""What the operator knows of single objects, as frozen values: slim, without what no decision needs."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import NamedTuple
 
-from videojob.api.gpupool import GPUPool
+from videojob.api import FINALIZER
 from videojob.api.replica import ReplicaReport
-from videojob.api.videojob import Assignment, Phase, Resolved
-from videojob.api.videomodel import VideoModel
-from videojob.api.videoqueue import VideoQueue
+from videojob.api.videojob import Assignment, EarlierStore, Phase, Resolved
 
 EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+class Moment(NamedTuple):
+    """Now, on both clocks: what the API says is in wall time, what was seen is judged in monotonic time."""
+
+    wall: datetime
+    mono: float
+    """Seconds of the operator's monotonic clock."""
 
 
 class QueueKey(NamedTuple):
@@ -53,8 +58,7 @@ class Job:
     cancel: bool = False
     deleted: bool = False
     """Kubernetes waits for finalizers to go."""
-    finalizer: bool = False
-    """Our finalizer is set."""
+    finalizers: tuple[str, ...] = ()
     retain_output: bool = True
     """The MP4 of a succeeded job outlives the job."""
     backoff_limit: int = 3
@@ -66,6 +70,8 @@ class Job:
     failures: int = 0
     losses: int = 0
     """Replicas that were lost while they held it."""
+    hand_backs: int = 0
+    """In a row, because of store or Triton, without progress."""
     reason: str = ""
     """Reason of the condition Assigned: why the job waits, while it does."""
     message: str = ""
@@ -81,6 +87,22 @@ class Job:
     """Wall time on replicas until the last chunk that was reported."""
     start_time: datetime | None = None
     completion_time: datetime | None = None
+    cut_off_until: datetime | None = None
+    """Until then a runner that was declared lost may still add files to the job's folder."""
+    earlier_stores: tuple[EarlierStore, ...] = ()
+
+    version: int = 0
+    """Resource version: what a decision on a job that nobody holds is fenced by."""
+    generation: int = 0
+    observed_generation: int = 0
+    """The oldest generation that status or one of its conditions carries."""
+    status: bytes = field(default=b"", repr=False)
+    """The status as JSON, which takes a tenth of the memory of objects."""
+
+    @property
+    def finalizer(self) -> bool:
+        """Whether our finalizer is set."""
+        return FINALIZER in self.finalizers
 
     @property
     def queue_key(self) -> QueueKey:
@@ -106,6 +128,13 @@ class Job:
         return not (self.phase is Phase.SUCCEEDED and self.retain_output)
 
     @property
+    def deadline(self) -> datetime | None:
+        """When `activeDeadlineSeconds` is over."""
+        if self.start_time is None or self.active_deadline_seconds is None:
+            return None
+        return later(self.start_time, self.active_deadline_seconds)
+
+    @property
     def expires(self) -> datetime | None:
         """When `ttlSecondsAfterFinished` is over."""
         if self.completion_time is None or self.ttl_seconds_after_finished is None:
@@ -113,17 +142,31 @@ class Job:
         return later(self.completion_time, self.ttl_seconds_after_finished)
 
 
+class Health(StrEnum):
+    """What the operator knows of a replica's heartbeat. Silence is not death."""
+
+    LIVE = "Live"
+    SILENT = "Silent"
+    """No renewal for a Lease's length, or none seen yet. It gets no new job, and keeps those that it has."""
+    LOST = "Lost"
+    """Silent for longer than the operator's own view of the API server can explain: its jobs are taken back."""
+
+
 @dataclass(frozen=True, slots=True)
 class Replica:
     """A replica as its Lease shows it."""
 
     report: ReplicaReport
-    live: bool
-    """Its heartbeat has not expired, by the operator's own monotonic clock."""
+    health: Health = Health.LIVE
     draining: bool = False
-    """It was asked to hand back its jobs, or does so by itself, or its pod ends."""
+    """It was asked to hand back its jobs, or does so by itself, or its pod ends, or its pool has too many pods."""
     drain_reason: str = ""
     """Why it was asked to, where it was."""
+
+    @property
+    def live(self) -> bool:
+        """Whether its heartbeat is fresh."""
+        return self.health is Health.LIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,36 +200,15 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
-    """The Deployment of a managed pool, and the state of its scaling."""
+class Deployed:
+    """The Deployment of a managed pool."""
 
-    wanted: int = 0
-    """Replicas that the Deployment was last given."""
-    refused: str = ""
-    """Why the API server does not take the Deployment, if so."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The cluster at one moment. Jobs of other controllers (`managedBy`) are not in it."""
-
-    jobs: tuple[Job, ...] = ()
-    """In any order. Finished jobs need be there only while they are deleted or have a time to live."""
-    queues: Mapping[QueueKey, VideoQueue] = field(default_factory=dict)
-    models: Mapping[str, VideoModel] = field(default_factory=dict)
-    pools: Mapping[str, GPUPool] = field(default_factory=dict)
-    replicas: Mapping[ReplicaKey, Replica] = field(default_factory=dict)
-    pods: Mapping[ReplicaKey, Pod] = field(default_factory=dict)
-    """Of managed pools; a replica is called as its pod."""
-    workloads: Mapping[str, Workload] = field(default_factory=dict)
-    """By pool."""
-    busy: frozenset[str] = frozenset()
-    """uids of jobs that a write is under way for: they take their place, and nothing is decided on them."""
-
-
-def held_jobs(jobs: Iterable[Job]) -> Counter[ReplicaKey]:
-    """The jobs that each replica holds."""
-    return Counter(key for job in jobs if (key := job.replica_key) is not None and not job.phase.finished)
+    wanted: int
+    generation: int = 0
+    """Rises whenever anybody changes its spec."""
+    owned: bool = True
+    """The number of replicas is one of the fields that this operator owns."""
+    version: int = 0
 
 
 def later(moment: datetime, seconds: float) -> datetime:

@@ -1,0 +1,38 @@
+"""What the book notes of jobs beside the objects themselves."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from videojob.planner.facts import ReplicaKey
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What jobs are counted by."""
+
+    namespace: str
+    queue: str
+    pool: str
+    phase: str
+
+
+@dataclass(slots=True)
+class Claim:
+    """What was seen of a replica's hold on a job."""
+
+    attempt: int
+    since: float
+    """When it was first seen, in monotonic seconds."""
+    asked: float | None = None
+    """When it was first seen that the replica is asked to give it back."""
+    unnamed: int = 0
+    """Reports of the replica in a row that did not name it."""
+
+
+class Departure(NamedTuple):
+    """How a job has left a replica."""
+
+    replica: ReplicaKey
+    began: datetime
+    """When it was assigned there."""
