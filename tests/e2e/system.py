@@ -4,18 +4,17 @@ import asyncio
 import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import pytest
@@ -25,6 +24,10 @@ from dev.processes import die_with_parent
 from dev.supervisor import REPOSITORY
 from dev.tritonserver import command, remove_stale_regions
 from tests.e2e.faults import Faults
+from tests.e2e.outages import PATIENCE, ApiServerFaults
+from tests.e2e.processes import children
+from tests.e2e.replica import Replica
+from tests.e2e.stored import StoredFiles
 from videojob.api import transitions
 from videojob.api.conditions import ConditionType, find
 from videojob.api.patch import status_patch
@@ -33,34 +36,12 @@ from videojob.api.videojob import Resolved, VideoJob, VideoJobStatus
 from videojob.kube.client import GPU_POOLS, LEASES, VIDEO_JOBS, VIDEO_MODELS, Json, KubeClient, KubeError
 from videojob.runner.buffers import SHM
 
-PATIENCE = 180.0
-"""Seconds after which a condition that a test waits for counts as never coming."""
 LEASE_SECONDS = 4
 MODEL = "tiny"
 
 
 @dataclass
-class Replica:
-    """A tritonserver and the runner beside it."""
-
-    name: str
-    folder: Path
-    ports: list[int]
-    faults: Faults
-    log_start: int = 0
-    """Where the runner's log was when the test began."""
-    triton: subprocess.Popen[bytes] | None = None
-    runner: subprocess.Popen[bytes] | None = None
-    runner_began: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-    @property
-    def log(self) -> Path:
-        """The runner's log."""
-        return self.folder / "runner.log"
-
-
-@dataclass
-class System:
+class System(StoredFiles, ApiServerFaults):
     """One cluster, one operator, one pool. The caller stops it."""
 
     cluster: Cluster
@@ -72,6 +53,7 @@ class System:
     replicas: dict[str, Replica] = field(default_factory=dict)
     operator: subprocess.Popen[bytes] | None = None
     quiet: dict[str, str] = field(default_factory=dict)
+    accounts: dict[str, Path] = field(default_factory=dict)
 
     @property
     def store(self) -> Path:
@@ -131,12 +113,18 @@ class System:
         endpoints = [{**endpoint, "maxJobs": max_jobs} for endpoint in self._pool()["spec"]["endpoints"]]
         await self.client.merge_patch(GPU_POOLS, self.pool, {"spec": {"endpoints": endpoints}})
 
+    def _account(self, name: str) -> Path:
+        """A kubeconfig for a service account, made once: also a process that starts in an outage has one."""
+        if name not in self.accounts:
+            self.accounts[name] = self.cluster.service_account(name)
+        return self.accounts[name]
+
     def start_operator(self) -> None:
         """Start the operator, unless it runs."""
         if self.operator is None or self.operator.poll() is not None:
             self.operator = self._spawn(
                 [sys.executable, "-m", "videojob.controller", "--namespace", NAMESPACE],
-                {"KUBECONFIG": str(self.cluster.service_account("videojob-operator"))},
+                {"KUBECONFIG": str(self._account("videojob-operator"))},
                 self.folder / "operator.log",
             )
 
@@ -170,7 +158,7 @@ class System:
             *("--metrics-port", str(metrics_port or replica.ports[3]), "--log-format", "json"),
             *options,
         ]
-        environment = {"KUBECONFIG": str(self.cluster.service_account("videojob-runner"))}
+        environment = {"KUBECONFIG": str(self._account("videojob-runner"))}
         return self._spawn(argv, environment, replica.log)
 
     def start(self, *names: str) -> None:
@@ -183,7 +171,7 @@ class System:
     async def ready(self, *names: str) -> None:
         """Wait until these replicas have loaded the model."""
         for name in names:
-            await self.until(lambda name=name: self._is_ready(name), f"replica {name} is not ready")
+            await self.until(partial(self._is_ready, name), f"replica {name} is not ready")
 
     async def _is_ready(self, name: str) -> bool:
         replica = self.replicas[name]
@@ -210,16 +198,6 @@ class System:
         process.send_signal(number)
         if number is signal.SIGKILL:
             process.wait()
-
-    @contextmanager
-    def silent_api_server(self) -> Iterator[None]:
-        """The API server answers nobody."""
-        pid = int((self.cluster.kubeconfig.parent / "run" / "kube-apiserver.pid").read_text())
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(pid, signal.SIGCONT)
 
     def kill_triton(self, name: str) -> None:
         """Kill the replica's tritonserver, and what it started: a stub that was waiting for it may hang for ever."""
@@ -381,60 +359,6 @@ class System:
                 pytest.fail(f"Within {PATIENCE:g} s: {what}; logs are in {self.folder}.")
             await asyncio.sleep(0.05)
 
-    def records(self, uid: str) -> dict[int, dict[str, Any]]:
-        """The records of the job's chunks, by index."""
-        found: dict[int, dict[str, Any]] = {}
-        for path in (self.store / self.namespace / uid / "chunks").glob("*.json"):
-            try:
-                found[int(path.stem)] = json.loads(path.read_text())
-            except (FileNotFoundError, ValueError):
-                continue
-        return found
-
-    def chunk_files(self, uid: str, index: int) -> dict[str, bytes]:
-        """A committed chunk: its segment, latents and record, by suffix."""
-        root = self.store / self.namespace / uid
-        record = self.records(uid)[index]
-        return {
-            ".mp4": (root / record["segment"]["key"]).read_bytes(),
-            ".safetensors": (root / record["latents"]["key"]).read_bytes(),
-            ".json": json.dumps(record).encode(),
-        }
-
-    def put_chunk(self, uid: str, index: int, files: dict[str, bytes], *, attempt: int) -> None:
-        """Commit such a chunk to another job, as that attempt."""
-        root, record = self.store / self.namespace / uid, json.loads(files[".json"])
-        record["attempt"] = attempt
-        for part, suffix in (("segment", ".mp4"), ("latents", ".safetensors")):
-            record[part]["key"] = f"attempts/{attempt}/{index}{suffix}"
-            path = root / record[part]["key"]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(files[suffix])
-        new = root / "record.new"
-        new.write_text(json.dumps(record))
-        new.rename(root / "chunks" / f"{index}.json")
-
-    def copy_output(self, source: str, target: str) -> None:
-        """Give a job the finished video of another."""
-        shutil.copytree(self.store / self.namespace / source, self.store / self.namespace / target)
-
-    def files(self, uid: str) -> set[str]:
-        """Every file of the job, relative to its folder."""
-        root = self.store / self.namespace / uid
-        return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
-
-    def output_sha256(self, status: VideoJobStatus) -> str:
-        """sha256 of the video itself, which must be what the status says."""
-        assert status.output is not None
-        data = self.path(status.output.uri).read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        assert (digest, len(data)) == (status.output.sha256, status.output.size_bytes)
-        return digest
-
-    def path(self, uri: str) -> Path:
-        """The file of a file:// URL."""
-        return Path(unquote(urlsplit(uri).path))
-
     async def metrics(self, name: str) -> str:
         """What Prometheus reads from the replica's runner."""
         url = f"http://127.0.0.1:{self.replicas[name].ports[3]}/metrics"
@@ -467,15 +391,3 @@ def _report(lease: Json) -> ReplicaReport:
 
 def _acquired(lease: Json) -> datetime:
     return datetime.fromisoformat(lease["spec"]["acquireTime"])
-
-
-def children(pid: int) -> list[int]:
-    """Ids of the processes that a process has started."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):
-            # After the command's name, which may hold anything: state, parent.
-            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) == pid:
-                found.append(int(entry.name))
-    return found

@@ -90,7 +90,7 @@ def times_from(start: int, count: int, fps: int = FPS) -> list[Fraction]:
     return [Fraction(frame, fps) for frame in range(start, start + count)]
 
 
-@pytest.mark.parametrize(("count", "start"), zip(CHUNKS, STARTS, strict=True))
+@pytest.mark.parametrize(("count", "start"), list(zip(CHUNKS, STARTS, strict=True)))
 def test_a_segment_plays_alone_from_its_own_time(count: int, start: int) -> None:
     frames = moving_picture(count, first=start)
     times, decoded = decode(encode_segment(iter(frames), FPS, start))

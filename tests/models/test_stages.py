@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -139,13 +140,13 @@ def test_what_the_denoiser_refuses_leaves_no_state(
     denoise: DenoiseStage,
     request_: DenoiseRequest,
     place: Turn,
-    change: dict[str, object],
+    change: dict[str, Any],
     reason: ErrorCode,
     message: str,
 ) -> None:
     denoise.make(turn("a", 0), request_, never)
     with pytest.raises(ChunkError, match=message) as raised:
-        denoise.make(place, replace(request_, **change), never)  # type: ignore[arg-type]
+        denoise.make(place, replace(request_, **change), never)
     assert raised.value.reason is reason
     with pytest.raises(ChunkError, match="nothing is known"):
         denoise.make(turn(place.sequence, place.chunk + 1), request_, never)
@@ -217,7 +218,7 @@ class CountingEncoder:
 
 def test_a_cached_prompt_costs_nothing_and_the_cache_is_bounded() -> None:
     encoder = CountingEncoder()
-    stage = TextStage(encoder, limit=2, clock=encoder.clock)  # type: ignore[arg-type]
+    stage = TextStage(encoder, limit=2, clock=encoder.clock)
     seconds = [stage.encode(text, 1.0).seconds for text in ("a", "a", "bb", "a", "ccc", "bb")]
     assert seconds == [1.0, 0.0, 1.0, 0.0, 1.0, 1.0]
     assert encoder.texts == ["a", "bb", "ccc", "bb"]
@@ -225,7 +226,7 @@ def test_a_cached_prompt_costs_nothing_and_the_cache_is_bounded() -> None:
 
 def test_guidance_adds_the_empty_text_before_the_prompt() -> None:
     encoder = CountingEncoder()
-    encoded = TextStage(encoder, clock=encoder.clock).encode("abc", 2.0)  # type: ignore[arg-type]
+    encoded = TextStage(encoder, clock=encoder.clock).encode("abc", 2.0)
     assert encoded.tensor[:, 0, 0].tolist() == [0.0, 3.0]
     assert encoded.seconds == 2.0
 

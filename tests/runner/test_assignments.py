@@ -4,10 +4,14 @@ import asyncio
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from videojob.api.videojob import VideoJob
 from videojob.kube.client import Change, Listing
-from videojob.runner.assignments import Assignments, Slots
+from videojob.runner.assignments import Assignments
+from videojob.runner.metrics import RunnerMetrics
+from videojob.runner.slots import Slots
+from videojob.runner.status import Generation
 from videojob.runner.stop import Stop, StoppedError
 
 RESOLVED = {
@@ -25,10 +29,10 @@ RESOLVED = {
 }
 
 
-def job(uid: str, attempt: int = 1, release: str | None = None) -> dict[str, Any]:
+def job(uid: str, attempt: int = 1, release: str | None = None, generation: int = 1) -> dict[str, Any]:
     assignment = {"pool": "p", "replica": "r"} | ({"release": release} if release else {})
     return {
-        "metadata": {"name": uid, "namespace": "default", "uid": uid},
+        "metadata": {"name": uid, "namespace": "default", "uid": uid, "generation": generation, "resourceVersion": "1"},
         "spec": {"model": "tiny", "shots": [{"prompt": "a fox", "seconds": 1}]},
         "status": {"attempts": attempt, "assignment": assignment, "resolved": RESOLVED},
     }
@@ -43,11 +47,29 @@ class Runs:
         self.slots = Slots(slots)
         self.begin_new = False
         """Attempts that start now have not begun anything: a drain ends them."""
-        self.assignments = Assignments(self.run, self.slots, lambda count: None)
+        self.generations: dict[str, Generation] = {}
+        self.reports: list[set[tuple[str, int]]] = []
+        """What was held each time that it changed."""
+        self.breaks: set[str] = set()
+        self.registry = CollectorRegistry()
+        metrics = RunnerMetrics(self.registry, "p", "r")
+        self.assignments = Assignments(self.run, self.slots, metrics, self.changed)
 
-    async def run(self, job: VideoJob, stop: Stop) -> None:
+    def changed(self) -> None:
+        self.reports.append(self.held())
+
+    def held(self) -> set[tuple[str, int]]:
+        return {(each.uid, each.attempt) for each in self.assignments.held}
+
+    def count(self, metric: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(metric, {"pool": "p", "replica": "r", **labels})
+
+    async def run(self, job: VideoJob, stop: Stop, generation: Generation) -> None:
         attempt = (job.metadata.uid, job.status.attempts)
         self.started.append(attempt)
+        self.generations[job.metadata.uid] = generation
+        if job.metadata.uid in self.breaks:
+            raise ZeroDivisionError("of all things")
         try:
             await stop.race(asyncio.Event().wait(), new=self.begin_new)
         except StoppedError as stopped:
@@ -192,3 +214,74 @@ async def test_finish_waits_for_every_task_and_cancels_the_slow_ones() -> None:
     await slow.see(Listing([job("a")]))
     await slow.assignments.finish(0.01)
     assert slow.ended == {("a", 1): "cancelled"}
+
+
+def unreadable(uid: str, version: str = "1", **fields: Any) -> dict[str, Any]:
+    """A job with a phase that only a newer release knows."""
+    item = job(uid, **fields)
+    item["metadata"]["resourceVersion"] = version
+    item["status"]["phase"] = "Paused"
+    return item
+
+
+async def test_what_is_held_is_what_runs() -> None:
+    runs = Runs()
+    await runs.see(Listing([job("a"), job("b")]))
+    assert runs.held() == {("a", 1), ("b", 1)}
+
+    await runs.see(Change("DELETED", job("a")), modified(uid="b", attempt=2))
+    assert runs.held() == {("b", 2)}
+    assert runs.reports[-1] == {("b", 2)}, "the change was not reported"
+    assert runs.count("videojob_runner_active_jobs") == 1
+
+
+async def test_a_job_that_cannot_be_read_is_not_held_and_counts_once_for_each_version(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runs = Runs()
+    await runs.see(Listing([unreadable("a")]), Listing([unreadable("a")]), Change("MODIFIED", unreadable("a", "2")))
+
+    assert runs.held() == set() and runs.started == []
+    assert runs.count("videojob_runner_unreadable_objects_total", kind="videojobs") == 2
+    assert caplog.text.count("cannot be read") == 2
+
+    await runs.see(modified(uid="a"))
+    assert runs.held() == {("a", 1)}, "it can be read now"
+
+
+async def test_a_job_that_becomes_unreadable_goes_on_as_it_was() -> None:
+    runs = Runs()
+    await runs.see(Listing([job("a")]), Change("MODIFIED", unreadable("a", "2", generation=5)))
+    await runs.see(Listing([unreadable("a", "3", generation=5)]))
+
+    assert runs.held() == {("a", 1)} and runs.ended == {}
+    assert runs.generations["a"].newest == 5
+
+
+async def test_a_job_without_what_is_to_be_made_is_not_held() -> None:
+    unresolved = job("a")
+    del unresolved["status"]["resolved"]
+    runs = Runs()
+    await runs.see(Listing([unresolved, job("b", attempt=0)]))
+
+    assert runs.held() == set()
+
+
+async def test_a_task_that_breaks_leaves_the_report_and_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    runs = Runs(slots=1)
+    runs.breaks.add("a")
+    await runs.see(Listing([job("a"), job("b")]))
+
+    assert runs.started == [("a", 1), ("b", 1)], "its slot was not given back"
+    assert runs.held() == {("b", 1)}
+    assert "ZeroDivisionError" in caplog.text
+    assert runs.count("videojob_runner_errors_total", what="attempt", type="unknown") == 1
+    await runs.see(modified(uid="a"))
+    assert ("a", 1) not in runs.held(), "it is the operator's to take back"
+
+
+async def test_the_newest_generation_that_the_watch_shows_reaches_the_attempt() -> None:
+    runs = Runs()
+    await runs.see(Listing([job("a")]), modified(uid="a", generation=3), modified(uid="a", generation=2))
+
+    assert runs.generations["a"].newest == 3

@@ -1,9 +1,12 @@
 """Latents in the store are those that Triton made, bit for bit."""
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load, save
 
 from videojob.runner.latents import join, pack, unpack
@@ -11,7 +14,7 @@ from videojob.runner.latents import join, pack, unpack
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=["float32", "bfloat16"])
 def test_pack_and_unpack(dtype: type) -> None:
-    values = np.random.default_rng(1).standard_normal((1, 16, 3, 4, 6)).astype(dtype)
+    values: NDArray[Any] = np.random.default_rng(1).standard_normal((1, 16, 3, 4, 6)).astype(dtype)
 
     packed = pack(values)
 

@@ -10,13 +10,21 @@ from typing import Any
 
 import pytest
 
-from dev.control_plane import NAMESPACE
-from videojob.api.replica import DRAIN_ANNOTATION, POOL_LABEL, REPLICA_LABEL, REPORT_ANNOTATION, ReplicaReport
-from videojob.kube.client import LEASES, KubeClient
+from dev.control_plane import NAMESPACE, Cluster
+from videojob.api.replica import (
+    DRAIN_ANNOTATION,
+    POOL_LABEL,
+    REPLICA_LABEL,
+    REPORT_ANNOTATION,
+    ReplicaReport,
+    lease_name,
+)
+from videojob.kube.client import LEASES, KubeClient, KubeError
 from videojob.runner.clock import Clock
-from videojob.runner.lease import Lease, LeaseLostError
+from videojob.runner.hold import LeaseLostError, Standing
+from videojob.runner.lease import Lease
 
-SECONDS = 3
+SECONDS, CUT_OFF_SECONDS = 3, 60
 _numbers = itertools.count()
 
 
@@ -47,10 +55,16 @@ def lease(kube: KubeClient, replica: str) -> Callable[..., Lease]:
             replica=replica,
             identity=identity,
             seconds=SECONDS,
+            cut_off_seconds=CUT_OFF_SECONDS,
             pod_uid=pod_uid,
         )
 
     return make
+
+
+def standing(lease: Lease) -> Standing:
+    """How it stands now: by a function, as it changes between two looks."""
+    return lease.hold.standing
 
 
 def report(slots: int = 1) -> Callable[[], ReplicaReport]:
@@ -58,7 +72,7 @@ def report(slots: int = 1) -> Callable[[], ReplicaReport]:
 
 
 async def stored(kube: KubeClient, replica: str) -> dict[str, Any]:
-    return await kube.get(LEASES, f"p-{replica}", NAMESPACE)
+    return await kube.get(LEASES, lease_name("p", replica), NAMESPACE)
 
 
 @asynccontextmanager
@@ -75,12 +89,12 @@ async def kept(lease: Lease, report: Callable[[], ReplicaReport]) -> AsyncIterat
 
 async def test_taking_makes_the_lease(lease: Callable[..., Lease], kube: KubeClient, replica: str) -> None:
     mine = lease("me")
-    assert not mine.held
+    assert standing(mine) is Standing.LOST
 
     await mine.take(report(2), wait_for_holder=False)
 
     made = await stored(kube, replica)
-    assert mine.held
+    assert standing(mine) is Standing.FRESH
     assert (made["spec"]["holderIdentity"], made["spec"]["leaseDurationSeconds"]) == ("me", SECONDS)
     assert (made["metadata"]["labels"][POOL_LABEL], made["metadata"]["labels"][REPLICA_LABEL]) == ("p", replica)
     assert json.loads(made["metadata"]["annotations"][REPORT_ANNOTATION])["slots"] == 2
@@ -125,7 +139,7 @@ async def test_a_new_runner_takes_over_and_the_old_one_sees_it(
 
     with pytest.raises(LeaseLostError, match="another runner"):
         await asyncio.wait_for(keeping, 30)
-    assert not old.held
+    assert standing(old) is Standing.LOST
     assert (await stored(kube, replica))["spec"]["leaseTransitions"] == 1
 
 
@@ -139,10 +153,30 @@ async def test_one_that_was_replaced_waits_until_the_holder_is_gone(lease: Calla
         assert not taking.done()
 
     await asyncio.wait_for(taking, 30)
-    assert waiting.held
+    assert standing(waiting) is Standing.FRESH
 
 
-async def test_a_pause_longer_than_the_lease_loses_it_though_nobody_took_it(
+async def test_a_pause_longer_than_the_lease_is_a_gap(
+    lease: Callable[..., Lease], kube: KubeClient, replica: str
+) -> None:
+    time = FakeTime()
+    mine = lease("me", time)
+    await mine.take(report(), wait_for_holder=False)
+    before, gaps = await stored(kube, replica), mine.hold.gaps
+    time.skipped += SECONDS + 1
+    assert standing(mine) is Standing.CUT_OFF
+
+    async with kept(mine, report()) as renewals:
+        await asyncio.wait_for(renewals.get(), 30)
+
+    after = await stored(kube, replica)
+    assert standing(mine) is Standing.FRESH
+    assert mine.hold.gaps == gaps + 1
+    assert after["spec"]["leaseTransitions"] == before["spec"]["leaseTransitions"]
+    assert after["spec"]["renewTime"] > before["spec"]["renewTime"]
+
+
+async def test_a_pause_longer_than_the_bound_loses_it_though_nobody_took_it(
     lease: Callable[..., Lease], kube: KubeClient, replica: str
 ) -> None:
     time = FakeTime()
@@ -150,12 +184,82 @@ async def test_a_pause_longer_than_the_lease_loses_it_though_nobody_took_it(
     await mine.take(report(), wait_for_holder=False)
     before = (await stored(kube, replica))["metadata"]["resourceVersion"]
 
-    time.skipped += SECONDS + 1
+    time.skipped += CUT_OFF_SECONDS + 1
 
-    assert not mine.held
     with pytest.raises(LeaseLostError, match="could not be renewed"):
         await asyncio.wait_for(mine.keep(report(), lambda: None), 30)
+    assert standing(mine) is Standing.LOST
     assert (await stored(kube, replica))["metadata"]["resourceVersion"] == before
+
+
+async def test_a_lease_that_was_deleted_is_made_anew_and_jobs_are_read_again(
+    lease: Callable[..., Lease], kube: KubeClient, replica: str, cluster: Cluster
+) -> None:
+    """As that of a pod whose object was deleted while its processes run on."""
+    await lease("before").take(report(), wait_for_holder=False)
+    mine = lease("me")
+    await mine.take(report(2), wait_for_holder=False)
+    gaps = mine.hold.gaps
+    cluster.kubectl("delete", "lease", lease_name("p", replica), "--namespace", NAMESPACE)
+
+    async with kept(mine, report(2)) as renewals:
+        await asyncio.wait_for(renewals.get(), 30)
+
+    made = await stored(kube, replica)
+    assert (made["spec"]["holderIdentity"], made["spec"]["leaseTransitions"]) == ("me", 1)
+    assert json.loads(made["metadata"]["annotations"][REPORT_ANNOTATION])["slots"] == 2
+    assert (mine.hold.standing, mine.hold.gaps) == (Standing.FRESH, gaps + 1)
+
+
+async def test_one_that_was_only_tampered_with_is_put_right(
+    lease: Callable[..., Lease], kube: KubeClient, replica: str
+) -> None:
+    """A patch of a Lease without annotations is refused with the words of a broken fence."""
+    mine = lease("me")
+    await mine.take(report(2), wait_for_holder=False)
+    await kube.merge_patch(LEASES, lease_name("p", replica), {"metadata": {"annotations": None}}, NAMESPACE)
+
+    async with kept(mine, report(2)) as renewals:
+        await asyncio.wait_for(renewals.get(), 30)
+
+    made = await stored(kube, replica)
+    assert json.loads(made["metadata"]["annotations"][REPORT_ANNOTATION])["slots"] == 2
+    assert standing(mine) is Standing.FRESH
+
+
+@pytest.mark.parametrize("holder", ["somebody", None], ids=["another holder", "no holder"])
+async def test_a_holder_that_somebody_has_changed_is_a_loss_after_a_gap_as_well(
+    lease: Callable[..., Lease], kube: KubeClient, replica: str, holder: str | None
+) -> None:
+    time = FakeTime()
+    mine = lease("me", time)
+    await mine.take(report(), wait_for_holder=False)
+    await kube.merge_patch(LEASES, lease_name("p", replica), {"spec": {"holderIdentity": holder}}, NAMESPACE)
+    time.skipped += SECONDS + 1
+
+    with pytest.raises(LeaseLostError, match="somebody has taken it away"):
+        await asyncio.wait_for(mine.keep(report(), lambda: None), 30)
+    assert standing(mine) is Standing.LOST
+
+
+@pytest.mark.parametrize("code", [0, 403, 404, 500], ids=["silence", "no rights", "no such kind", "errors"])
+async def test_a_lease_that_cannot_be_taken_yet_is_taken_later(
+    lease: Callable[..., Lease], kube: KubeClient, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, create, refusals = lease("me"), kube.create, 2
+
+    async def refuse(*arguments: Any) -> Any:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise KubeError(code, "not now")
+        return await create(*arguments)
+
+    monkeypatch.setattr(kube, "create", refuse)
+
+    await asyncio.wait_for(mine.take(report(), wait_for_holder=False), 30)
+
+    assert standing(mine) is Standing.FRESH
 
 
 async def test_a_change_of_the_report_is_written_at_once_and_no_change_is_not(
@@ -185,7 +289,10 @@ async def test_a_drain_is_noticed_and_survives_a_takeover(
     assert mine.drain_reason == ""
     async with kept(mine, report()) as renewals:
         await kube.merge_patch(
-            LEASES, f"p-{replica}", {"metadata": {"annotations": {DRAIN_ANNOTATION: "maintenance"}}}, NAMESPACE
+            LEASES,
+            lease_name("p", replica),
+            {"metadata": {"annotations": {DRAIN_ANNOTATION: "maintenance"}}},
+            NAMESPACE,
         )
         while not mine.drain_reason:
             await asyncio.wait_for(renewals.get(), 30)
@@ -203,10 +310,10 @@ async def test_leaving_names_no_holder_and_lets_the_next_one_in(
 
     await mine.leave()
 
-    assert not mine.held
+    assert standing(mine) is Standing.LOST
     assert "holderIdentity" not in (await stored(kube, replica))["spec"]
     await asyncio.wait_for(following.take(report(), wait_for_holder=True), 2 * SECONDS)
-    assert following.held
+    assert standing(following) is Standing.FRESH
 
 
 async def test_one_that_was_replaced_cannot_leave_for_its_successor(

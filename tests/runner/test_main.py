@@ -19,7 +19,7 @@ import pytest
 from dev.control_plane import NAMESPACE, Cluster, free_ports
 from dev.processes import die_with_parent
 from dev.supervisor import REPOSITORY
-from videojob.api.replica import REPORT_ANNOTATION, ReplicaReport
+from videojob.api.replica import REPORT_ANNOTATION, ReplicaReport, lease_name
 from videojob.kube.client import GPU_POOLS, LEASES, KubeClient, KubeError, configuration
 
 _numbers = itertools.count()
@@ -138,7 +138,7 @@ class Runner:
 
         async def look() -> bool:
             try:
-                lease = await self._client.get(LEASES, f"{self.pool}-r", NAMESPACE)
+                lease = await self._client.get(LEASES, lease_name(self.pool, "r"), NAMESPACE)
             except KubeError as error:
                 assert error.not_found
                 return False
@@ -236,7 +236,7 @@ async def test_a_pool_of_pods_needs_no_endpoint(cluster: Cluster, admin: KubeCli
         await admin.create(GPU_POOLS, body)
 
         await runner.reports(lambda report: report.slots == 2)
-        lease = await admin.get(LEASES, f"{runner.pool}-r", NAMESPACE)
+        lease = await admin.get(LEASES, lease_name(runner.pool, "r"), NAMESPACE)
         assert [owner["uid"] for owner in lease["metadata"]["ownerReferences"]] == [POD_UID]
         assert await runner.probe("/livez") == (200, "ok")
         assert await runner.probe("/readyz") == (503, "No model is loaded.")

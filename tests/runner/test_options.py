@@ -19,7 +19,8 @@ def test_defaults() -> None:
     options = parse(arguments())
 
     assert (options.pool, options.replica, options.namespace) == ("p", "r", "videojob-system")
-    assert (options.lease_seconds, options.metrics_port, options.memory_bytes) == (15, None, 0)
+    assert (options.lease_seconds, options.cut_off_seconds) == (15, 1800)
+    assert (options.metrics_port, options.memory_bytes) == (None, 0)
     assert (options.pod_uid, options.health_port, options.drain_seconds, options.log_format) == (
         None,
         None,
@@ -37,6 +38,7 @@ def test_defaults() -> None:
         pytest.param({"namespace": ""}, "is no name", id="empty"),
         pytest.param({"metrics_port": "70000"}, "'70000' is no port", id="port"),
         pytest.param({"lease_seconds": "1"}, "from 2 to 600", id="short lease"),
+        pytest.param({"cut_off_seconds": "100000"}, "up to a day", id="cut off for too long"),
         pytest.param({"ready_seconds": "soon"}, "'soon' is no such time", id="no number"),
         pytest.param({"drain_seconds": "0"}, "'0' is no such time", id="no time to drain"),
         pytest.param({"pod_uid": "$(POD_UID)"}, "is no uid of a pod", id="a variable that was not set"),

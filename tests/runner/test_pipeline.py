@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.triton.conftest import MODEL
 from videojob.api.videojob import Resolved
 from videojob.chunks import ChunkLayout
 from videojob.families import FAMILIES, FamilyName
@@ -38,7 +39,7 @@ def recipe(sequence: str, **changes: object) -> Recipe:
         "model_generation": 1,
         "weights_digest": "d",
     }
-    return Recipe("tiny", sequence, "a red fox", Resolved(**(values | changes)), LAYOUT)  # type: ignore[arg-type]
+    return Recipe(MODEL, sequence, "a red fox", Resolved(**(values | changes)), LAYOUT)  # type: ignore[arg-type]
 
 
 class Commits:
@@ -261,7 +262,7 @@ async def test_a_prompt_that_is_too_long_is_refused_with_both_counts(triton: Tri
     commits = Commits()
 
     with pytest.raises(ChunkError) as refused:
-        await run(triton, buffers, Recipe("tiny", "long-1", "x" * 600, what.resolved, LAYOUT), commits)
+        await run(triton, buffers, Recipe(MODEL, "long-1", "x" * 600, what.resolved, LAYOUT), commits)
 
     assert refused.value.reason is ErrorCode.PROMPT_TOO_LONG
     assert "601" in refused.value.sentence and "512" in refused.value.sentence
@@ -272,7 +273,7 @@ async def test_a_chunk_of_the_wrong_size_is_never_encoded(triton: Triton, buffer
     """The runner counts frames by another layout than the server: as after a change of one of the two."""
     commits = Commits()
     what = recipe("wrong-1")
-    wrong = Recipe("tiny", "wrong-1", "a red fox", what.resolved, ChunkLayout(1, 4, 4))
+    wrong = Recipe(MODEL, "wrong-1", "a red fox", what.resolved, ChunkLayout(1, 4, 4))
 
     with pytest.raises(ChunkError, match=r"\[12, 32, 48, 3\] instead of \[16, 32, 48, 3\]"):
         await run(triton, buffers, wrong, commits)
@@ -291,7 +292,7 @@ async def test_frames_are_a_view_of_what_the_server_wrote(triton: Triton, buffer
     """The segment of chunk 0 is that of its frames, taken from the server without the pipeline."""
     what = recipe("view-1")
     (buffer,) = await buffers.borrow(1, what.largest_chunk_bytes)
-    stream = triton.stream("tiny", "view-1")
+    stream = triton.stream(MODEL, "view-1")
     stream.send(Request(what.inputs(0), start=True, frames_to=buffer.region))
     answer = await stream.answer()
     through_memory = buffer.frames(answer.shape("FRAMES")).copy()

@@ -3,13 +3,14 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tests.triton.conftest import MODEL_REPO
+from tests.runner.fakes import fresh
+from tests.triton.conftest import MODEL, MODEL_REPO
 from tests.triton.server import Server
 from videojob.api.meta import ObjectMeta
 from videojob.api.replica import LoadedModel, ModelState
@@ -58,6 +59,7 @@ class Watched:
             device="cpu",
             replica=ReplicaSettings(str(control_dir)),
             memory_bytes=memory_bytes,
+            permission=fresh(),
             changed=self._changed.set,
         )
 
@@ -89,7 +91,7 @@ class Watched:
 @pytest.fixture
 async def make(
     triton: Triton, server: Server, control_dir: Path
-) -> AsyncIterator[Callable[..., "asynccontextmanager[Watched]"]]:
+) -> AsyncIterator[Callable[..., AbstractAsyncContextManager[Watched]]]:
     @asynccontextmanager
     async def serving(memory_bytes: int = 0) -> AsyncIterator[Watched]:
         watched = Watched(triton, server, control_dir, memory_bytes)
@@ -101,13 +103,13 @@ async def make(
             await asyncio.gather(looking, return_exceptions=True)
             await watched.serving.close()
 
-    yield serving  # type: ignore[misc]
+    yield serving
     await triton.unload(ENSEMBLE)
 
 
 @pytest.mark.timeout(900)
 async def test_a_model_from_its_first_failure_to_its_end(
-    make: Callable[..., "asynccontextmanager[Watched]"],
+    make: Callable[..., AbstractAsyncContextManager[Watched]],
     triton: Triton,
     server: Server,
     tiny_model: Path,
@@ -159,12 +161,12 @@ async def test_a_model_from_its_first_failure_to_its_end(
         async with asyncio.timeout(PATIENCE):
             while await triton.model_ready(ENSEMBLE) or rendered(server):  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.05)
-    assert await triton.model_ready("tiny.video_chunk"), "another model was unloaded as well"
+    assert await triton.model_ready(f"{MODEL}.video_chunk"), "another model was unloaded as well"
 
 
 @pytest.mark.timeout(900)
 async def test_two_models_where_there_is_memory_for_one(
-    make: Callable[..., "asynccontextmanager[Watched]"], triton: Triton, tiny_model: Path, tmp_path: Path
+    make: Callable[..., AbstractAsyncContextManager[Watched]], triton: Triton, tiny_model: Path, tmp_path: Path
 ) -> None:
     """Each is loaded when a job comes for it, and only once the other one is gone."""
     other = tmp_path / "other"
@@ -229,6 +231,7 @@ async def test_a_server_that_does_not_answer_is_told() -> None:
         device="cpu",
         replica=ReplicaSettings("unused"),
         memory_bytes=0,
+        permission=fresh(),
         changed=changed.set,
     )
     looking = asyncio.create_task(serving.run())

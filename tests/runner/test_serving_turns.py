@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.controller.world import until
+from tests.runner.fakes import Time, fresh
 from tests.runner.test_serving import model
 from tests.triton.conftest import MODEL_REPO
 from videojob.api.replica import ModelState
@@ -32,6 +33,8 @@ class Memory:
 
     def __init__(self) -> None:
         self.present_models: set[str] = set()
+        self.claim_number = 0
+        self.claimed = 0
         self.loads: list[str] = []
         self.weights: dict[str, bytes] = {}
         """What was in the model's folder when it was loaded."""
@@ -46,6 +49,12 @@ class Memory:
 
     async def check(self) -> None:
         """It answers."""
+
+    async def claim(self) -> int | None:
+        if self.claim_number < self.claimed:
+            return self.claimed
+        self.claimed = self.claim_number
+        return None
 
     async def model_ready(self, name: str) -> bool:
         if self.silent:
@@ -86,6 +95,7 @@ class Replica:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.triton = Memory()
+        self.permission = fresh()
         for name in ("a", "b"):
             self.triton.folders[name] = folder / name
             (folder / name).mkdir()
@@ -111,6 +121,7 @@ class Replica:
             device="cpu",
             replica=ReplicaSettings(str(self._folder / "control")),
             memory_bytes=memory_bytes,
+            permission=self.permission,
             changed=lambda: None,
         )
         serving.want({name: model(self._folder / name, uid=name, name=name) for name in names})
@@ -312,3 +323,50 @@ async def test_a_job_whose_model_waits_for_another_one_to_leave_hears_so(
         with pytest.raises(TritonGoneError, match=r"was not ready within 1 s: it is loading\."):
             await serving.take("b", 1, heard.append)
         assert heard == ["it is loading"]
+
+
+async def test_no_model_is_loaded_or_unloaded_while_the_runner_is_cut_off(tmp_path: Path) -> None:
+    """The server may be another runner's by then."""
+    replica, time = Replica(tmp_path), Time()
+    replica.permission = hold = time.hold()
+    async with replica.runner() as serving:
+        await until_true(lambda: replica.triton.loads == ["a"], "a is not loaded")
+        await until_true(lambda: CONTROL_MODEL in replica.triton.present_models, "the control model is not loaded")
+        time.seconds += 20
+        replica.triton.present_models.clear()  # It was restarted.
+        await until_true(lambda: dict_of(serving)["a"] is ModelState.LOADING, "the loss is not noticed")
+        wanting = asyncio.create_task(serving.take("b", PATIENCE))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert replica.triton.loads == ["a"]
+
+        hold.renew(time.seconds)
+        serving.give_back(await wanting)
+        assert "b" in replica.triton.loads[1:]
+
+
+async def test_a_claim_that_is_in_the_way_is_raised_above_only_once_the_lease_is_certain(tmp_path: Path) -> None:
+    """It may be that of a newer runner, of which this one has not learned yet."""
+    replica, time = Replica(tmp_path), Time()
+    replica.permission = hold = time.hold()
+    replica.triton.claimed = 7
+    async with replica.runner():
+        await until_true(lambda: CONTROL_MODEL in replica.triton.present_models, "the control model is not loaded")
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert replica.triton.claimed == 7
+
+        time.seconds += 5
+        hold.renew(time.seconds)
+        await until_true(lambda: replica.triton.claimed == 8, "the claim is not made")
+
+
+def dict_of(serving: Serving) -> dict[str, ModelState]:
+    return {each.name: each.state for each in serving.report()}
+
+
+async def until_true(holds: Callable[[], bool], what: str) -> None:
+    async def look() -> bool | None:
+        return holds() or None
+
+    await until(look, what, PATIENCE)

@@ -1,32 +1,34 @@
-"""What a job says of itself while its model is not there."""
+"""The making of one video: what its status is while its model is not there, and whose chunks it goes on from."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from tests.planner.builders import RESOLVED
+from tests.runner.builders import SMALL, NoModel, Stored, assigned_job, commit, made, wire
+from tests.runner.fakes import Api, Time
 from videojob.api import transitions
-from videojob.api.conditions import ConditionType, Reason, find
+from videojob.api.conditions import ConditionType, find
 from videojob.api.meta import ObjectMeta
+from videojob.api.reasons import Reason
 from videojob.api.videojob import Phase, Shot, VideoJob, VideoJobSpec, VideoJobStatus
 from videojob.runner.accounting import Checkpoints
 from videojob.runner.clock import Clock
-from videojob.runner.status import Owner
+from videojob.runner.errors import HandBackError
+from videojob.runner.metrics import RunnerMetrics
+from videojob.runner.pipeline import Made
+from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
 from videojob.runner.stop import Stop
-from videojob.runner.triton import TritonGoneError
-from videojob.runner.video import HandBackError, Video
+from videojob.runner.video import Video
+from videojob.store import JobClosed, JobStore
+from videojob.triton.contract import ChunkError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-class Waits:
-    """A `Serving` that never gets the model."""
-
-    async def take(self, name: str, seconds: float, tell: Any) -> None:
-        tell("it is loading")
-        raise TritonGoneError("The model was not ready.")
 
 
 class Files:
@@ -34,6 +36,9 @@ class Files:
 
     async def output(self) -> None:
         return None
+
+    async def closed(self) -> int:
+        return 0
 
     async def committed(self) -> tuple[()]:
         return ()
@@ -60,7 +65,7 @@ async def test_a_job_that_waits_for_its_model_says_why_until_it_runs() -> None:
         status=begun,
     )
     services = SimpleNamespace(
-        clock=Clock(), serving=Waits(), checkpoints=Checkpoints(), accelerators=1, ready_seconds=5.0
+        clock=Clock(), serving=NoModel(), checkpoints=Checkpoints(), accelerators=1, ready_seconds=5.0
     )
     shown = Shown(begun)
     video = Video(
@@ -70,6 +75,7 @@ async def test_a_job_that_waits_for_its_model_says_why_until_it_runs() -> None:
         Owner("p", "r", 1),
         cast("Any", Files()),
         cast("Any", shown),
+        Generation(1),
         cast("Any", None),
         Stop(),
     )
@@ -87,3 +93,115 @@ async def test_a_job_that_waits_for_its_model_says_why_until_it_runs() -> None:
 
     again = transitions.running(shown.status, now=NOW, generation=1)
     assert (again.phase, again.reason) == (Phase.RUNNING, Reason.RUNNING)
+
+
+class Making:
+    """A video of two chunks in its second attempt, whose chunks the test makes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.time = Time()
+        self.hold = self.time.hold()
+        job = assigned_job()
+        job = job.model_copy(update={"status": job.status.model_copy(update={"attempts": 2})})
+        owner = Owner("p", "r", 2)
+        self.api = Api(wire(job))
+        self.files = JobStore(Stored(folder).store, "team", "u-1")
+        metrics = RunnerMetrics(CollectorRegistry(), "p", "r")
+        generation, stop = Generation(1), Stop()
+        status = StatusWriter(self.api.client, self.time.clock, metrics, job, owner, self.hold, generation, stop.lose)
+        services = SimpleNamespace(
+            clock=self.time.clock, metrics=metrics, checkpoints=Checkpoints(), accelerators=1, permission=self.hold
+        )
+        self.video = Video(
+            cast("Any", services), job, SMALL, owner, self.files, status, generation, cast("Any", None), stop
+        )
+
+    async def commit(self, chunk: Made) -> None:
+        """As the pipeline does it."""
+        await self.video._commit(chunk)
+
+
+@pytest.fixture
+def making(tmp_path: Path) -> Making:
+    return Making(tmp_path)
+
+
+@pytest.mark.parametrize("attempt", [1, 2], ids=["an earlier attempt", "this attempt, whose answer was lost"])
+@pytest.mark.parametrize("cut_off", [False, True], ids=["fresh", "cut off"])
+async def test_the_same_chunk_is_adopted(making: Making, attempt: int, cut_off: bool) -> None:
+    await commit(making.files, made(0), attempt)
+    making.time.seconds += 60 * cut_off
+
+    await making.commit(made(0))
+
+    assert making.api.requests == []
+    assert [record.attempt for record in await making.files.committed()] == [attempt]
+
+
+@pytest.mark.parametrize("cut_off", [False, True], ids=["fresh", "cut off"])
+async def test_another_chunk_of_an_earlier_attempt_is_what_the_job_goes_on_from(making: Making, cut_off: bool) -> None:
+    await commit(making.files, made(0, shade=200), 1)
+    making.time.seconds += 60 * cut_off
+
+    with pytest.raises(ChunkError, match="other bytes"):
+        await making.commit(made(0))
+    assert making.api.requests == []
+
+
+async def test_latents_count_as_well_as_frames(making: Making) -> None:
+    """The next chunk is made from them."""
+    other = made(0)
+    await commit(making.files, replace(other, latents=other.latents + 1), 1)
+
+    with pytest.raises(ChunkError, match="other bytes"):
+        await making.commit(made(0))
+
+
+async def test_a_chunk_of_a_later_attempt_ends_one_that_is_cut_off_without_a_question(making: Making) -> None:
+    await commit(making.files, made(0), 3)
+    making.time.seconds += 60
+
+    with pytest.raises(JobLostError, match="attempt 3"):
+        await making.commit(made(0))
+    assert making.api.requests == []
+
+
+async def test_a_fresh_one_asks_whose_the_job_is(making: Making) -> None:
+    """An API server that was restored from a backup counts attempts that were before."""
+    await commit(making.files, made(0), 3)
+    await making.commit(made(0))
+    assert making.api.requests == ["GET"]
+
+    making.api.status["attempts"] = 4
+    await commit(making.files, made(1), 4)
+    with pytest.raises(JobLostError, match="attempt 4"):
+        await making.commit(made(1))
+
+
+async def test_a_job_that_was_closed_takes_no_more_chunks(making: Making) -> None:
+    await making.commit(made(0))
+    await making.files.close(2)
+    making.time.seconds += 60
+
+    with pytest.raises(JobClosed):
+        await making.commit(made(1))
+
+
+async def test_one_that_was_lost_makes_nothing_more(making: Making) -> None:
+    making.hold.lose("another runner has taken the Lease")
+
+    with pytest.raises(JobLostError, match="another runner"):
+        await making.commit(made(0))
+    assert await making.files.committed() == ()
+
+
+@pytest.mark.parametrize(
+    "standing", [pytest.param(60.0, id="cut off"), pytest.param(4000.0, id="lost"), pytest.param(0.0, id="fresh")]
+)
+async def test_only_a_fresh_runner_deletes(making: Making, standing: float) -> None:
+    await making.commit(made(0))
+    making.time.seconds += standing
+
+    await making.video.discard_chunks()
+
+    assert len(await making.files.committed()) == (1 if standing else 0)

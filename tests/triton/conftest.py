@@ -13,13 +13,16 @@ from videojob.triton.settings import ModelSettings, ReplicaSettings
 
 __all__ = ["one_thread", "tiny_model"]
 
+MODEL = "wan2.1-tiny"
+"""With a dot, as names of models have: Triton's own are `MODEL.stage`."""
+
 MODEL_REPO = Path(__file__).parents[2] / "model_repo"
 
 
 @pytest.fixture(scope="session")
 def settings(tiny_model: Path) -> ModelSettings:
     """The tiny model, with a memory of the first chunk and the last two."""
-    return ModelSettings("tiny", FamilyName.ANYFLOW_FAR, str(tiny_model), "sha256:0", "float32", 1, 3, 1, 6)
+    return ModelSettings(MODEL, FamilyName.ANYFLOW_FAR, str(tiny_model), "sha256:0", "float32", 1, 3, 1, 6)
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +47,7 @@ def stream(server: Server, request: pytest.FixtureRequest) -> Iterator[Callable[
     opened: list[Stream] = []
 
     def open_stream(sequence: str = "job", **job: Any) -> Stream:
-        opened.append(Stream(server, "tiny", f"{request.node.name}-{sequence}-1", **job))
+        opened.append(Stream(server, MODEL, f"{request.node.name}-{sequence}-1", **job))
         return opened[-1]
 
     yield open_stream

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
+from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from dev.control_plane import free_ports
@@ -87,27 +88,30 @@ def _wait_until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
     pytest.fail(f"tritonserver was not ready within {READY_SECONDS} s; see {server.log}.")
 
 
+Array = NDArray[Any]
+
+
 @dataclass(frozen=True)
 class Answer:
     """One chunk, or why it was not made."""
 
     chunk: int
-    tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    tensors: Mapping[str, Array] = field(default_factory=dict)
     reason: ErrorCode | None = None
     message: str = ""
 
     @property
-    def frames(self) -> np.ndarray:
+    def frames(self) -> Array:
         return self._tensor(contract.FRAMES)
 
     @property
-    def latents(self) -> np.ndarray:
+    def latents(self) -> Array:
         return self._tensor(contract.LATENTS)
 
     def seconds(self, name: str) -> float:
         return float(self._tensor(name)[0])
 
-    def _tensor(self, name: str) -> np.ndarray:
+    def _tensor(self, name: str) -> Array:
         assert name in self.tensors, f"chunk {self.chunk} was not made: {self.message}"
         return self.tensors[name]
 

@@ -32,7 +32,7 @@ def config(path: Path) -> Any:
 
 
 def datatype(value: int) -> str:
-    return model_config_pb2.DataType.Name(value)
+    return str(model_config_pb2.DataType.Name(value))
 
 
 def test_templates_are_for_the_official_image_on_a_gpu() -> None:

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import tritonclient.grpc as grpc
+from diffusers import AnyFlowFARPipeline
 from tritonclient.utils import InferenceServerException
 
-from tests.triton.conftest import MODEL_REPO
-from tests.triton.server import JOB, Answer, Server, Stream
+from tests.triton.conftest import MODEL, MODEL_REPO
+from tests.triton.server import JOB, Answer, Array, Server, Stream
 from videojob.chunks import memory_chunks, tail_chunks
-from videojob.models.anyflow_far import AnyFlowFARPipeline, VideoDecoder
+from videojob.models.anyflow_far import VideoDecoder
 from videojob.models.noise import chunk_noise
 from videojob.models.stages import to_uint8
 from videojob.triton.contract import (
@@ -34,11 +36,11 @@ ENDLESS = 1_000_000
 """Denoising steps that no test outlives."""
 
 
-def joined(latents: Sequence[np.ndarray]) -> np.ndarray:
+def joined(latents: Sequence[Array]) -> Array:
     return np.concatenate(latents, axis=2)
 
 
-def checkpoint(settings: ModelSettings, made: list[Answer], chunk: int) -> dict[str, np.ndarray]:
+def checkpoint(settings: ModelSettings, made: list[Answer], chunk: int) -> dict[str, Any]:
     """MEMORY and TAIL that start a sequence at `chunk`."""
     remembered = memory_chunks(chunk, settings.layout, settings.sink_latents, settings.window_latents)
     tail = tail_chunks(chunk, settings.layout, settings.traits.tail_latents)
@@ -58,7 +60,7 @@ def same(made: list[Answer], expected: list[Answer]) -> bool:
 @pytest.fixture(scope="module")
 def undisturbed(server: Server) -> list[Answer]:
     """18 chunks of one job, made without interruption: longer than memory and the VAE's look back."""
-    stream = Stream(server, "tiny", "undisturbed-1")
+    stream = Stream(server, MODEL, "undisturbed-1")
     made = stream.make(range(18))
     stream.end()
     stream.close()
@@ -169,7 +171,7 @@ def test_a_prompt_beyond_the_limit_is_refused_with_both_counts(stream: Open) -> 
     ids=["size", "steps", "prompt", "chunk", "memory", "tail"],
 )
 def test_a_request_that_makes_no_sense_is_refused_with_a_sentence(
-    stream: Open, inputs: dict[str, object], words: str
+    stream: Open, inputs: dict[str, Any], words: str
 ) -> None:
     job = stream()
     job.send(0, **inputs)
@@ -209,7 +211,7 @@ def test_end_frees_the_sequence(stream: Open) -> None:
 def test_sequences_that_were_ended_leave_no_place_taken(server: Server, undisturbed: list[Answer]) -> None:
     # More than max_candidate_sequences: if one place a sequence leaked, the last ones would wait for ever.
     for index in range(35):
-        job = Stream(server, "tiny", f"short-{index}-1", WIDTH=32, STEPS=1)
+        job = Stream(server, MODEL, f"short-{index}-1", WIDTH=32, STEPS=1)
         job.send(0)
         assert job.answer().frames.shape == (1, 32, 32, 3)
         job.end()

@@ -6,17 +6,20 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from videojob.triton import contract
-from videojob.triton.backend import answer, text
+from videojob.triton.backend import answer, scalar, tensor, text
+from videojob.triton.claim import Claim, ServerClaim
 from videojob.triton.marks import CancelMarks
 
 
 class TritonPythonModel:
-    """Marks a sequence as cancelled; the stages look for the mark between two steps."""
+    """Marks a sequence as cancelled, or takes a runner's claim; the stages look for both between two steps."""
 
     def initialize(self, args):
         """Load, once, as Triton's python backend asks."""
         parameters = json.loads(args["model_config"])["parameters"]
-        self._marks = CancelMarks(Path(parameters["control_dir"]["string_value"]))
+        directory = Path(parameters["control_dir"]["string_value"])
+        self._marks = CancelMarks(directory)
+        self._claim = ServerClaim(directory)
         self._mark_seconds = float(parameters["mark_seconds"]["string_value"])
 
     def execute(self, requests):
@@ -24,6 +27,14 @@ class TritonPythonModel:
         return answer(requests, self._respond)
 
     def _respond(self, request):
-        self._marks.sweep(before=time.time() - self._mark_seconds)
-        self._marks.mark(text(request, contract.CORRELATION_ID))
-        return [pb_utils.Tensor(contract.ACCEPTED, np.array([True]))]
+        accepted = True
+        if tensor(request, contract.CLAIM) is None:
+            self._marks.sweep(before=time.time() - self._mark_seconds)
+            self._marks.mark(text(request, contract.CORRELATION_ID))
+        else:
+            claim = Claim(scalar(request, contract.CLAIM), text(request, contract.IDENTITY))
+            accepted = self._claim.claim(claim) == claim
+        return [
+            pb_utils.Tensor(contract.ACCEPTED, np.array([accepted])),
+            pb_utils.Tensor(contract.CLAIM, np.array([self._claim.current().number], np.int64)),
+        ]

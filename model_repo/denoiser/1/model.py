@@ -6,7 +6,7 @@ from videojob.models.family import family_module
 from videojob.models.runtime import DTYPES, chunk_errors, fix_kernels
 from videojob.models.stages import DenoiseRequest, DenoiseStage, Timed, Turn
 from videojob.triton import contract
-from videojob.triton.backend import Instance, answer, ended, scalar, started, tensor
+from videojob.triton.backend import Instance, answer, claimed, ended, scalar, started, tensor
 
 
 class TritonPythonModel:
@@ -18,6 +18,7 @@ class TritonPythonModel:
         fix_kernels(instance.replica.threads)
         self._dtype = DTYPES[instance.model.precision]
         self._marks = instance.marks
+        self._claim = instance.claim
         family = family_module(instance.model.family)
         self._stage = DenoiseStage(
             family.Denoiser(instance.directory, torch.device(instance.device), self._dtype),
@@ -39,6 +40,8 @@ class TritonPythonModel:
             self._marks.clear(sequence)
             made = Timed(torch.empty(0, 1, 1, 1, 1, dtype=self._dtype), 0.0)
         else:
+            number = claimed(request)
+            self._claim.check(number)
             memory = tensor(request, contract.MEMORY)
             with chunk_errors(f"The denoiser on chunk {turn.chunk}"):
                 made = self._stage.make(
@@ -53,7 +56,7 @@ class TritonPythonModel:
                         guidance_scale=scalar(request, contract.GUIDANCE_SCALE),
                         memory=None if memory is None else torch.from_dlpack(memory),
                     ),
-                    cancelled=lambda: self._marks.marked(sequence),
+                    cancelled=lambda: self._marks.marked(sequence) or self._claim.superseded(number),
                 )
         return [
             pb_utils.Tensor.from_dlpack(contract.LATENTS, made.tensor.to(self._dtype).cpu()),

@@ -4,7 +4,8 @@ import os
 import signal
 
 
-def _start() -> None:
+def start() -> None:
+    """Run the runner; what `videojob-runner` calls."""
     # The kernel drops a signal that process 1 of a container does not handle, and the imports take seconds.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     from videojob.runner.main import main  # noqa: PLC0415
@@ -12,4 +13,5 @@ def _start() -> None:
     main()
 
 
-_start()
+if __name__ == "__main__":
+    start()

@@ -1,81 +1,73 @@
-"""The jobs that the API says are ours, as tasks: one a job, started, told to stop, and never started twice."""
+"""The jobs that the API server has assigned here, as tasks: one a job, started, stopped, and never started twice.
+
+A job is *held* as long as its task runs, and the replica's report names what is held. So one that nobody works on,
+because it cannot be read or its last status was refused, is seen by the operator and taken back. One that becomes
+unreadable while it runs goes on as it was last read.
+"""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
-from videojob.api.conditions import Reason
+from videojob.api.reasons import Reason
+from videojob.api.replica import HeldJob
 from videojob.api.videojob import VideoJob
-from videojob.kube.client import Change, Listing
+from videojob.kube.client import VIDEO_JOBS, Change, Listing
 from videojob.logs import about
+from videojob.runner.metrics import RunnerMetrics
+from videojob.runner.slots import Slots
+from videojob.runner.status import Generation
 from videojob.runner.stop import Stop, StoppedError
 
+Json = dict[str, Any]
 log = logging.getLogger(__name__)
-
-
-class Slots:
-    """Room for `size` jobs at a time; the size may change."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._used = 0
-        self._free = asyncio.Condition()
-
-    @property
-    def size(self) -> int:
-        """Jobs that there is room for."""
-        return self._size
-
-    async def resize(self, size: int) -> None:
-        """Make room for `size` jobs. Those that run go on."""
-        async with self._free:
-            self._size = size
-            self._free.notify_all()
-
-    async def take(self) -> None:
-        """Wait until there is room, and take it."""
-        async with self._free:
-            await self._free.wait_for(lambda: self._used < self._size)
-            self._used += 1
-
-    async def give_back(self) -> None:
-        """Make room."""
-        async with self._free:
-            self._used -= 1
-            self._free.notify_all()
 
 
 @dataclass
 class Work:
-    """An attempt that runs here."""
+    """An attempt that runs here, or has ended here."""
 
     attempt: int
     stop: Stop
-    task: asyncio.Task[None]
+    generation: Generation
 
 
 class Assignments:
     """Starts `run` for each assigned attempt. Attempts only ever rise, so an old event never starts anything again."""
 
     def __init__(
-        self, run: Callable[[VideoJob, Stop], Awaitable[None]], slots: Slots, count: Callable[[int], None]
+        self,
+        run: Callable[[VideoJob, Stop, Generation], Awaitable[None]],
+        slots: Slots,
+        metrics: RunnerMetrics,
+        changed: Callable[[], None],
     ) -> None:
+        """`changed` is called when other jobs are held than before."""
         self._run = run
         self._slots = slots
-        self._count = count
+        self._metrics = metrics
+        self._changed = changed
         self._work: dict[str, Work] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], HeldJob] = {}
+        self._unreadable: dict[str, str] = {}
+        """The version of each job that cannot be read, by uid."""
         self._draining = ""
         self._drain_seconds = 0.0
 
+    @property
+    def held(self) -> tuple[HeldJob, ...]:
+        """What really runs here, in order of its start."""
+        return tuple(self._tasks.values())
+
     def see(self, event: Listing | Change) -> None:
-        """Act on what the watch says."""
+        """Act on what the watch shows."""
         if isinstance(event, Listing):
             present = {item["metadata"]["uid"] for item in event.items}
-            for uid in [uid for uid in self._work if uid not in present]:
+            for uid in [uid for uid in {**self._work, **self._unreadable} if uid not in present]:
                 self._gone(uid)
             for item in event.items:
                 self._assigned(item)
@@ -87,7 +79,7 @@ class Assignments:
     def drain(self, reason: str, seconds: float) -> None:
         """Hand every job back, those that come later too, while `reason` is not empty.
 
-        Chunks in flight get `seconds` to end, counted from the first time that a job is told.
+        Chunks in flight get `seconds` to end, counted from the first drain of each job.
         """
         self._draining, self._drain_seconds = reason, seconds
         if reason:
@@ -108,16 +100,20 @@ class Assignments:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _assigned(self, item: dict[str, object]) -> None:
+    def _assigned(self, item: Json) -> None:
+        meta = item["metadata"]
+        uid = meta["uid"]
+        if (work := self._work.get(uid)) is not None:
+            work.generation.see(meta.get("generation", 0))
         try:
             job = VideoJob.model_validate(item)
-        except ValidationError:
-            log.exception("A job that is assigned here cannot be read")
+        except ValidationError as error:
+            self._cannot_read(item, error)
             return
-        status, uid = job.status, job.metadata.uid
-        if status.assignment is None or status.resolved is None:
+        self._unreadable.pop(uid, None)
+        status = job.status
+        if status.assignment is None or status.resolved is None or status.attempts < 1:
             return
-        work = self._work.get(uid)
         if work is None or status.attempts > work.attempt:
             if work is not None:
                 work.stop.lose("a later attempt was assigned")
@@ -125,39 +121,62 @@ class Assignments:
         if status.assignment.release:
             work.stop.release(status.assignment.release)
 
+    def _cannot_read(self, item: Json, error: ValidationError) -> None:
+        meta = item["metadata"]
+        version = meta.get("resourceVersion", "")
+        if self._unreadable.get(meta["uid"]) == version:
+            return
+        self._unreadable[meta["uid"]] = version
+        self._metrics.unreadable(VIDEO_JOBS.plural)
+        work = self._work.get(meta["uid"])
+        what = "is not begun" if work is None else "goes on as it was last read"
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:3])
+        log.warning("The job %s/%s cannot be read, and %s: %s", meta.get("namespace"), meta["name"], what, wrong)
+
     def _start(self, job: VideoJob) -> Work:
-        stop = Stop()
-        task = asyncio.create_task(self._in_slot(job, stop), name=f"job {job.metadata.uid}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        work = self._work[job.metadata.uid] = Work(job.status.attempts, stop, task)
+        uid, attempt = job.metadata.uid, job.status.attempts
+        work = self._work[uid] = Work(attempt, Stop(), Generation(job.metadata.generation))
         if self._draining:
-            stop.drain(Reason.DRAINED.value, self._drain_seconds)
+            work.stop.drain(Reason.DRAINED.value, self._drain_seconds)
+        task = asyncio.create_task(self._in_slot(job, work), name=f"job {uid}")
+        self._tasks[task] = HeldJob(uid=uid, attempt=attempt)
+        task.add_done_callback(self._ended)
+        self._count()
         return work
 
-    async def _in_slot(self, job: VideoJob, stop: Stop) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        self._count()
+
+    def _count(self) -> None:
+        self._metrics.active(len(self._tasks))
+        self._changed()
+
+    async def _in_slot(self, job: VideoJob, work: Work) -> None:
         meta = job.metadata
         with about(meta.uid, meta.namespace, meta.name, job.status.attempts):
-            await self._run_in_slot(job, stop)
+            try:
+                await self._run_in_slot(job, work)
+            except Exception:
+                # The attempt has not made a status of it. Nobody works on the job from now on, and the report says so.
+                self._metrics.error("attempt", known=False)
+                log.exception("The task of %s/%s failed, and the job is left", meta.namespace, meta.name)
 
-    async def _run_in_slot(self, job: VideoJob, stop: Stop) -> None:
+    async def _run_in_slot(self, job: VideoJob, work: Work) -> None:
         waited = True
         try:
-            await stop.race(self._slots.take(), new=True)
+            await work.stop.race(self._slots.take(), new=True)
         except StoppedError:
             waited = False  # The attempt sees the stop as well, and hands the job back.
-        self._count(len(self._tasks))
         try:
-            await self._run(job, stop)
-        except Exception:
-            log.exception("The task of %s failed", job.metadata.uid)
+            await self._run(job, work.stop, work.generation)
         finally:
-            self._count(len(self._tasks) - 1)
             if waited:
                 await self._slots.give_back()
 
     def _gone(self, uid: str) -> None:
         """The watch has seen the job leave; whatever comes later is a new assignment."""
+        self._unreadable.pop(uid, None)
         work = self._work.pop(uid, None)
         if work is not None:
             work.stop.lose("it is no longer assigned to this replica")

@@ -1,5 +1,6 @@
 """Kubernetes Events on a job: the few transitions that a person cares about."""
 
+import asyncio
 import logging
 from typing import Any, Literal
 
@@ -7,10 +8,13 @@ from videojob.api import API_VERSION
 from videojob.api.videojob import VideoJob
 from videojob.kube.client import EVENTS, KubeClient, KubeError
 from videojob.runner.clock import Clock
+from videojob.runner.hold import Permission, Standing
 
 log = logging.getLogger(__name__)
 
 EVENTS_PER_ATTEMPT = 10
+WRITE_SECONDS = 5.0
+"""No job waits for longer than that for one of its Events."""
 MESSAGE_LIMIT = 1024
 COMPONENT = "videojob-runner"
 
@@ -18,16 +22,17 @@ COMPONENT = "videojob-runner"
 class Events:
     """Writes at most ten Events for an attempt; one that cannot be written is logged and forgotten."""
 
-    def __init__(self, kube: KubeClient, clock: Clock, job: VideoJob, replica: str) -> None:
+    def __init__(self, kube: KubeClient, clock: Clock, job: VideoJob, replica: str, permission: Permission) -> None:
         self._kube = kube
+        self._permission = permission
         self._clock = clock
         self._job = job.metadata
         self._replica = replica
         self._left = EVENTS_PER_ATTEMPT
 
     async def write(self, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
-        """Tell what happened."""
-        if self._left == 0:
+        """Write down what happened, unless the runner is cut off."""
+        if self._left == 0 or self._permission.standing is not Standing.FRESH:
             return
         self._left -= 1
         now = self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -53,6 +58,7 @@ class Events:
             "count": 1,
         }
         try:
-            await self._kube.create(EVENTS, body, self._job.namespace)
-        except KubeError as error:
-            log.warning("An Event was not written: %s", error)
+            async with asyncio.timeout(WRITE_SECONDS):
+                await self._kube.create(EVENTS, body, self._job.namespace)
+        except (KubeError, TimeoutError) as error:
+            log.warning("An Event was not written: %s", error or "the API server does not answer")

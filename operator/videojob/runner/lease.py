@@ -1,8 +1,8 @@
-"""The replica's Lease: its heartbeat, its report, and the runner's right to write.
+"""The replica's Lease: its heartbeat, its report, and by both how the runner stands (`hold`).
 
-A runner that could not renew for the Lease's duration has lost it, by its own monotonic clock, which runs on while the
-process is stopped: the operator may have given its jobs away. Whoever takes the Lease writes its identity into it, so
-the one before sees that it was replaced.
+Whoever takes the Lease writes its identity into it, so the one before sees that it was replaced. A runner that could
+not renew goes on as `hold` allows, and renews the same Lease when the API server is back, unless somebody has changed
+its holder. One that was deleted meanwhile is made anew.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from videojob.api.replica import (
@@ -25,6 +26,7 @@ from videojob.api.replica import (
 )
 from videojob.kube.client import LEASES, KubeClient, KubeError
 from videojob.runner.clock import Clock
+from videojob.runner.hold import Hold, Standing
 
 Json = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -34,10 +36,6 @@ RETRIES_PER_DURATION = 15
 STALLED_DURATIONS = 3
 POLL_SECONDS = 1.0
 """Between looks at a Lease that somebody else holds."""
-
-
-class LeaseLostError(Exception):
-    """The replica is no longer ours; the text says why."""
 
 
 class Lease:
@@ -53,6 +51,7 @@ class Lease:
         replica: str,
         identity: str,
         seconds: int,
+        cut_off_seconds: int,
         pod_uid: str | None = None,
     ) -> None:
         """With `pod_uid` the Lease belongs to the pod called like the replica, and is collected with it."""
@@ -65,21 +64,14 @@ class Lease:
         self._identity = identity
         self._seconds = seconds
         self._turned: float | None = None
-        self._renewed: float | None = None
         self._reported = ""
         self._changed = asyncio.Event()
+        self.hold = Hold(seconds, cut_off_seconds, clock.monotonic)
+        """How the runner stands."""
+        self.order = 0
+        """Times that the Lease has changed hands: of two runners of the replica the newer one has the higher."""
         self.drain_reason = ""
         """Why the replica is to hand back its jobs, where somebody asked for it on the Lease."""
-
-    @property
-    def age(self) -> float:
-        """Seconds since the last renewal began; infinite where the Lease is not held."""
-        return float("inf") if self._renewed is None else self._clock.monotonic() - self._renewed
-
-    @property
-    def held(self) -> bool:
-        """Whether we may write: nobody can have taken the replica's jobs away since the last renewal."""
-        return self.age < self._seconds
 
     @property
     def stalled(self) -> bool:
@@ -96,19 +88,20 @@ class Lease:
     async def take(self, report: Callable[[], ReplicaReport], *, wait_for_holder: bool) -> None:
         """Become the holder; with `wait_for_holder` only once another holder has let its Lease expire.
 
-        Transport errors are waited out. Raises KubeError only for refusals that will not pass.
+        However long the API server does not answer, or refuses. Raises nothing.
         """
         with self._turning():
             await self._take(report, wait_for_holder)
 
     async def _take(self, report: Callable[[], ReplicaReport], wait_for_holder: bool) -> None:
         seen: tuple[object, float] = (None, self._clock.monotonic())
+        said = ""
         while True:
             self._turn()
             try:
                 lease = await self._read()
                 if lease is None:
-                    if await self._create(_json(report())):
+                    if await self._create(_json(report()), self.hold.take):
                         return
                     continue
                 spec = lease.get("spec", {})
@@ -120,14 +113,12 @@ class Lease:
                     if self._clock.monotonic() < expires:
                         await asyncio.sleep(POLL_SECONDS)
                         continue
-                if await self._replace(lease, _json(report())):
+                if await self._replace(lease, _json(report()), self.hold.take):
                     return
-            except KubeError as error:
-                if not error.transient:
-                    raise
-                log.warning("Cannot take the Lease %s yet: %s", self._name, error)
-            except TimeoutError:
-                log.warning("Cannot take the Lease %s yet: the API server does not answer.", self._name)
+            except (KubeError, TimeoutError) as error:
+                if (why := _why(error)) != said:
+                    log.warning("Cannot take the Lease %s yet: %s", self._name, why)
+                    said = why
             await asyncio.sleep(POLL_SECONDS)
 
     async def keep(self, report: Callable[[], ReplicaReport], renewed: Callable[[], None]) -> None:
@@ -136,35 +127,34 @@ class Lease:
             await self._keep(report, renewed)
 
     async def _keep(self, report: Callable[[], ReplicaReport], renewed: Callable[[], None]) -> None:
-        due = self._clock.monotonic()
+        due, failed = self._clock.monotonic(), ""
         while True:
             self._turn()
             await self._wait(due - self._clock.monotonic())
-            if not self.held:
-                self._renewed = None
-                raise LeaseLostError(f"the Lease {self._name} could not be renewed for {self._seconds} s")
+            self.hold.check()
             text = _json(report())
             if text == self._reported and self._clock.monotonic() < due:
                 continue
             try:
                 await self._renew(text)
-                due = self._clock.monotonic() + self._seconds / RENEWALS_PER_DURATION
-                renewed()
+            except (KubeError, TimeoutError) as error:
+                if (why := _why(error)) != failed:
+                    log.warning("The Lease %s was not renewed; chunks are made and kept meanwhile: %s", self._name, why)
+                    failed = why
+                due = self._clock.monotonic() + self._seconds / RETRIES_PER_DURATION
+                self._reported = ""
+                await asyncio.sleep(self._seconds / RETRIES_PER_DURATION)
                 continue
-            except KubeError as error:
-                if error.conflict or error.not_found:
-                    self._renewed = None
-                    raise LeaseLostError(f"another runner has taken the Lease {self._name}") from error
-                log.warning("The Lease %s was not renewed: %s", self._name, error)
-            except TimeoutError:
-                log.warning("The Lease %s was not renewed: the API server does not answer.", self._name)
-            due = self._clock.monotonic() + self._seconds / RETRIES_PER_DURATION
-            self._reported = ""
-            await asyncio.sleep(self._seconds / RETRIES_PER_DURATION)
+            self.hold.check()
+            if failed:
+                log.info("The Lease %s is renewed again.", self._name)
+                failed = ""
+            due = self._clock.monotonic() + self._seconds / RENEWALS_PER_DURATION
+            renewed()
 
     async def leave(self) -> None:
         """Give the replica up, so that nobody has to wait until it expires. Raises nothing."""
-        if not self.held:
+        if self.hold.standing is Standing.LOST:
             return
         operations = [
             {"op": "test", "path": "/spec/holderIdentity", "value": self._identity},
@@ -174,8 +164,8 @@ class Lease:
             async with self._limit():
                 await self._kube.json_patch(LEASES, self._name, operations, self._namespace)
         except (KubeError, TimeoutError) as error:
-            log.warning("The Lease %s was not given up, and will expire: %s", self._name, error)
-        self._renewed = None
+            log.warning("The Lease %s was not given up, and will expire: %s", self._name, _why(error))
+        self.hold.lose("the replica was left")
 
     @contextmanager
     def _turning(self) -> Iterator[None]:
@@ -205,7 +195,7 @@ class Lease:
                 return None
             raise
 
-    async def _create(self, report: str) -> bool:
+    async def _create(self, report: str, held: Callable[[float], None]) -> bool:
         body = {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
@@ -215,7 +205,7 @@ class Lease:
                 "annotations": {REPORT_ANNOTATION: report},
                 "ownerReferences": self._owner,
             },
-            "spec": {**self._holder(), "leaseTransitions": 0},
+            "spec": {**self._holder(), "leaseTransitions": self.order},
         }
         started = self._clock.monotonic()
         try:
@@ -225,10 +215,11 @@ class Lease:
             if error.conflict:
                 return False
             raise
-        self._held_since(started, lease, report)
+        held(started)
+        self._wrote(lease, report)
         return True
 
-    async def _replace(self, lease: Json, report: str) -> bool:
+    async def _replace(self, lease: Json, report: str, held: Callable[[float], None]) -> bool:
         metadata, spec = lease["metadata"], lease.get("spec", {})
         metadata["labels"] = {**metadata.get("labels", {}), **self._labels}
         metadata["annotations"] = {**metadata.get("annotations", {}), REPORT_ANNOTATION: report}
@@ -243,19 +234,43 @@ class Lease:
             if error.conflict or error.not_found:
                 return False
             raise
-        self._held_since(started, taken, report)
+        held(started)
+        self._wrote(taken, report)
         return True
 
     async def _renew(self, report: str) -> None:
+        """Renew. Raises KubeError and TimeoutError where that may still succeed; where it cannot, the hold is lost."""
         started = self._clock.monotonic()
         operations = [
             {"op": "test", "path": "/spec/holderIdentity", "value": self._identity},
             {"op": "add", "path": "/spec/renewTime", "value": _micro_time(self._clock.now())},
             {"op": "add", "path": f"/metadata/annotations/{_escaped(REPORT_ANNOTATION)}", "value": report},
         ]
-        async with self._limit():
-            lease = await self._kube.json_patch(LEASES, self._name, operations, self._namespace)
-        self._held_since(started, lease, report)
+        try:
+            async with self._limit():
+                lease = await self._kube.json_patch(LEASES, self._name, operations, self._namespace)
+        except KubeError as error:
+            if not (error.conflict or error.not_found):
+                raise
+            await self._retake(report)
+            return
+        self.hold.renew(started)
+        self._wrote(lease, report)
+
+    async def _retake(self, report: str) -> None:
+        """The Lease is not as we left it: take it again, unless it is somebody else's now."""
+        held = partial(self.hold.renew, seen=False)
+        lease = await self._read()
+        if lease is None:
+            log.warning("The Lease %s was deleted, and is made anew.", self._name)
+            retaken = await self._create(report, held)
+        elif lease.get("spec", {}).get("holderIdentity") == self._identity:
+            retaken = await self._replace(lease, report, held)
+        else:
+            self.hold.lose(f"another runner has taken the Lease {self._name}, or somebody has taken it away")
+            return
+        if not retaken:
+            raise KubeError(409, "it was changed by somebody else at the same time")
 
     def _limit(self) -> asyncio.Timeout:
         return asyncio.timeout(self._seconds / RENEWALS_PER_DURATION)
@@ -269,13 +284,17 @@ class Lease:
             "renewTime": now,
         }
 
-    def _held_since(self, started: float, lease: Json, report: str) -> None:
-        self._renewed = started
+    def _wrote(self, lease: Json, report: str) -> None:
         self._reported = report
+        self.order = max(self.order, lease["spec"].get("leaseTransitions", 0))
         drain_reason = lease["metadata"].get("annotations", {}).get(DRAIN_ANNOTATION, "")
         if drain_reason != self.drain_reason:
             self.drain_reason = drain_reason
             self._changed.set()
+
+
+def _why(error: Exception) -> str:
+    return str(error) or "the API server does not answer in time"
 
 
 def _json(report: ReplicaReport) -> str:

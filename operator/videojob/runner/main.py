@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from aiohttp import web
-from prometheus_client import REGISTRY, start_http_server
+from prometheus_client import REGISTRY
 
 from videojob import logs
-from videojob.health import serve_health
-from videojob.kube.client import KubeClient, KubeError, configuration
+from videojob.health import serve_health, serve_metrics
+from videojob.kube.client import KubeClient, configuration
 from videojob.runner.clock import Clock
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.options import Options, parse
-from videojob.runner.replica import ReplicaRunner
+from videojob.runner.replica import RefusedError, ReplicaRunner
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("kubernetes").setLevel(logging.ERROR)  # It warns of what we tell in a sentence.
     try:
         asyncio.run(_run(options))
-    except (StartError, KubeError) as error:
+    except (StartError, RefusedError) as error:
         sys.exit(f"videojob.runner: {error}")
     except Exception as error:
         log.exception("The runner met an error that it does not know")
@@ -46,7 +46,7 @@ async def _run(options: Options) -> None:
     metrics = RunnerMetrics(REGISTRY, options.pool, options.replica)
     if options.metrics_port is not None:
         try:
-            start_http_server(options.metrics_port, options.bind_address)
+            await serve_metrics(options.bind_address, options.metrics_port, REGISTRY)
         except OSError as error:
             raise StartError(f"Port {options.metrics_port} cannot serve metrics: {error.strerror}.") from error
     stopping = asyncio.Event()

@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from videojob import __version__
 
 LABELS = ("pool", "replica", "model")
-LOAD_SECONDS = (1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0)
-SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+LOAD_SECONDS = (1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0)
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0, 10800.0, 36000.0, 86400.0)
 
 
 class RunnerMetrics:
@@ -48,7 +48,7 @@ class RunnerMetrics:
             "Wall seconds on replicas per second of finished video.",
             LABELS,
             registry=registry,
-            buckets=(0.1, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 5.0, 10.0, 30.0, 100.0, 300.0),
+            buckets=(0.1, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 5.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0),
         )
         self._chunks = Counter(
             "videojob_runner_chunks_total", "Chunks committed to the store.", LABELS, registry=registry
@@ -69,6 +69,24 @@ class RunnerMetrics:
             "videojob_runner_store_errors_total",
             "Requests that the object store refused or did not answer.",
             ("pool", "replica"),
+            registry=registry,
+        )
+        self._unreported = Counter(
+            "videojob_runner_unreported_attempts_total",
+            "Attempts that were given up because the API server refused their last status.",
+            ("pool", "replica"),
+            registry=registry,
+        )
+        self._unreadable = Counter(
+            "videojob_runner_unreadable_objects_total",
+            "Versions of objects that the runner cannot read, by kind; what it last read stays in force.",
+            ("pool", "replica", "kind"),
+            registry=registry,
+        )
+        self._errors = Counter(
+            "videojob_runner_errors_total",
+            "Errors that a task of the runner met and went on after, by task and type: refused, or unknown, a defect.",
+            ("pool", "replica", "what", "type"),
             registry=registry,
         )
         self._active = Gauge(
@@ -110,6 +128,9 @@ class RunnerMetrics:
         )
         # A counter that is born with its first event hides that one from increase().
         self._store_errors.labels(*self._place)
+        self._unreported.labels(*self._place)
+        for kind in ("videojobs", "videomodels", "gpupools"):
+            self._unreadable.labels(*self._place, kind)
         for what in ("sequence", "api"):
             self._retries.labels(*self._place, what)
         build = Gauge("videojob_runner_build_info", "Always 1, with the version.", ("version",), registry=registry)
@@ -146,6 +167,18 @@ class RunnerMetrics:
     def store_error(self) -> None:
         """The store refused, or did not answer."""
         self._store_errors.labels(*self._place).inc()
+
+    def unreported(self) -> None:
+        """An attempt has ended, and its last status was not taken."""
+        self._unreported.labels(*self._place).inc()
+
+    def unreadable(self, kind: str) -> None:
+        """A version of an object of that kind (its plural) cannot be read."""
+        self._unreadable.labels(*self._place, kind).inc()
+
+    def error(self, task: str, *, known: bool) -> None:
+        """A task met an error, and goes on."""
+        self._errors.labels(*self._place, task, "refused" if known else "unknown").inc()
 
     def active(self, jobs: int) -> None:
         """So many jobs are held now."""

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from videojob.health import EVERYWHERE
 from videojob.logs import Format
 from videojob.triton.contract import CONTROL_MODEL, STAGES
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _UID = re.compile(r"[0-9a-f-]{36}")
 LEASE_SECONDS = range(2, 601)
+CUT_OFF_SECONDS = range(86401)
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Options:
     health_port: int | None
     metrics_port: int | None
     lease_seconds: int
+    cut_off_seconds: int
     ready_seconds: float
     drain_seconds: float
     memory_bytes: int
@@ -60,11 +63,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument(
         "--repository", type=Path, required=True, help="folder that Triton loads from; the models are written there"
     )
-    parser.add_argument(
-        "--bind-address",
-        default="0.0.0.0",  # noqa: S104 - probes and Prometheus come from outside the pod
-        help="address of both ports (%(default)s)",
-    )
+    parser.add_argument("--bind-address", default=EVERYWHERE, help="address of both ports (%(default)s)")
     parser.add_argument("--health-port", type=_port, help="serve /livez and /readyz there")
     parser.add_argument("--metrics-port", type=_port, help="serve Prometheus metrics there")
     parser.add_argument(
@@ -72,6 +71,12 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         type=_lease_seconds,
         default=15,
         help="it is lost without a heartbeat for so long (%(default)s)",
+    )
+    parser.add_argument(
+        "--cut-off-seconds",
+        type=_cut_off_seconds,
+        default=1800,
+        help="without the API server it goes on making its jobs for so long since the last heartbeat (%(default)s)",
     )
     parser.add_argument(
         "--ready-seconds",
@@ -129,6 +134,12 @@ def _port(text: str) -> int:
 def _lease_seconds(text: str) -> int:
     if not (text.isdigit() and int(text) in LEASE_SECONDS):
         raise argparse.ArgumentTypeError(f"{text!r} is no such time: it takes whole seconds from 2 to 600")
+    return int(text)
+
+
+def _cut_off_seconds(text: str) -> int:
+    if not (text.isdigit() and int(text) in CUT_OFF_SECONDS):
+        raise argparse.ArgumentTypeError(f"{text!r} is no such time: it takes whole seconds, up to a day")
     return int(text)
 
 

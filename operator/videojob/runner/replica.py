@@ -1,56 +1,54 @@
-"""A replica's life: tenures, each from taking its Lease to losing or leaving it.
-
-Whoever takes the Lease hands back every job that the replica still holds, because nobody here works on them any more.
-The operator assigns them anew with a higher attempt, which fences off whoever worked on them before: a runner that was
-killed, or this one before it lost its Lease.
-"""
+"""A replica's life: tenures, each from taking its Lease to losing or leaving it."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pydantic import ValidationError
-from tenacity import AsyncRetrying, retry_if_exception, wait_exponential_jitter
-
-from videojob.api import transitions
-from videojob.api.conditions import Reason
 from videojob.api.gpupool import CPU, Endpoint, GPUPool
-from videojob.api.patch import attempt_fence, status_patch
 from videojob.api.replica import ModelState, ReplicaReport
 from videojob.api.videojob import VideoJob
 from videojob.api.videomodel import VideoModel
-from videojob.kube.client import GPU_POOLS, VIDEO_JOBS, VIDEO_MODELS, KubeClient, KubeError, Listing
-from videojob.logs import about
+from videojob.kube.client import GPU_POOLS, VIDEO_JOBS, VIDEO_MODELS, KubeClient, KubeError
 from videojob.runner.accounting import Checkpoints
-from videojob.runner.assignments import Assignments, Slots
+from videojob.runner.assignments import Assignments
 from videojob.runner.attempt import Attempt
 from videojob.runner.buffers import FrameBuffers
 from videojob.runner.clock import Clock
-from videojob.runner.lease import Lease, LeaseLostError
+from videojob.runner.hold import LeaseLostError, Standing
+from videojob.runner.kept import keep
+from videojob.runner.lease import Lease
+from videojob.runner.leftovers import Leftovers
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.options import Options
 from videojob.runner.pipeline import END_SECONDS, FLUSH_SECONDS
 from videojob.runner.pool_store import PoolStore
+from videojob.runner.readable import Readable
+from videojob.runner.services import Services
 from videojob.runner.serving import Serving
-from videojob.runner.status import Owner
+from videojob.runner.slots import Slots
+from videojob.runner.status import Generation, Owner
 from videojob.runner.stop import Stop
-from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
-from videojob.runner.video import Services, correlation_id
-from videojob.triton.contract import model_name
+from videojob.runner.triton import Triton
 from videojob.triton.settings import ReplicaSettings
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = END_SECONDS + FLUSH_SECONDS + 10
 """For a job to stop and write its status."""
+RIGHTS_SECONDS = 8.0
+"""For an API server that refuses at first to take it back."""
 ANSWER_SECONDS = 10.0
 """Silence of the API server after which the log says so."""
 SPARE_SEQUENCES = 2
 """Sequences beyond the slots whose state a stage keeps: of attempts that are just ending."""
+
+
+class RefusedError(Exception):
+    """The API server refuses what the runner cannot begin without; the text is its sentence."""
 
 
 @dataclass
@@ -71,6 +69,7 @@ class ReplicaRunner:
 
     def __init__(self, options: Options, kube: KubeClient, clock: Clock, metrics: RunnerMetrics, identity: str) -> None:
         self._options = options
+        self._identity = identity
         self._kube = kube
         self._clock = clock
         self._metrics = metrics
@@ -82,18 +81,24 @@ class ReplicaRunner:
             replica=options.replica,
             identity=identity,
             seconds=options.lease_seconds,
+            cut_off_seconds=options.cut_off_seconds,
             pod_uid=options.pod_uid,
         )
         self._checkpoints = Checkpoints()
-        metrics.heartbeat(lambda: self._lease.age)
+        metrics.heartbeat(lambda: self._lease.hold.age)
         metrics.checkpoints(lambda: self._checkpoints.age(clock.monotonic()))
-        self._pool: GPUPool | None = None
-        self._models: dict[str, VideoModel] = {}
+        self._pools = Readable(GPU_POOLS, GPUPool, metrics)
+        self._models = Readable(VIDEO_MODELS, VideoModel, metrics)
         self._looked = asyncio.Event()
         self._news = asyncio.Event()
         self._stopping = False
         self._site_now: Site | None = None
+        self._assignments: Assignments | None = None
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def _pool(self) -> GPUPool | None:
+        return self._pools.objects.get(self._options.pool)
 
     def live(self) -> str | None:
         """What is wrong with this process, so that only a restart helps; that somebody else is silent is not."""
@@ -101,7 +106,7 @@ class ReplicaRunner:
 
     def ready(self) -> str | None:
         """Why no job can be made here now, if so."""
-        if not self._lease.held:
+        if self._lease.hold.standing is Standing.LOST:
             return "The replica's Lease is not held."
         site = self._site_now
         if site is None or not any(model.state is ModelState.READY for model in site.serving.report()):
@@ -109,8 +114,15 @@ class ReplicaRunner:
         return None
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Serve until `stopping` is set, then hand back all jobs. Raises KubeError for refusals that will not pass."""
-        watches = [asyncio.create_task(self._watch_pool()), asyncio.create_task(self._watch_models())]
+        """Serve until `stopping` is set, then hand back all jobs.
+
+        Raises RefusedError where it may not read its pool at first, and errors that are not known and come again and
+        again.
+        """
+        watches = [
+            asyncio.create_task(self._keep("pools", self._watch_pools, RefusedError)),
+            asyncio.create_task(self._keep("models", self._watch_models)),
+        ]
         serving = asyncio.create_task(self._serve(stopping))
         try:
             await asyncio.wait({serving, self._broken, *watches}, return_when=asyncio.FIRST_COMPLETED)
@@ -138,31 +150,32 @@ class ReplicaRunner:
 
     async def _place(self, stopping: asyncio.Event) -> tuple[GPUPool, Endpoint] | None:
         """The pool and our endpoint in it, once they exist; None where the runner stops before."""
-        told = ""
+        said = ""
         await _first(self._looked.wait(), stopping.wait(), asyncio.sleep(ANSWER_SECONDS))
         if not self._looked.is_set():
-            log.warning("Waiting, because the API server does not answer.")
+            log.warning("Waiting, because the API server does not show the GPUPool.")
             await _first(self._looked.wait(), stopping.wait())
         while not stopping.is_set():
             self._news.clear()
             endpoint = self._endpoint_of(self._pool)
             if self._pool is not None and endpoint is not None:
                 return self._pool, endpoint
-            waiting = (
-                f"the GPUPool {self._options.pool} has no endpoint called {self._options.replica}"
-                if self._pool
-                else f"there is no GPUPool called {self._options.pool}"
-            )
-            if waiting != told:
+            if self._pool is not None:
+                waiting = f"the GPUPool {self._options.pool} has no endpoint called {self._options.replica}"
+            elif self._options.pool in self._pools.unreadable:
+                waiting = f"the GPUPool {self._options.pool} cannot be read"
+            else:
+                waiting = f"there is no GPUPool called {self._options.pool}"
+            if waiting != said:
                 log.warning("Waiting, because %s.", waiting)
-                told = waiting
+                said = waiting
             await _first(self._news.wait(), stopping.wait())
         return None
 
     @asynccontextmanager
     async def _site(self, pool: GPUPool, endpoint: Endpoint) -> AsyncIterator[Site]:
         options = self._options
-        triton = Triton(endpoint.url)
+        triton = Triton(endpoint.url, self._identity)
         slots = Slots(endpoint.max_jobs)
         serving = Serving(
             triton,
@@ -176,6 +189,7 @@ class ReplicaRunner:
                 max_sequences=endpoint.max_jobs + SPARE_SEQUENCES,
             ),
             memory_bytes=options.memory_bytes,
+            permission=self._lease.hold,
             changed=self._lease.report_changed,
         )
         store = PoolStore(
@@ -184,9 +198,9 @@ class ReplicaRunner:
         buffers = FrameBuffers(triton, options.pool, options.replica)
         site = Site(pool, endpoint, triton, serving, buffers, store, slots)
         tasks = [
-            asyncio.create_task(serving.run()),
-            asyncio.create_task(store.run()),
-            asyncio.create_task(self._configure(site)),
+            asyncio.create_task(self._keep("triton", serving.run)),
+            asyncio.create_task(self._keep("store", store.run)),
+            asyncio.create_task(self._keep("site", lambda: self._configure(site))),
         ]
         for task in tasks:
             task.add_done_callback(self._never_ends)
@@ -203,7 +217,7 @@ class ReplicaRunner:
             await triton.close()
 
     def _never_ends(self, task: asyncio.Task[None]) -> None:
-        """A task that should go on for ever has met an error that it does not know: the runner ends, and says so."""
+        """A task that should go on for ever has failed again and again: the runner ends, with that error."""
         if not task.cancelled() and not self._broken.done() and (error := task.exception()):
             self._broken.set_exception(error)
 
@@ -212,8 +226,9 @@ class ReplicaRunner:
         while True:
             self._news.clear()
             if self._pool is not None:
-                names = self._pool.spec.models
-                site.serving.want({name: self._models[name] for name in names if name in self._models})
+                site.store.use(self._pool.spec.store)
+                models = self._models.objects
+                site.serving.want({name: models[name] for name in self._pool.spec.models if name in models})
             endpoint = self._endpoint_of(self._pool)
             slots = endpoint.max_jobs if endpoint else 0
             await site.slots.resize(slots)
@@ -223,10 +238,11 @@ class ReplicaRunner:
 
     async def _tenure(self, site: Site, stopping: asyncio.Event) -> None:
         """Hold the replica until it is lost, moved, or left."""
-        assignments = Assignments(lambda job, stop: self._attempt(site, job, stop), site.slots, self._metrics.active)
-        keeping = asyncio.create_task(
-            self._lease.keep(partial(self._report, site), lambda: self._drain(assignments, self._lease.drain_reason))
+        assignments = Assignments(
+            partial(self._attempt, site), site.slots, self._metrics, changed=self._lease.report_changed
         )
+        self._assignments = assignments
+        keeping = asyncio.create_task(self._keep("lease", lambda: self._renew(site, assignments), LeaseLostError))
         working = asyncio.create_task(self._work(site, assignments))
         leaving = asyncio.create_task(self._left(site, stopping))
         try:
@@ -252,9 +268,27 @@ class ReplicaRunner:
                 await self._lease.leave()
             await asyncio.gather(keeping, working, leaving, return_exceptions=True)
 
+    async def _renew(self, site: Site, assignments: Assignments) -> None:
+        report = partial(self._report, site)
+        await self._lease.keep(report, lambda: self._drain(assignments, self._lease.drain_reason))
+
     async def _work(self, site: Site, assignments: Assignments) -> None:
         namespace = site.pool.spec.operator_namespace  # With one, this runner has no right to read another's jobs.
-        await self._hand_back_leftovers(site, namespace)
+        leftovers = Leftovers(
+            kube=self._kube,
+            clock=self._clock,
+            metrics=self._metrics,
+            triton=site.triton,
+            buffers=site.buffers,
+            pool=self._options.pool,
+            replica=self._options.replica,
+        )
+        site.triton.claim_number = max(site.triton.claim_number, self._lease.order)
+        await self._keep("claim", site.serving.claim)
+        await self._keep("leftovers", lambda: leftovers.hand_back(namespace, self._selector))
+        await self._keep("jobs", lambda: self._watch_jobs(namespace, assignments))
+
+    async def _watch_jobs(self, namespace: str | None, assignments: Assignments) -> None:
         async for event in self._kube.watch(VIDEO_JOBS, namespace, fieldSelector=self._selector):
             assignments.see(event)
 
@@ -276,7 +310,7 @@ class ReplicaRunner:
             reason = "the runner stops"
         assignments.drain(reason, self._options.drain_seconds)
 
-    async def _attempt(self, site: Site, job: VideoJob, stop: Stop) -> None:
+    async def _attempt(self, site: Site, job: VideoJob, stop: Stop, generation: Generation) -> None:
         services = Services(
             kube=self._kube,
             clock=self._clock,
@@ -288,59 +322,11 @@ class ReplicaRunner:
             checkpoints=self._checkpoints,
             accelerators=site.pool.spec.accelerators_per_replica,
             ready_seconds=self._options.ready_seconds,
-            may_write=lambda: self._lease.held,
+            permission=self._lease.hold,
         )
         owner = Owner(self._options.pool, self._options.replica, job.status.attempts)
         if job.status.resolved is not None:  # The operator writes it with the first assignment.
-            await Attempt(services, job, job.status.resolved, owner, stop).run()
-
-    async def _hand_back_leftovers(self, site: Site, namespace: str | None) -> None:
-        """Give back the jobs that the replica still holds, and free what they hold on the server."""
-        listing = None
-        async for attempt in _patiently():
-            with attempt:
-                listing = await self._kube.list(VIDEO_JOBS, namespace, fieldSelector=self._selector)
-        jobs = [VideoJob.model_validate(item) for item in (listing or {}).get("items", [])]
-        await asyncio.gather(*(self._end_sequence(site, job) for job in jobs))
-        await site.buffers.sweep()
-        for job in jobs:
-            await self._hand_back(job)
-
-    async def _hand_back(self, job: VideoJob) -> None:
-        meta, status = job.metadata, job.status
-        now = self._clock.now()
-        if status.assignment is not None and status.assignment.release:
-            new = transitions.released(status, reason=status.assignment.release, now=now, generation=meta.generation)
-        else:
-            new = transitions.waiting(
-                status,
-                reason=Reason.REPLICA_LOST,
-                message=f"The runner of replica {self._options.replica} was restarted; finished chunks are kept.",
-                now=now,
-                generation=meta.generation,
-            )
-        operations = status_patch(
-            attempt_fence(status.attempts, self._options.pool, self._options.replica), status, new
-        )
-        with about(meta.uid, meta.namespace, meta.name, status.attempts):
-            try:
-                async for attempt in _patiently():
-                    with attempt:
-                        await self._kube.json_patch(VIDEO_JOBS, meta.name, operations, meta.namespace, "status")
-                log.info("%s/%s was handed back.", meta.namespace, meta.name)
-            except KubeError as error:
-                if not (error.conflict or error.not_found):
-                    raise
-
-    async def _end_sequence(self, site: Site, job: VideoJob) -> None:
-        identity = correlation_id(job)
-        with suppress(TritonGoneError, TritonRefusedError):
-            if not await site.triton.model_ready(model_name(job.spec.model, "video_chunk")):
-                return
-            await site.triton.cancel(identity)
-            stream = site.triton.stream(job.spec.model, identity)
-            await stream.end(END_SECONDS)
-            await stream.close()
+            await Attempt(services, job, job.status.resolved, owner, stop, generation).run()
 
     def _report(self, site: Site) -> ReplicaReport:
         return ReplicaReport(
@@ -350,6 +336,8 @@ class ReplicaRunner:
             models=site.serving.report(),
             store_error=site.store.error,
             triton_error=site.serving.error,
+            jobs=self._assignments.held if self._assignments else (),
+            cut_off_seconds=self._options.cut_off_seconds,
         )
 
     @property
@@ -359,40 +347,34 @@ class ReplicaRunner:
     def _endpoint_of(self, pool: GPUPool | None) -> Endpoint | None:
         return pool.spec.endpoint(self._options.replica) if pool else None
 
-    async def _watch_pool(self) -> None:
-        async for event in self._kube.watch(GPU_POOLS, fieldSelector=f"metadata.name={self._options.pool}"):
-            if isinstance(event, Listing):
-                self._pool = GPUPool.model_validate(event.items[0]) if event.items else None
-            else:
-                self._pool = None if event.type == "DELETED" else GPUPool.model_validate(event.object)
-            self._looked.set()
-            self._news.set()
+    async def _watch_pools(self) -> None:
+        """An API server that has just started knows no rights yet: one that refuses is asked again for a while."""
+        began = self._clock.monotonic()
+        while True:
+            try:
+                async for event in self._kube.watch(
+                    GPU_POOLS, must_start=True, fieldSelector=f"metadata.name={self._options.pool}"
+                ):
+                    self._pools.see(event)
+                    self._looked.set()
+                    self._news.set()
+            except KubeError as error:
+                if self._looked.is_set():
+                    raise
+                if self._clock.monotonic() - began >= RIGHTS_SECONDS:
+                    raise RefusedError(str(error)) from error
+                await asyncio.sleep(1)
 
     async def _watch_models(self) -> None:
+        await self._looked.wait()  # Without rights it is refused once, not twice.
         async for event in self._kube.watch(VIDEO_MODELS):
-            if isinstance(event, Listing):
-                self._models = {}
-                for item in event.items:
-                    self._see_model(item)
-            elif event.type == "DELETED":
-                self._models.pop(event.object["metadata"]["name"], None)
-            else:
-                self._see_model(event.object)
+            self._models.see(event)
             self._news.set()
 
-    def _see_model(self, item: dict[str, Any]) -> None:
-        try:
-            self._models[item["metadata"]["name"]] = VideoModel.model_validate(item)
-        except ValidationError as error:
-            log.warning("The VideoModel %s cannot be read, and is not served: %s", item["metadata"]["name"], error)
-
-
-def _patiently() -> AsyncRetrying:
-    """Tries again for ever what may pass: the caller is stopped when the Lease is lost."""
-    return AsyncRetrying(
-        wait=wait_exponential_jitter(0.2, 5.0),
-        retry=retry_if_exception(lambda error: isinstance(error, KubeError) and error.transient),
-    )
+    def _keep(
+        self, name: str, work: Callable[[], Awaitable[None]], *passing: type[Exception]
+    ) -> Coroutine[Any, Any, None]:
+        return keep(name, work, self._metrics, passing=passing, monotonic=self._clock.monotonic)
 
 
 async def _first(*waits: Awaitable[object]) -> None:

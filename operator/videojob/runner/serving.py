@@ -6,9 +6,10 @@ one that a job waits for. Weights count as on the accelerator from before they a
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, wait_exponential
@@ -16,10 +17,13 @@ from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, wait_ex
 from videojob.api.replica import LoadedModel, ModelState
 from videojob.api.videomodel import VideoModel, VideoModelSpec
 from videojob.runner.clock import Clock
+from videojob.runner.hold import Permission
+from videojob.runner.kept import keep
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.residency import Resident, make_room, preload
+from videojob.runner.signals import Signal
 from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
-from videojob.triton.contract import STAGES, model_name
+from videojob.triton.contract import CONTROL_MODEL, STAGES, model_name
 from videojob.triton.digest import Digests
 from videojob.triton.repository import Device, is_rendered, remove, render, render_control
 from videojob.triton.settings import ModelSettings, ReplicaSettings
@@ -41,25 +45,6 @@ FAILED_SECONDS = 300.0
 TELL_SECONDS = 3.0
 """After which a job that waits for its model hears why."""
 MESSAGE_LIMIT = 512
-
-
-class Signal:
-    """Wakes everyone who waits when it is given; a new wait is for the next time."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def give(self) -> None:
-        """Something has changed."""
-        self._event.set()
-        self._event = asyncio.Event()
-
-    async def wait(self, seconds: float | None = None) -> None:
-        """Until it is given, or so long."""
-        event = self._event
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await event.wait()
 
 
 class WeightsChangingError(Exception):
@@ -130,9 +115,13 @@ class Serving:
         device: Device,
         replica: ReplicaSettings,
         memory_bytes: int,
+        permission: Permission,
         changed: Callable[[], None],
     ) -> None:
-        """`memory_bytes` of the accelerator are for weights and jobs; 0 where that is not known: all models fit."""
+        """`memory_bytes` of the accelerator are for weights and jobs; 0 where that is not known: all models fit.
+
+        Models are loaded and unloaded only while `permission` is fresh: else the server may be another runner's.
+        """
         self._triton = triton
         self._clock = clock
         self._metrics = metrics
@@ -141,6 +130,7 @@ class Serving:
         self._device = device
         self._replica = replica
         self._memory = memory_bytes or float("inf")
+        self._permission = permission
         self._changed = changed
         self._served: dict[str, Served] = {}
         self._leaving: list[Served] = []
@@ -226,7 +216,8 @@ class Serving:
         self._served = {name: self._served[name] for name in models}  # In the pool's order.
         self._preload()
         for served in new:
-            served.task = asyncio.create_task(self._look_after(served), name=f"model {served.name}")
+            work = keep("model", partial(self._look_after, served), self._metrics, monotonic=self._clock.monotonic)
+            served.task = asyncio.create_task(work, name=f"model {served.name}")
         self._changed()
 
     async def run(self) -> None:
@@ -320,7 +311,8 @@ class Serving:
             else:
                 await self._rest(served)
         await self._unload(served)
-        await asyncio.to_thread(remove, self._repository, served.name)
+        async with self._alone():
+            await asyncio.to_thread(remove, self._repository, served.name)
         self._leaving.remove(served)
 
     async def _keep(self, served: Served) -> None:
@@ -406,10 +398,25 @@ class Serving:
             await self._load_weights(served)
         if not served.wanted:
             return
-        async with self._loading:
+        async with self._alone():
             control = await asyncio.to_thread(render_control, self._model_repository, self._repository, self._replica)
             if not await self._triton.model_ready(control):
                 await self._triton.load(control)
+            await self._claim()
+
+    async def claim(self) -> None:
+        """Claim the server for this runner, if it can be claimed by now: else that is done once models are loaded."""
+        async with self._alone():
+            with suppress(TritonGoneError, TritonRefusedError):
+                if await self._triton.model_ready(CONTROL_MODEL):
+                    await self._claim()
+
+    async def _claim(self) -> None:
+        """Claim the server. A higher claim than ours is an older runner's, if the Lease is still ours after it."""
+        while (theirs := await self._triton.claim()) is not None:
+            log.warning("Another runner has claimed Triton, with %d; ours is %d.", theirs, self._triton.claim_number)
+            await self._permission.confirmed()
+            self._triton.claim_number = theirs + 1
 
     async def _load_weights(self, served: Served) -> None:
         """Have Triton load what is in the folder, unless it has, and know its digest: somebody may write there."""
@@ -425,7 +432,7 @@ class Serving:
                     return
             served.there = True
             digest = served.digest
-            async with self._loading:
+            async with self._alone():
                 # A runner that was restarted finds the model loaded, as long as it is still the same.
                 if not await self._has(served):
                     await self._load_rendered(served)
@@ -433,9 +440,16 @@ class Serving:
             if served.digest == digest:
                 return
             log.warning("The weights of the model %s were changed while it was loaded.", served.name)
-        async with self._loading:
+        async with self._alone():
             await self._take_off(served.name)
         raise WeightsChangingError(f"{served.model.spec.source.directory} is written to while the model is loaded.")
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """While nobody else loads or unloads a model here, another runner included."""
+        async with self._loading:
+            await self._permission.fresh_again()
+            yield
 
     async def _has(self, served: Served) -> bool:
         """Whether Triton has the model as it is now, with these weights."""
@@ -500,7 +514,7 @@ class Serving:
         told = ""
         while served.there and not served.wanted:
             try:
-                async with self._loading:
+                async with self._alone():
                     await self._take_off(served.name)
                 served.there = False
             except (TritonGoneError, TritonRefusedError) as error:

@@ -4,19 +4,28 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from pydantic import ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
 
+from videojob.api import transitions
 from videojob.api.patch import attempt_fence, status_patch
 from videojob.api.videojob import VideoJob, VideoJobStatus
 from videojob.kube.client import VIDEO_JOBS, KubeClient, KubeError
 from videojob.runner.clock import Clock
+from videojob.runner.hold import LeaseLostError, Permission
 from videojob.runner.metrics import RunnerMetrics
 
 log = logging.getLogger(__name__)
 
 WRITE_SECONDS = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+REFUSED_SECONDS = 240.0
+"""For so long a write is tried again that the API server answers with an error."""
+REBASES = 5
+"""Of a patch whose fence holds, on a status that is another one than was known."""
+FORBIDDEN = (401, 403)
 
 
 class JobLostError(Exception):
@@ -31,14 +40,26 @@ class Owner:
     replica: str
     attempt: int
 
-    def owns(self, job: VideoJob) -> bool:
-        """Whether the job, as the API server has it, is this replica's in this attempt."""
-        held = job.status.assignment
-        return (
-            held is not None
-            and (held.pool, held.replica) == (self.pool, self.replica)
-            and job.status.attempts == self.attempt
-        )
+    def owns(self, job: dict[str, Any]) -> bool:
+        """Whether the job, as the API server has it, is this replica's in this attempt: also one of a newer schema."""
+        status = job.get("status") or {}
+        held = status.get("assignment") or {}
+        place = (held.get("pool"), held.get("replica"), status.get("attempts"))
+        return place == (self.pool, self.replica, self.attempt)
+
+
+class Generation:
+    """The newest generation of a job that the watch has shown."""
+
+    def __init__(self, newest: int) -> None:
+        self.newest = newest
+        self.on_change: Callable[[], None] = lambda: None
+
+    def see(self, generation: int) -> None:
+        """The watch shows this one."""
+        if generation > self.newest:
+            self.newest = generation
+            self.on_change()
 
 
 class Throttle:
@@ -58,7 +79,10 @@ class Throttle:
 
 
 class StatusWriter:
-    """The status of one attempt: asks `may_write` before each write, and tells `lost` when it finds a new owner."""
+    """The status of one attempt. It writes only where `permission` is fresh, and after a gap reads the job first.
+
+    `lost` is called with the reason when `run` finds that the job has a new owner.
+    """
 
     def __init__(
         self,
@@ -67,7 +91,8 @@ class StatusWriter:
         metrics: RunnerMetrics,
         job: VideoJob,
         owner: Owner,
-        may_write: Callable[[], bool],
+        permission: Permission,
+        generation: Generation,
         lost: Callable[[str], None],
     ) -> None:
         self._kube = kube
@@ -75,19 +100,23 @@ class StatusWriter:
         self._metrics = metrics
         self._meta = job.metadata
         self._owner = owner
-        self._may_write = may_write
+        self._permission = permission
+        self._gaps = permission.gaps
+        self._generation = generation
         self._lost = lost
         self.written = job.status
-        """What it says, as far as we know."""
+        """What the API server has, as far as we know."""
         self._throttle = Throttle(WRITE_SECONDS)
         self._throttle.wrote(clock.monotonic())  # So that the first chunk of a fast job shares the first write.
         self._changed = asyncio.Event()
         self._writing = asyncio.Lock()
+        self._refused_since: float | None = None
         self.status = job.status
-        """What the status should say."""
+        """What the status should be."""
+        generation.on_change = self._changed.set
 
     def show(self, status: VideoJobStatus) -> None:
-        """Let the status say this, soon: `run` writes it."""
+        """Let the status be this, soon: `run` writes it."""
         self.status = status
         self._changed.set()
 
@@ -105,55 +134,119 @@ class StatusWriter:
             except KubeError as error:
                 log.warning("The status of %s was not written: %s", self._meta.name, error)
 
-    async def write(self) -> None:
-        """Write now, and until it succeeds or the right to write is lost. Raises JobLostError, KubeError."""
+    async def write(self, *, forbidden_too: bool = False) -> None:
+        """Write now, or once the runner is no longer cut off, however long that takes.
+
+        What the API server refuses is tried again for REFUSED_SECONDS where that may pass: with `forbidden_too` also
+        missing rights, which an administrator may restore. Raises JobLostError, KubeError.
+        """
         async with self._writing:
-            wanted = self.status
-            fence = attempt_fence(self._owner.attempt, self._owner.pool, self._owner.replica)
+            self._refused_since = None
+            async for attempt in self._retrying(forbidden_too):
+                with attempt:
+                    await self._write()
+
+    def check(self) -> None:
+        """Raises JobLostError where the replica may do nothing any more."""
+        try:
+            self._permission.check()
+        except LeaseLostError as error:
+            raise JobLostError(str(error)) from error
+
+    async def owned(self) -> bool:
+        """Whether the API server still has the job as ours, once it can be asked. Raises JobLostError, KubeError."""
+        async with self._writing:
+            self._refused_since = None
+            try:
+                async for attempt in self._retrying():
+                    with attempt:
+                        await self._fresh()
+                        await self._read()
+            except JobLostError:
+                self.check()
+                return False
+        return True
+
+    async def _write(self) -> None:
+        fence = attempt_fence(self._owner.attempt, self._owner.pool, self._owner.replica)
+        refused = ""
+        for _ in range(REBASES):
+            await self._fresh()
+            if self._permission.gaps != self._gaps:
+                await self._read()
+            wanted = self._wanted()
             operations = status_patch(fence, self.written, wanted)
             if len(operations) == len(fence):
                 return
             try:
-                async for attempt in self._patiently():
-                    with attempt:
-                        self.check()
-                        meta = self._meta
-                        await self._kube.json_patch(VIDEO_JOBS, meta.name, operations, meta.namespace, "status")
+                await self._kube.json_patch(VIDEO_JOBS, self._meta.name, operations, self._meta.namespace, "status")
             except KubeError as error:
-                if error.not_found or (error.conflict and not await self.owned()):
-                    raise JobLostError("the job was given to another replica, or deleted") from error
-                raise
+                if not (error.conflict or error.not_found):
+                    raise
+                refused = str(error)
+                # Either the fence does not hold, or what is written is not what we know of, as after a lost answer.
+                await self._read()
+                continue
             self._throttle.wrote(self._clock.monotonic())
             self.written = wanted
+            return
+        raise KubeError(422, f"the status of {self._meta.name} cannot be patched: {refused}")
 
-    def check(self) -> None:
-        """Raises JobLostError where the replica may not write."""
-        if not self._may_write():
-            raise JobLostError("the replica's Lease has expired")
+    def _wanted(self) -> VideoJobStatus:
+        """The status with the newest generation. Of the assignment, the runner only ever writes its end."""
+        wanted = transitions.observed(self.status, self._generation.newest)
+        if wanted.assignment is not None:
+            wanted = wanted.model_copy(update={"assignment": self.written.assignment})
+        return wanted
 
-    async def owned(self) -> bool:
-        """Whether the API server still says that the job is ours. Raises JobLostError, KubeError."""
+    async def _fresh(self) -> None:
         try:
-            async for attempt in self._patiently():
-                with attempt:
-                    self.check()
-                    found = await self._kube.get(VIDEO_JOBS, self._meta.name, self._meta.namespace)
+            await self._permission.fresh()
+        except LeaseLostError as error:
+            raise JobLostError(str(error)) from error
+
+    async def _read(self) -> None:
+        """Learn what is written. Raises JobLostError where the job is not ours, KubeError."""
+        gaps = self._permission.gaps
+        try:
+            found = await self._kube.get(VIDEO_JOBS, self._meta.name, self._meta.namespace)
         except KubeError as error:
             if error.not_found:
-                return False
+                raise JobLostError("it was deleted") from error
             raise
-        job = VideoJob.model_validate(found)
-        return job.metadata.uid == self._meta.uid and self._owner.owns(job)
+        if found["metadata"].get("uid") != self._meta.uid or not self._owner.owns(found):
+            raise JobLostError("it was given to another replica, or taken back")
+        try:
+            self.written = VideoJob.model_validate(found).status
+        except ValidationError:
+            log.warning("The job %s cannot be read; what was last read of it counts", self._meta.name)
+        self._generation.see(found["metadata"].get("generation", 0))
+        self._gaps = gaps
 
-    def _patiently(self) -> AsyncRetrying:
-        """Tries again what may pass: `check` ends it when the right to write is lost."""
+    def _retrying(self, forbidden_too: bool = False) -> AsyncRetrying:
+        def passing(error: BaseException) -> bool:
+            return isinstance(error, KubeError) and (error.transient or (forbidden_too and error.code in FORBIDDEN))
+
         return AsyncRetrying(
-            wait=wait_exponential_jitter(FIRST_PAUSE, LONGEST_PAUSE),
-            retry=retry_if_exception(lambda error: isinstance(error, KubeError) and error.transient),
+            wait=wait_exponential_jitter(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE),
+            retry=retry_if_exception(passing),
+            stop=self._refused_for_long,
             before_sleep=self._again,
+            reraise=True,
         )
+
+    def _refused_for_long(self, state: RetryCallState) -> bool:
+        """Whether there were only errors for answers for too long. Without any answer, the Lease decides how long."""
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, KubeError) and error.code == 0:
+            self._refused_since = None
+            return False
+        now = self._clock.monotonic()
+        if self._refused_since is None:
+            self._refused_since = now
+        return now - self._refused_since >= REFUSED_SECONDS
 
     def _again(self, state: RetryCallState) -> None:
         self._metrics.retry("api")
         error = state.outcome.exception() if state.outcome else None
-        log.warning("The API server did not answer for %s, and is asked again: %s", self._meta.name, error)
+        log.warning("A request for %s failed, and is tried again: %s", self._meta.name, error)

@@ -49,6 +49,10 @@ class Stop:
         self._wound_down.set()
         self._stopped.set()
 
+    def is_set(self) -> bool:
+        """Whether the attempt has to stop within a step."""
+        return self._stopped.is_set()
+
     def check(self, *, new: bool = False) -> None:
         """Raises StoppedError if the attempt has to stop; with `new` also if it may begin nothing new."""
         if self._event(new).is_set():

@@ -6,6 +6,7 @@ with END_SEQUENCE, and its stream is closed only once every answer has come or t
 """
 
 import asyncio
+import ipaddress
 import logging
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
@@ -39,6 +40,22 @@ _CHANNEL = [
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 _GONE = {"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED", "StatusCode.UNKNOWN"}
+
+
+def channel_arguments(url: str) -> list[tuple[str, int]]:
+    """Options of a gRPC channel to `host:port`, IPv6 in brackets. Loopback is never asked through a proxy.
+
+    A Triton elsewhere is, where the environment says so (`grpc_proxy`, `https_proxy`, `no_proxy`).
+    """
+    return [*_CHANNEL, ("grpc.enable_http_proxy", 0)] if _is_loopback(url) else list(_CHANNEL)
+
+
+def _is_loopback(url: str) -> bool:
+    host = url.rpartition(":")[0].strip("[]").rstrip(".").lower()
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 class TritonGoneError(Exception):
@@ -108,9 +125,13 @@ class Answer:
 class Triton:
     """A connection to one server."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, identity: str = "") -> None:
+        """`identity` is the runner's, for its claim of the server."""
         self.url = url
-        self._client = InferenceServerClient(url, channel_args=_CHANNEL)
+        self._identity = identity
+        self.claim_number = 0
+        """Of the claim that requests are made under."""
+        self._client = InferenceServerClient(url, channel_args=channel_arguments(url))
         self._streams: set[Stream] = set()
 
     async def close(self) -> None:
@@ -147,6 +168,23 @@ class Triton:
         index = await self._call(self._client.get_model_repository_index(client_timeout=CALL_SECONDS))
         return {model.name for model in index.models if model.state not in {"", "UNAVAILABLE"}}
 
+    async def claim(self) -> int | None:
+        """Claim the server for this runner, by its number; that of the claim in force where it is another runner's.
+
+        Raises TritonGoneError, TritonRefusedError.
+        """
+        inputs = [
+            Tensor(contract.CLAIM, np.array([self.claim_number], dtype=np.int64)),
+            Tensor(contract.IDENTITY, np.array([self._identity.encode()], dtype=np.object_)),
+        ]
+        answer = await self._call(
+            self._client.infer(
+                contract.CONTROL_MODEL, [each.to_triton() for each in inputs], client_timeout=CALL_SECONDS
+            )
+        )
+        accepted = bool(answer.as_numpy(contract.ACCEPTED)[0])
+        return None if accepted else int(answer.as_numpy(contract.CLAIM)[0])
+
     async def cancel(self, correlation_id: str) -> None:
         """Mark a sequence: its denoiser stops at the next step. Raises TritonGoneError, TritonRefusedError."""
         tensor = Tensor(contract.CORRELATION_ID, np.array([correlation_id.encode()], dtype=np.object_))
@@ -171,7 +209,8 @@ class Triton:
 
     def stream(self, model: str, correlation_id: str) -> "Stream":
         """Open a sequence on the ensemble of a VideoModel. Call it where an event loop runs."""
-        stream = Stream(self._client, contract.model_name(model, "video_chunk"), correlation_id)
+        name = contract.model_name(model, "video_chunk")
+        stream = Stream(self._client, name, correlation_id, self.claim_number)
         self._streams.add(stream)
         stream.reader.add_done_callback(lambda _: self._streams.discard(stream))
         return stream
@@ -200,8 +239,9 @@ class Stream:
     Single calls may overtake each other on their way to the server, requests on a stream cannot.
     """
 
-    def __init__(self, client: InferenceServerClient, model: str, correlation_id: str) -> None:
+    def __init__(self, client: InferenceServerClient, model: str, correlation_id: str, claim_number: int) -> None:
         self.correlation_id = correlation_id
+        self._claim_number = claim_number
         self._model = model
         self._requests: asyncio.Queue[Request | None] = asyncio.Queue()
         self._answers: asyncio.Queue[Answer | Exception] = asyncio.Queue()
@@ -284,6 +324,7 @@ class Stream:
                 "sequence_id": self.correlation_id,
                 "sequence_start": request.start,
                 "sequence_end": request.end,
+                "parameters": {contract.CLAIM_PARAMETER: self._claim_number},
             }
 
 

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -12,25 +12,23 @@ from pathlib import Path
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from videojob.api import transitions
-from videojob.api.conditions import Reason
+from videojob.api.reasons import REASONS, Reason, of_chunk_error
 from videojob.api.videojob import Cost, OutputStatus, Resolved, StageSeconds, Timing, VideoJob
 from videojob.families import FAMILIES
-from videojob.kube.client import KubeClient
 from videojob.runner import latents
-from videojob.runner.accounting import Account, Checkpoints, add_stages, estimated_completion
-from videojob.runner.buffers import FrameBuffers
-from videojob.runner.clock import Clock
+from videojob.runner.accounting import Account, add_stages, estimated_completion
+from videojob.runner.errors import AttemptFailedError, HandBackError
 from videojob.runner.events import Events
-from videojob.runner.metrics import RunnerMetrics
+from videojob.runner.hold import Standing
 from videojob.runner.mux import write_mp4
 from videojob.runner.pipeline import Made, Past, Pipeline, Recipe
-from videojob.runner.pool_store import PoolStore
 from videojob.runner.resume import resume_at
-from videojob.runner.serving import Served, Serving
-from videojob.runner.status import JobLostError, Owner, StatusWriter
+from videojob.runner.services import Services
+from videojob.runner.serving import Served
+from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
 from videojob.runner.stop import Stop
-from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
-from videojob.store import ChunkRecord, JobStore, OutputRecord
+from videojob.runner.triton import TritonGoneError, TritonRefusedError
+from videojob.store import ChunkRecord, JobClosed, JobStore, OutputRecord, StoreError
 from videojob.triton import contract
 from videojob.triton.contract import ChunkError
 
@@ -41,48 +39,12 @@ RESTARTS = 3
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 GPU_STAGES = ("text_encode", "denoise", "vae_decode")
 
-_REASONS = {
-    contract.ErrorCode.OUT_OF_MEMORY: Reason.OUT_OF_MEMORY,
-    contract.ErrorCode.INVALID_REQUEST: Reason.INVALID_REQUEST,
-    contract.ErrorCode.PROMPT_TOO_LONG: Reason.PROMPT_TOO_LONG,
-}
-_USELESS = (contract.ErrorCode.PROMPT_TOO_LONG, contract.ErrorCode.INVALID_REQUEST)
+_USELESS = (
+    contract.ErrorCode.PROMPT_TOO_LONG,
+    contract.ErrorCode.INVALID_REQUEST,
+    contract.ErrorCode.SUPERSEDED,
+)
 """What fails again however often it is tried."""
-
-
-class HandBackError(Exception):
-    """The job cannot go on here, through no fault of its own: it waits for a replica again, with this reason."""
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-class AttemptFailedError(Exception):
-    """The attempt failed through the job itself; `final` where every other attempt would fail likewise."""
-
-    def __init__(self, reason: Reason, message: str, *, final: bool = False) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.final = final
-
-
-@dataclass(frozen=True)
-class Services:
-    """What every attempt on a replica uses."""
-
-    kube: KubeClient
-    clock: Clock
-    metrics: RunnerMetrics
-    triton: Triton
-    serving: Serving
-    buffers: FrameBuffers
-    store: PoolStore
-    checkpoints: Checkpoints
-    accelerators: int
-    ready_seconds: float
-    """How long an attempt waits for its model before it is handed back."""
-    may_write: Callable[[], bool]
 
 
 @dataclass
@@ -108,6 +70,7 @@ class Video:
         owner: Owner,
         files: JobStore,
         status: StatusWriter,
+        generation: Generation,
         events: Events,
         stop: Stop,
     ) -> None:
@@ -118,6 +81,7 @@ class Video:
         self._owner = owner
         self._files = files
         self._status = status
+        self._generation = generation
         self._events = events
         self._stop = stop
         self._model = job.spec.model
@@ -132,6 +96,8 @@ class Video:
         began = services.clock.monotonic()
         self._spent = _Spent(began, last_commit=began)
         self._committed: list[ChunkRecord] = []
+        self.progressed = False
+        """Whether this attempt has committed something."""
 
     async def make(self) -> OutputStatus:
         """Make what is missing. Raises StoppedError, HandBackError, AttemptFailedError, JobLostError, StoreError."""
@@ -143,12 +109,18 @@ class Video:
             checkpoints.ended(sequence)
 
     async def _make(self) -> OutputStatus:
+        finished = await self.finished()
+        if finished is not None:
+            return finished
+        await self._make_chunks()
+        return self._finished(await self._stop.race(self._make_output()))
+
+    async def finished(self) -> OutputStatus | None:
+        """The video, where this attempt or one before has committed it, whatever is left of its chunks."""
         record = await self._files.output()
-        if record is None:
-            await self._make_chunks()
-            record = await self._stop.race(self._make_output())
-        self._status.check()
-        await self._files.discard_chunks()
+        return None if record is None else self._finished(record)
+
+    def _finished(self, record: OutputRecord) -> OutputStatus:
         self._show(self._resolved.chunks, record.frames)
         return OutputStatus(
             uri=self._files.uri(record.key),
@@ -157,6 +129,18 @@ class Video:
             frames=record.frames,
             duration_seconds=record.duration_seconds,
         )
+
+    async def discard_chunks(self) -> None:
+        """Delete what the finished video was made of. Only once its status is written: else a successor has nothing.
+
+        What is left, because the runner is cut off or the store fails, is purged with the job.
+        """
+        if self._services.permission.standing is not Standing.FRESH:
+            return
+        try:
+            await self._files.discard_chunks()
+        except StoreError as error:
+            log.warning("Chunks of %s are left until it is deleted: %s", self._job.metadata.name, error)
 
     async def _make_chunks(self) -> None:
         """Make every chunk that is not in the store, starting the sequence again where it fails."""
@@ -197,15 +181,20 @@ class Video:
                         if len(self._committed) > before:
                             restarts = 0
         except ChunkError as error:
-            reason = _REASONS.get(error.reason, Reason.CHUNK_FAILED)
-            final = error.reason is contract.ErrorCode.PROMPT_TOO_LONG
-            raise AttemptFailedError(reason, error.sentence, final=final) from error
+            if error.reason is contract.ErrorCode.SUPERSEDED:
+                raise HandBackError(Reason.TRITON_UNAVAILABLE, error.sentence) from error
+            reason = of_chunk_error(error.reason)
+            raise AttemptFailedError(reason, error.sentence, final=REASONS[reason].final) from error
         except (TritonGoneError, TritonRefusedError) as error:
             raise AttemptFailedError(Reason.TRITON_UNAVAILABLE, str(error)) from error
 
     async def _run_sequence(self) -> None:
         """Make the chunks from the last commit on, as one sequence."""
+        if (closed := await self._files.closed()) >= self._owner.attempt:
+            raise JobClosed(self._files.uri(), closed)
         self._committed = list(await self._files.committed())
+        for record in self._committed:
+            await self._check_attempt(record)
         if len(self._committed) >= self._resolved.chunks:
             return
         served = await self._served()
@@ -239,9 +228,7 @@ class Video:
         )
         now = self._clock.now()
         self._spent.first_request = self._spent.first_request or now
-        self._status.status = transitions.running(
-            self._status.status, now=now, generation=self._job.metadata.generation
-        )
+        self._status.status = transitions.running(self._status.status, now=now, generation=self._generation.newest)
         self._show(len(self._committed), self._frames_ready)
         services = self._services
         await Pipeline(recipe, services.triton, services.buffers, self._clock, self._commit).run(
@@ -267,7 +254,7 @@ class Video:
     def _tell_why_not(self, why: str) -> None:
         """Let the status say why the model is not there yet."""
         message = f"The model {self._model} is not ready on replica {self._owner.replica} yet: {why}."
-        now, generation = self._clock.now(), self._job.metadata.generation
+        now, generation = self._clock.now(), self._generation.newest
         self._status.show(transitions.loading(self._status.status, message=message, now=now, generation=generation))
 
     async def _commit(self, made: Made) -> None:
@@ -293,6 +280,7 @@ class Video:
         self._spent.gaps.append(gap)
         self._spent.last_commit = ended
         self._committed.append(commit.record)
+        self.progressed = True
         self._show(len(self._committed), self._frames_ready)
 
     async def _adopt(self, record: ChunkRecord, made: Made) -> None:
@@ -300,13 +288,23 @@ class Video:
 
         A write of our own is one whose answer was lost. Whoever it was, the job goes on only from what is in the store.
         """
-        if not await self._status.owned():
-            raise JobLostError("another attempt goes on with it")
-        if record.segment.sha256 != hashlib.sha256(made.segment).hexdigest():
+        await self._check_attempt(record)
+        theirs = (record.segment.sha256, record.latents.sha256)
+        if theirs != (_sha256(made.segment), _sha256(latents.pack(made.latents))):
             raise ChunkError(
                 contract.ErrorCode.OUT_OF_SEQUENCE,
                 f"Chunk {record.index} was committed before with other bytes; the job goes on from those.",
             )
+
+    async def _check_attempt(self, record: ChunkRecord) -> None:
+        """Raises JobLostError where a later attempt has the job.
+
+        Cut off, its record is proof enough. Else the API server knows better: it may be an older one, from a backup.
+        """
+        if record.attempt <= self._owner.attempt:
+            return
+        if self._services.permission.standing is Standing.CUT_OFF or not await self._status.owned():
+            raise JobLostError(f"attempt {record.attempt} goes on with it")
 
     async def _make_output(self) -> OutputRecord:
         """Join the segments and commit the video."""
@@ -320,6 +318,7 @@ class Video:
             record = await self._files.commit_output(
                 attempt=self._owner.attempt, path=path, frames=frames, duration_seconds=frames / fps
             )
+        self.progressed = True
         self._count(StageSeconds(mux=muxed - started, upload=self._clock.monotonic() - muxed))
         return record
 
@@ -352,15 +351,19 @@ class Video:
             self._services.metrics.first_frame(self._model, timing.first_frame_seconds)
         remaining = self._resolved.chunks - chunks_done
         self._status.show(
-            status.model_copy(
-                update={
-                    "progress": self._account.progress(chunks_done, frames_ready),
-                    "timing": timing,
-                    "cost": self._account.cost_after(spent.stages, frames_ready),
-                    "estimated_completion_time": estimated_completion(spent.gaps, remaining, now),
-                }
+            transitions.progressed(
+                status,
+                progress=self._account.progress(chunks_done, frames_ready),
+                timing=timing,
+                cost=self._account.cost_after(spent.stages, frames_ready),
+                estimated_completion_time=estimated_completion(spent.gaps, remaining, now),
+                generation=self._generation.newest,
             )
         )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def correlation_id(job: VideoJob) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from videojob.triton.contract import ChunkError, ErrorCode
+from videojob.triton.claim import ServerClaim
+from videojob.triton.contract import CLAIM_PARAMETER, ChunkError, ErrorCode
 from videojob.triton.marks import CancelMarks
 from videojob.triton.sequences import Sequences
 from videojob.triton.settings import ModelSettings, ReplicaSettings, from_parameters
@@ -32,6 +33,7 @@ class Instance:
         self.model, self.replica = from_parameters(parameters)
         self.device = "cpu" if args["model_instance_kind"] == "CPU" else f"cuda:{args['model_instance_device_id']}"
         self.marks = CancelMarks(Path(self.replica.control_dir))
+        self.claim = ServerClaim(Path(self.replica.control_dir))
 
     @property
     def directory(self) -> Path:
@@ -56,6 +58,14 @@ def started(request: Any) -> bool:
 def ended(request: Any) -> bool:
     """Whether the request ends its sequence."""
     return bool(request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END)
+
+
+def claimed(request: Any) -> int:
+    """The number of the claim that the request is made under."""
+    try:
+        return int(json.loads(request.parameters() or "{}").get(CLAIM_PARAMETER, 0))
+    except (ValueError, TypeError) as error:
+        raise ChunkError(ErrorCode.INVALID_REQUEST, f"The parameter {CLAIM_PARAMETER} must be a number.") from error
 
 
 def tensor(request: Any, name: str) -> Any:

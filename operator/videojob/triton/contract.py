@@ -54,15 +54,25 @@ DECODE_SECONDS: Final = "DECODE_SECONDS"
 # Between text encoder and denoiser: model dtype [B, L, D], B = 2 (negative, positive) with guidance, else 1.
 PROMPT_EMBEDS: Final = "PROMPT_EMBEDS"
 
-# The control model: a correlation id that is to stop in, whether the mark was written out.
+# The control model: a correlation id that is to stop in, or a runner's claim; out, whether it was written, and the
+# number of the claim that is in force.
 CORRELATION_ID: Final = "CORRELATION_ID"
+CLAIM: Final = "CLAIM"
+IDENTITY: Final = "IDENTITY"
 ACCEPTED: Final = "ACCEPTED"
+
+CLAIM_PARAMETER: Final = "videojob_claim"
+"""Parameter of every request to the stages: the number of its runner's claim; 0 where it is missing."""
 
 END_SEQUENCE: Final = -1
 """CHUNK of a request that only ends its sequence."""
 
 CONTROL_MODEL: Final = "control"
-"""Marks a correlation id as cancelled; one per server. Input CORRELATION_ID BYTES [1], output ACCEPTED BOOL [1]."""
+"""Marks a correlation id as cancelled, or takes a runner's claim; one per server.
+
+Inputs, all optional: CORRELATION_ID BYTES [1], or CLAIM INT64 [1] and IDENTITY BYTES [1]. Outputs: ACCEPTED BOOL [1],
+CLAIM INT64 [1], the claim in force.
+"""
 
 Stage = Literal["text_encoder", "denoiser", "vae_decoder", "video_chunk"]
 STAGES: Final[tuple[Stage, ...]] = ("text_encoder", "denoiser", "vae_decoder", "video_chunk")
@@ -88,6 +98,7 @@ class ErrorCode(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     INVALID_REQUEST = "InvalidRequest"
     MODEL_FAILED = "ModelFailed"
+    SUPERSEDED = "Superseded"
 
 
 class ChunkError(Exception):

@@ -1,0 +1,84 @@
+"""What a pool's store has of its jobs."""
+
+import hashlib
+import json
+import shutil
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from videojob.api.videojob import VideoJobStatus
+
+
+class StoredFiles(ABC):
+    """The files of a namespace's jobs in a folder."""
+
+    namespace: str
+
+    @property
+    @abstractmethod
+    def store(self) -> Path:
+        """Folder of the pool's store."""
+
+    def records(self, uid: str) -> dict[int, dict[str, Any]]:
+        """The records of the job's chunks, by index."""
+        found: dict[int, dict[str, Any]] = {}
+        for path in (self.store / self.namespace / uid / "chunks").glob("*.json"):
+            try:
+                found[int(path.stem)] = json.loads(path.read_text())
+            except (FileNotFoundError, ValueError):
+                continue
+        return found
+
+    def chunk_files(self, uid: str, index: int) -> dict[str, bytes]:
+        """A committed chunk: its segment, latents and record, by suffix."""
+        root = self.store / self.namespace / uid
+        record = self.records(uid)[index]
+        return {
+            ".mp4": (root / record["segment"]["key"]).read_bytes(),
+            ".safetensors": (root / record["latents"]["key"]).read_bytes(),
+            ".json": json.dumps(record).encode(),
+        }
+
+    def put_chunk(self, uid: str, index: int, files: dict[str, bytes], *, attempt: int) -> None:
+        """Commit such a chunk to another job, as that attempt."""
+        root, record = self.store / self.namespace / uid, json.loads(files[".json"])
+        record["attempt"] = attempt
+        for part, suffix in (("segment", ".mp4"), ("latents", ".safetensors")):
+            record[part]["key"] = f"attempts/{attempt}/{index}{suffix}"
+            path = root / record[part]["key"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(files[suffix])
+        new = root / "record.new"
+        new.write_text(json.dumps(record))
+        new.rename(root / "chunks" / f"{index}.json")
+
+    def copy_output(self, source: str, target: str) -> None:
+        """Give a job the finished video of another."""
+        shutil.copytree(self.store / self.namespace / source, self.store / self.namespace / target)
+
+    def files(self, uid: str) -> set[str]:
+        """Every file of the job, relative to its folder."""
+        root = self.store / self.namespace / uid
+        return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+    async def has(self, uid: str, file: str) -> bool:
+        """Whether the job has that file."""
+        return file in self.files(uid)
+
+    async def has_only(self, uid: str, files: set[str]) -> bool:
+        """Whether these are all the job's files."""
+        return self.files(uid) == files
+
+    def output_sha256(self, status: VideoJobStatus) -> str:
+        """sha256 of the video itself, which must be what the status says."""
+        assert status.output is not None
+        data = self.path(status.output.uri).read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        assert (digest, len(data)) == (status.output.sha256, status.output.size_bytes)
+        return digest
+
+    def path(self, uri: str) -> Path:
+        """The file of a file:// URL."""
+        return Path(unquote(urlsplit(uri).path))

@@ -1,0 +1,94 @@
+"""Jobs as a replica holds them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.planner.builders import RESOLVED
+from videojob.api import transitions
+from videojob.api.meta import ObjectMeta
+from videojob.api.videojob import Shot, StageSeconds, VideoJob, VideoJobSpec, VideoJobStatus
+from videojob.kube.client import Json
+from videojob.media import encode_segment
+from videojob.runner import latents
+from videojob.runner.pipeline import Made
+from videojob.runner.status import Owner
+from videojob.runner.triton import TritonGoneError
+from videojob.store import JobStore, StoreError, open_store
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+OWNER = Owner("p", "r", 1)
+
+
+def assigned_job(**spec: object) -> VideoJob:
+    """A job in its first attempt, on replica r of pool p."""
+    return VideoJob(
+        metadata=ObjectMeta(name="film", namespace="team", uid="u-1", generation=1),
+        spec=VideoJobSpec(model="tiny", shots=(Shot(prompt="a cat", seconds=1),), **spec),  # type: ignore[arg-type]
+        status=transitions.assigned(
+            VideoJobStatus(), pool="p", replica="r", resolved=RESOLVED, store_uri="file:///s", now=NOW, generation=1
+        ),
+    )
+
+
+def wire(job: VideoJob) -> Json:
+    """The job as the API server has it."""
+    return job.wire()
+
+
+SMALL = RESOLVED.model_copy(update={"width": 64, "height": 48, "fps": 12, "frames": 4, "chunks": 2})
+"""What a video of two chunks of two frames each is made from."""
+
+
+def made(index: int, shade: int = 0) -> Made:
+    """A finished chunk of SMALL, in that shade of grey."""
+    frames = np.full((2, SMALL.height, SMALL.width, 3), shade, np.uint8)
+    return Made(
+        index=index,
+        frames=2,
+        segment=encode_segment(frames, SMALL.fps, 2 * index),
+        latents=np.full((1, 1, 1, 2, 2), shade, np.float32),
+        seconds=StageSeconds(denoise=1.0),
+        hidden_decode=0.0,
+    )
+
+
+async def commit(files: JobStore, chunk: Made, attempt: int = 1) -> None:
+    """Put a chunk into the store, as that attempt."""
+    await files.commit_chunk(
+        index=chunk.index,
+        attempt=attempt,
+        frames=chunk.frames,
+        segment=chunk.segment,
+        latents=latents.pack(chunk.latents),
+        stage_seconds=chunk.seconds.model_dump(),
+    )
+
+
+class Stored:
+    """A `PoolStore` over a folder, which may refuse."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = open_store(folder.as_uri())
+        self.refuses = ""
+
+    async def job(self, namespace: str, uid: str) -> JobStore:
+        if self.refuses:
+            raise StoreError(self.refuses, retryable=True)
+        return JobStore(self.store, namespace, uid)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        yield
+
+
+class NoModel:
+    """A `Serving` that never gets the model."""
+
+    async def take(self, name: str, seconds: float, tell: Any) -> None:
+        tell("it is loading")
+        raise TritonGoneError("The model was not ready.")

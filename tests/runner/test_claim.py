@@ -1,0 +1,48 @@
+"""Two runners on one real Triton: the newer one claims it, and requests of the older are refused."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.triton.conftest import MODEL
+from tests.triton.server import Server
+from videojob.runner.triton import Request, Triton, chunk_inputs
+from videojob.triton.contract import ChunkError, ErrorCode
+
+
+@pytest.fixture
+async def runners(server: Server, control_dir: Path) -> AsyncIterator[tuple[Triton, Triton]]:
+    """The older and the newer."""
+    older, newer = Triton(server.grpc, "older"), Triton(server.grpc, "newer")
+    older.claim_number, newer.claim_number = 1, 2
+    yield older, newer
+    await older.close()
+    await newer.close()
+    (control_dir / "claim.json").unlink(missing_ok=True)  # Others have never claimed the server.
+
+
+async def chunk(triton: Triton, name: str) -> None:
+    """Have the only chunk of a video made, and raise what it fails with."""
+    stream = triton.stream(MODEL, name)
+    inputs = chunk_inputs(prompt="a cat", seed=7, shot=0, chunk=0, width=48, height=32, steps=2, guidance_scale=1.0)
+    try:
+        stream.send(Request(inputs, start=True, end=True))
+        await stream.answer(60)
+    finally:
+        await stream.end(60)
+        await stream.close()
+
+
+async def test_the_newer_runner_drives_it(runners: tuple[Triton, Triton]) -> None:
+    older, newer = runners
+    assert await older.claim() is None
+    await chunk(older, "before-1")
+    assert await newer.claim() is None
+
+    with pytest.raises(ChunkError, match="Another runner, newer, drives this Triton") as refused:
+        await chunk(older, "after-1")
+    assert refused.value.reason is ErrorCode.SUPERSEDED
+    await chunk(newer, "after-2")
+    assert await older.claim() == 2
+    assert await newer.claim() is None, "it may claim again what is its own"
