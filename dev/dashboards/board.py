@@ -44,7 +44,7 @@ Panel = Builder[models.Panel]
 
 @dataclass(frozen=True)
 class Query:
-    """A query, and what the legend says of each of its series: text with `{{label}}`."""
+    """A query, and the legend of each of its series: text with `{{label}}`."""
 
     expr: str
     legend: str = ""

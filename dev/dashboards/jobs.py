@@ -51,7 +51,7 @@ BOARD = Board(
                 number(
                     "Failed",
                     Query(_phase("Failed")),
-                    "Finished jobs that still exist, without a video: `kubectl describe` says why.",
+                    "Finished jobs that still exist, without a video: `kubectl describe` shows why.",
                     thresholds=((None, "green"), (1, "orange")),
                 ),
                 number(
@@ -85,7 +85,7 @@ BOARD = Board(
                 graph(
                     "Waiting, by reason",
                     (Query(or_zero(f"sum by (reason) ({WAITING})"), "{{reason}}"),),
-                    "The reason is that of the job's condition Assigned; the message there says what to do.",
+                    "The reason is that of the job's condition Assigned; the message there has what to do.",
                     stacked=True,
                     runbook="VideojobQueueStalled",
                 ),

@@ -86,7 +86,7 @@ BOARD = Board(
                             "{{pool}} {{state}}",
                         ),
                     ),
-                    "Wanted above ready: replicas are starting, or cannot start; the pool's conditions say which.",
+                    "Wanted above ready: replicas are starting, or cannot start; the pool's conditions show which.",
                     size="half",
                     runbook="VideojobPoolNoReadyReplica",
                 ),
@@ -128,7 +128,7 @@ BOARD = Board(
                 states(
                     "Conditions",
                     Query(f"max by (pool, type) ({_pool('videojob_pool_condition')})", "{{pool}} {{type}}"),
-                    "All conditions are positive, and red is what is not so: `kubectl describe gpupool` says why and "
+                    "All conditions are positive, and red is what is not so: `kubectl describe gpupool` shows why and "
                     "what to do.",
                     {"0": ("False", "red"), "1": ("True", "green")},
                     runbook="VideojobPoolNoReadyReplica",

@@ -28,6 +28,10 @@ def test_install_manifest_is_what_the_chart_renders() -> None:
     assert chart.INSTALL.read_text() == chart.install(), AGAIN
 
 
+def test_roles_of_a_cluster_without_the_chart_are_those_of_the_chart() -> None:
+    assert {path.name: path.read_text() for path in chart.RBAC.iterdir()} == chart.rbac(), AGAIN
+
+
 def test_install_manifest_can_be_applied(dry_run: DryRun) -> None:
     objects = list(yaml.safe_load_all(chart.INSTALL.read_text()))
     dry_run(objects)

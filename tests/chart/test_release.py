@@ -68,7 +68,7 @@ def test_a_release_lives_and_what_is_kept_outlives_it(bare: Cluster, helm: Helm,
     assert upgraded["metadata"]["annotations"]["videojob.dev/paused"] == "true"
     assert _get(bare, "--namespace", NAMESPACE, "deployment", "videojob-operator")["spec"]["replicas"] == 3
 
-    # What is taken out of the values is kept, and so is everything that jobs rest on when the release goes.
+    # What is taken out of the values is kept, and so is everything that jobs need when the release goes.
     helm("upgrade", *RELEASE)
     helm("uninstall", "videojob", "--namespace", NAMESPACE, "--no-hooks")
     assert _get(bare, "gpupool", "p")["metadata"]["uid"] == pool["metadata"]["uid"]
@@ -85,7 +85,7 @@ def test_a_release_lives_and_what_is_kept_outlives_it(bare: Cluster, helm: Helm,
     assert _get(bare, "gpupool", "p")["metadata"]["uid"] == pool["metadata"]["uid"]
     assert _get(bare, "gpupool", "p")["spec"]["scaling"]["maxReplicas"] == 2
 
-    # Unless it is told not to keep them.
+    # Unless the values do not keep them.
     helm("upgrade", *RELEASE, "--set=crds.keep=false")
     helm("uninstall", "videojob", "--namespace", NAMESPACE, "--no-hooks")
     # The API server empties them first, and pauses ever longer where it finds itself too busy for that.

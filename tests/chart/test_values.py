@@ -184,12 +184,15 @@ def test_value(settings: list[str], kind: str, name: str, path: tuple[str | int,
         (["namespaced.enabled=true"], "--watch-namespace=videojob-system", True),
         ([], "--log-format=json", True),
         (["logFormat=text"], "--log-format=text", True),
+        (["userIDs=Namespace"], "--pod-user-ids=Namespace", True),
+        ([], "--pod-user-ids=Fixed", True),
         ([], "--triton-image=videojob-triton:0.1.0", True),
         (["triton.image.repository=t", "triton.image.tag=v1"], "--triton-image=t:v1", True),
         (["image.tag=v1"], "--runner-image=videojob:v1", True),
         (["runner.serviceAccount.name=x"], "--runner-service-account=x", True),
         (["imagePullSecrets[0].name=r,imagePullSecrets[1].name=s"], "--image-pull-secret=r", True),
         (["imagePullSecrets[0].name=r,imagePullSecrets[1].name=s"], "--image-pull-secret=s", True),
+        (["operator.bindAddress=::"], "--bind-address=::", True),
     ],
 )
 def test_argument_of_the_operator(settings: list[str], argument: str, given: bool) -> None:
@@ -197,7 +200,14 @@ def test_argument_of_the_operator(settings: list[str], argument: str, given: boo
     assert (argument in _at(rendered, (*CONTAINER, "args"))) == given
 
 
-@pytest.mark.parametrize("settings", [[], ["namespaced.enabled=true", "imagePullSecrets[0].name=r"]])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["namespaced.enabled=true", "imagePullSecrets[0].name=r"],
+        ["userIDs=Namespace", "operator.bindAddress=::"],
+    ],
+)
 @pytest.mark.parametrize(
     ("kind", "name", "module"),
     [(*OPERATOR, "videojob.controller"), (*HOOK, "videojob.controller.uninstall")],
@@ -210,6 +220,18 @@ def test_programs_know_their_arguments(settings: list[str], kind: str, name: str
     command = (sys.executable, "-m", module, *arguments, "--help")
     known = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert [each for each in arguments if each.partition("=")[0] not in known] == []
+
+
+@pytest.mark.parametrize(("setting", "named"), [("userIDs=Fixed", True), ("userIDs=Namespace", False)])
+def test_users_of_pods_are_named_or_left_to_the_cluster(setting: str, named: bool) -> None:
+    pods = [
+        each["spec"]["template"]["spec"] for each in render("--set", setting) if each["kind"] in ("Deployment", "Job")
+    ]
+    assert len(pods) == 2
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        for field in ("runAsUser", "runAsGroup", "fsGroup"):
+            assert (field in pod["securityContext"]) is named
 
 
 def test_names_that_look_like_numbers_stay_names() -> None:
@@ -226,7 +248,7 @@ def test_names_that_look_like_numbers_stay_names() -> None:
         rendered = render(*settings, namespace=number)
         assert _find(rendered, "GPUPool", number)
         assert _find(rendered, "VideoModel", number)
-        assert _find(rendered, "VideoQueue", "default")["metadata"]["namespace"] == number
+        assert _at(_find(rendered, "VideoQueue", "default"), ("metadata", "namespace")) == number
         for each in rendered:
             assert [number for number in _scalars(each, "metadata", "subjects") if not isinstance(number, str)] == []
         assert _at(_find(rendered, *OPERATOR), (*POD, "serviceAccountName")) == number
@@ -288,6 +310,7 @@ def test_labels_are_on_everything_but_what_pods_are_selected_by() -> None:
         ("operator.replicas=0", "at '/operator/replicas': minimum: got 0, want 1"),
         ("operator.replicas=two", "at '/operator/replicas': got string, want integer"),
         ("logFormat=xml", "at '/logFormat': value must be one of 'json', 'text'"),
+        ("userIDs=Root", "at '/userIDs': value must be one of 'Fixed', 'Namespace'"),
         ("image.pullPolicy=Sometimes", "at '/image/pullPolicy': value must be one of"),
         ("image.digest=latest", "at '/image/digest': 'latest' does not match pattern"),
         ("image.repository=", "at '/image/repository'"),

@@ -15,10 +15,10 @@ import yaml
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from dev.control_plane import NAMESPACE, Cluster, free_ports
-from dev.dashboards.results import Prometheus, chosen
 from dev.processes import die_with_parent
 from dev.programs import program
 from tests.e2e.system import System
+from tests.observability.queries import Prometheus, chosen
 from videojob.api.videojob import Phase
 from videojob.kube.client import VIDEO_JOBS, KubeClient, configuration
 
@@ -104,7 +104,7 @@ async def _work(system: System, prometheus: Prometheus) -> Run:
         await system.until(lambda: _scraped(system, prometheus), "Prometheus does not scrape everything")
         start = time.time()
         await system.submit("held", queueName="stopped")
-        # One slot: they wait for each other. A histogram tells nothing before its second observation.
+        # One slot: they wait for each other. A histogram has no rate before its second observation.
         names = ["first", "second", "third"]
         for name in names:
             await system.submit(name, seconds=16, prompt=f"a {name} red fox")

@@ -2,9 +2,11 @@
 
 import re
 import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from dev.chart import render
@@ -13,7 +15,8 @@ from tests.observability.exported import exported, named
 
 REPOSITORY = Path(__file__).parents[2]
 RULES = REPOSITORY / "charts" / "videojob" / "alerts" / "videojob.yaml"
-CASES = Path(__file__).with_name("alerts.test.yaml")
+CASES = sorted(Path(__file__).with_name("alerts").glob("*.test.yaml"))
+LEADERS = Path(__file__).with_name("alerts") / "leaders.test.yaml"
 RUNBOOKS = REPOSITORY / "docs" / "runbooks"
 
 
@@ -27,6 +30,12 @@ def alerts() -> list[dict[str, Any]]:
     return [rule for rule in rules() if "alert" in rule]
 
 
+def promtool_tests(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """Every test of promtool in the files."""
+    for file in files:
+        yield from yaml.safe_load(file.read_text())["tests"]
+
+
 def promtool(*arguments: str) -> None:
     done = subprocess.run(
         (str(program("promtool")), *arguments), capture_output=True, text=True, timeout=120, check=False
@@ -38,8 +47,42 @@ def test_the_rules_are_valid() -> None:
     promtool("check", "rules", "--lint=all", "--lint-fatal", str(RULES))
 
 
-def test_alerts_fire_when_they_should_and_not_when_they_should_not() -> None:
-    promtool("test", "rules", str(CASES))
+@pytest.mark.parametrize("cases", CASES, ids=lambda path: path.name)
+def test_alerts_fire_when_they_should_and_not_when_they_should_not(cases: Path) -> None:
+    promtool("test", "rules", str(cases))
+
+
+def test_every_alert_is_tried_with_a_change_of_leader_in_the_middle_of_its_time() -> None:
+    """It fires before it could, had the change set its `for` back to nothing."""
+    times = {alert["alert"]: _minutes(alert.get("for", "0m")) for alert in alerts()}
+    tried = set()
+    for test in promtool_tests([LEADERS]):
+        change = _change_of_leader(test)
+        names = {case["alertname"] for case in test["alert_rule_test"]}
+        assert len(names) == 1, test["name"]
+        (name,) = names
+        (quiet, *_), (fires, *_) = (
+            [_minutes(case["eval_time"]) for case in test["alert_rule_test"] if bool(case["exp_alerts"]) == firing]
+            for firing in (False, True)
+        )
+        if times[name]:
+            assert quiet < fires < change + times[name], test["name"]
+        tried.add(name)
+    assert tried == times.keys()
+
+
+def _minutes(duration: str) -> int:
+    assert re.fullmatch(r"\d+m", duration), duration
+    return int(duration.removesuffix("m"))
+
+
+def _change_of_leader(test: dict[str, Any]) -> int:
+    """The minute in which an operator first leads that did not before."""
+    leaders = [each for each in test["input_series"] if each["series"].startswith("videojob_operator_leader")]
+    assert len(leaders) > 1, test["name"]
+    (first,) = (re.match(r"0x(\d+) 1x", each["values"]) for each in leaders if each["values"].startswith("0"))
+    assert first is not None, test["name"]
+    return int(first[1]) + 1
 
 
 def test_the_rule_of_a_release_misses_its_own_operator_whoever_else_leads(tmp_path: Path) -> None:
@@ -71,12 +114,12 @@ def test_the_rule_of_a_release_misses_its_own_operator_whoever_else_leads(tmp_pa
 def test_every_alert_is_tried_both_ways() -> None:
     tried = [
         (case["alertname"], bool(case["exp_alerts"]))
-        for test in yaml.safe_load(CASES.read_text())["tests"]
+        for test in promtool_tests(CASES)
         for case in test["alert_rule_test"]
     ]
     severities = {
         (case["alertname"], expected["exp_labels"]["severity"])
-        for test in yaml.safe_load(CASES.read_text())["tests"]
+        for test in promtool_tests(CASES)
         for case in test["alert_rule_test"]
         for expected in case["exp_alerts"]
     }

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from dev.dashboards import BOARDS
-from dev.dashboards.results import chosen, panels, substituted
 from dev.programs import program
 from tests.observability.exported import exported, named
+from tests.observability.queries import chosen, panels, substituted
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / "charts" / "videojob" / "dashboards"

@@ -1,6 +1,5 @@
 """The dashboards show something and the alerts keep quiet, on a real run that a real Prometheus scraped."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from dev.dashboards import BOARDS
-from dev.dashboards.picture import View, draw
-from dev.dashboards.results import Panel, panels, substituted
+from dev.dashboards.board import Board
 from tests.control_plane import local_cluster
 from tests.models.fixtures import tiny_model
-from tests.observability.live import JOBS_NAMESPACE, SCRAPE_SECONDS, STEP_SECONDS, Run, watched_run
+from tests.observability.live import JOBS_NAMESPACE, STEP_SECONDS, Run, watched_run
+from tests.observability.queries import Panel, panels, substituted
 from videojob.api.videojob import Phase
 
 __all__ = ["tiny_model"]
@@ -55,7 +54,7 @@ def shown(run: Run, board_name: str, title: str) -> float:
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
-def test_no_panel_is_empty(run: Run, board) -> None:
+def test_no_panel_is_empty(run: Run, board: Board) -> None:
     empty = []
     for found in panels(board.json()):
         if (board.name, found.title) in NOT_HERE:
@@ -123,15 +122,3 @@ def test_queries_of_the_documentation_are_answered(run: Run) -> None:
     # The pool has no condition that is not true.
     nothing = {query for query in queries if not run.prometheus.at(query, run.end)}
     assert all("videojob_pool_condition == 0" in query for query in nothing), nothing
-
-
-@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
-def test_a_picture_can_be_drawn(run: Run, board, tmp_path: Path) -> None:
-    """`VIDEOJOB_PICTURES=docs/images pytest tests/observability/test_live.py` draws those of the documentation."""
-    file = Path(os.environ.get("VIDEOJOB_PICTURES", tmp_path)) / f"dashboard-{board.name}.png"
-    view = View(run.prometheus, run.start, run.end, SCRAPE_SECONDS, run.variables())
-
-    draw(board, view, file)
-
-    assert file.read_bytes().startswith(b"\x89PNG")
-    assert file.stat().st_size < 200_000

@@ -34,9 +34,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{/* What restricted Pod Security asks of a pod, and what it asks of a container. */}}
 {{- define "videojob.podSecurityContext" -}}
 runAsNonRoot: true
+{{- if eq .Values.userIDs "Fixed" }}
 runAsUser: 10001
 runAsGroup: 10001
 fsGroup: 10001
+{{- end }}
 seccompProfile:
   type: RuntimeDefault
 {{- end }}

@@ -1,6 +1,7 @@
 {{/*
 What operator, runner and uninstall job may do, by where it is: in the namespaces of jobs, in what has no namespace, and in the
-release's own namespace. Of the operator and the runner a test holds these to manifests/rbac.
+release's own namespace. This is the only place where rules are written: manifests/rbac and manifests/install.yaml are rendered
+from the chart (`make generate`).
 */}}
 {{- define "videojob.rules.operator.jobs" -}}
 # patch sets and removes the finalizer, delete is for ttlSecondsAfterFinished.
@@ -40,14 +41,14 @@ release's own namespace. Of the operator and the runner a test holds these to ma
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get]
-# Files that could not be removed.
+# The certificate authority of a store, by the name that a pool gives, never listed; and the list of files that could not be removed.
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [create]
+  verbs: [get, create]
 - apiGroups: [""]
   resources: [configmaps]
   resourceNames: [videojob-orphans]
-  verbs: [get, patch]
+  verbs: [patch]
 # Managed pools. Pods are read for what keeps them from running, and patched with their deletion cost.
 - apiGroups: [apps]
   resources: [deployments]
@@ -79,9 +80,9 @@ release's own namespace. Of the operator and the runner a test holds these to ma
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [get, create, update, patch]
-# Credentials of the pool's store, by name.
+# Credentials and certificate authority of the pool's store, by name.
 - apiGroups: [""]
-  resources: [secrets]
+  resources: [secrets, configmaps]
   verbs: [get]
 {{- end }}
 

@@ -19,24 +19,8 @@ class Panel:
 
     title: str
     kind: str
-    unit: str
     queries: tuple[tuple[str, str], ...]
     """Expressions, each with the text of its legend."""
-    place: tuple[int, int, int, int]
-    """Column of 24, line, width, height."""
-    instant: bool
-    stacked: bool
-    thresholds: tuple[tuple[float, str], ...]
-    words: Mapping[str, str]
-    """Texts of values, of a panel that shows states."""
-
-
-@dataclass(frozen=True)
-class Heading:
-    """The heading of a section, and the line where it is."""
-
-    title: str
-    line: int
 
 
 @dataclass(frozen=True)
@@ -52,11 +36,6 @@ class Series:
         for label, value in self.labels.items():
             legend = legend.replace(f"{{{{{label}}}}}", value)
         return legend if legend != "__auto" else ""
-
-
-def headings(board: str) -> list[Heading]:
-    """The headings of a dashboard's JSON."""
-    return [Heading(panel["title"], panel["gridPos"]["y"]) for panel in _panels(board) if panel["type"] == "row"]
 
 
 def panels(board: str) -> list[Panel]:
@@ -110,25 +89,8 @@ def _panels(board: str) -> Iterable[dict[str, Any]]:
 
 
 def _panel(panel: dict[str, Any]) -> Panel:
-    defaults, place, targets = panel["fieldConfig"]["defaults"], panel["gridPos"], panel["targets"]
-    custom = defaults.get("custom", {})
-    return Panel(
-        title=panel["title"],
-        kind=panel["type"],
-        unit=defaults.get("unit", "short"),
-        queries=tuple((target["expr"], target.get("legendFormat", "")) for target in targets),
-        place=(place.get("x", 0), place.get("y", 0), place["w"], place["h"]),
-        instant=any(target.get("instant") for target in targets),
-        stacked=custom.get("stacking", {}).get("mode") == "normal",
-        thresholds=tuple(
-            (step["value"], step["color"]) for step in defaults["thresholds"]["steps"] if step["value"] is not None
-        ),
-        words={
-            value: result["text"]
-            for mapping in defaults.get("mappings", ())
-            for value, result in mapping["options"].items()
-        },
-    )
+    queries = tuple((target["expr"], target.get("legendFormat", "")) for target in panel["targets"])
+    return Panel(panel["title"], panel["type"], queries)
 
 
 def _series(answers: Iterable[tuple[dict[str, str], list[tuple[float, str]]]]) -> Iterable[Series]:
