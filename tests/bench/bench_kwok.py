@@ -32,8 +32,8 @@ from videojob.kube.client import (
     VIDEO_MODELS,
     Json,
     KubeClient,
+    Listing,
     ResourceKind,
-    Snapshot,
     configuration,
 )
 
@@ -252,7 +252,7 @@ async def _following(
 
     async def follow() -> None:
         async for seen in client.watch(kind, namespace):
-            for body in seen.items if isinstance(seen, Snapshot) else (seen.object,):
+            for body in seen.items if isinstance(seen, Listing) else (seen.object,):
                 if holds(body):
                     owners = body["metadata"].get("ownerReferences", [])
                     names.add(owners[0]["name"] if owners else body["metadata"]["name"])
