@@ -1,50 +1,57 @@
-# make demo   set everything up and make a video
-# make test   set everything up and pass all checks
-# make up     start the local cluster, operator and pool, and leave them running; make down stops them
-# make cluster  start a cluster with real pods, needs root, and leave it running; make cluster-down stops it
+# `make` prints what there is. A target is listed with the text after `##`; every target that people call has one.
 
 PYTHON := $(firstword $(foreach name,python3.11 python3 python,\
 	$(shell $(name) -c 'import sys; sys.version_info[:2] == (3, 11) and print("$(name)")' 2>/dev/null)))
 RUN := .venv/bin/python
 
-.PHONY: setup up down demo cluster cluster-down test lint bench generate lock environment programs cluster-programs all-programs
+.PHONY: help setup up down demo cluster cluster-down test lint bench generate lock environment programs cluster-programs \
+	all-programs
+
+help: ## Print the targets
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / { split($$1, names, " "); for (i in names) printf "make %-14s %s\n", names[i], $$2 }' Makefile
 
 # Go programs are built while pip installs; -j2 makes the two run side by side.
-setup: .venv/made
+setup: .venv/made ## Install the Python environment and build the Go programs
 	@$(MAKE) --no-print-directory -j2 environment all-programs
 
-up demo: .venv/made
+demo: .venv/made ## Make one video with real parts, from nothing
+up: .venv/made ## Start the local cluster, operator and pool, and leave them running
+demo up:
 	@$(MAKE) --no-print-directory -j2 environment programs
 	@$(RUN) -m dev $@
 
-cluster: .venv/made
+cluster: .venv/made ## Start a cluster with real pods (needs root), and leave it running
 	@$(MAKE) --no-print-directory -j2 environment cluster-programs
 	@$(RUN) -m dev cluster
 
-down cluster-down: .venv/made
+down: .venv/made ## Stop what `make up` started
+cluster-down: .venv/made ## Stop what `make cluster` started
+down cluster-down:
 	@$(MAKE) --no-print-directory environment
 	@$(RUN) -m dev $@
 
-test: setup lint
+test: setup lint ## Set everything up, and pass all checks and tests
 	@$(RUN) -m pytest
 
-lint: .venv/made environment
+# One run of mypy for code, tools and tests: its cache makes the second one take seconds.
+lint: .venv/made environment ## Check format, style, types and layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-bench: setup
+bench: setup ## Run the benchmarks
 	@$(RUN) -m pytest tests/bench --override-ini python_files='bench_*.py' --capture no
 
-generate: .venv/made environment
+generate: .venv/made environment ## Write what follows from the code: CRDs, roles, install.yaml, dashboards, tables of docs
 	@$(RUN) -m videojob.api.crds manifests/crds
 	@$(RUN) -m dev.metrics_doc docs/metrics.md
+	@$(RUN) -m dev.reasons_doc docs/troubleshooting.md
 	@$(RUN) -m dev.dashboards charts/videojob/dashboards
 	@$(RUN) -m dev.chart
 
 # The lock names no registry: hashes hold whatever mirror the files come from.
-lock: .venv/made environment
+lock: .venv/made environment ## Lock the newest versions of all dependencies
 	.venv/bin/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		requirements.in --output-file requirements.lock
 	.venv/bin/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate \

@@ -15,7 +15,7 @@ from dev.local import down, up
 
 
 def main() -> int:
-    """Do what the command line says; the exit status is 1 with one sentence where that fails."""
+    """Carry out the command line; the exit status is 1 with one sentence where that fails."""
     parser = argparse.ArgumentParser(prog="python -m dev", description="The whole system on one machine.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="start cluster, operator and pool, and leave them running")
@@ -31,19 +31,19 @@ def main() -> int:
     console = Console(highlight=False, markup=False)
     began = time.monotonic()
 
-    def say(step: str) -> None:
+    def report(step: str) -> None:
         console.print(f"{time.monotonic() - began:5.1f} s  {step}", soft_wrap=True)
 
     try:
         match command:
             case "demo":
-                demo(console, say)
+                demo(console, report)
             case "up":
-                console.print(up(say), soft_wrap=True)
+                console.print(up(report), soft_wrap=True)
             case "down":
                 console.print(down(), soft_wrap=True)
             case "cluster":
-                console.print(pods.up(say), soft_wrap=True)
+                console.print(pods.up(report), soft_wrap=True)
             case _:
                 console.print(pods.down(), soft_wrap=True)
     except DevError as failure:

@@ -77,7 +77,7 @@ class Cluster:
         kubeconfig: Path | None = None,
         seconds: float = KUBECTL_SECONDS,
     ) -> str:
-        """What kubectl prints, as the administrator or as whom `kubeconfig` says; it gets so long.
+        """What kubectl prints, as the administrator or as the user of `kubeconfig`; `seconds` is its time limit.
 
         Raises:
             DevError: kubectl failed; the sentence is its own.
@@ -179,7 +179,7 @@ def existing(kubeconfig: Path, folder: Path) -> Cluster:
 def wait_until(
     condition: Callable[[], bool], otherwise: str, seconds: float, broken: Callable[[], str | None] = lambda: None
 ) -> None:
-    """Wait until the condition holds, or `broken` says why it never will.
+    """Wait until the condition holds, or `broken` returns why it never will.
 
     Raises:
         DevError: it does not hold within the time; the sentence is that of `broken`, or `otherwise` and the last error.

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from dev.control_plane import MANIFESTS, Cluster
 from dev.errors import DevError
-from dev.local import LOCAL, SERVICES, Say, connect, start
+from dev.local import LOCAL, SERVICES, Report, connect, start
 from dev.supervisor import crash_loop
 from videojob.api.videojob import Phase, VideoJob
 from videojob.kube.client import VIDEO_JOBS, KubeClient, KubeError, configuration
@@ -29,20 +29,20 @@ JOB_SECONDS = 300
 LOOK_SECONDS = 0.2
 
 
-def demo(console: Console, say: Say) -> None:
+def demo(console: Console, report: Report) -> None:
     """Make the sample video and show how, with the system that is up or else with one of its own.
 
     Raises:
         DevError: there is no video.
     """
-    with _system(say) as (folder, cluster):
+    with _system(report) as (folder, cluster):
         manifest = yaml.safe_load((MANIFESTS / "samples" / "one-shot.yaml").read_text())
         name = f"demo-{uuid.uuid4().hex[:6]}"
         manifest["metadata"] |= {"name": name, "namespace": NAMESPACE}
-        say(f"VideoJob {name}: {manifest['spec']['shots'][0]['prompt']}")
+        report(f"VideoJob {name}: {manifest['spec']['shots'][0]['prompt']}")
         cluster.apply(manifest)
         try:
-            job = asyncio.run(_follow(cluster, folder, name, console, say))
+            job = asyncio.run(_follow(cluster, folder, name, console, report))
         except BaseException:
             cluster.kubectl("delete", "videojob", name, "--namespace", NAMESPACE, "--wait=false")
             raise
@@ -75,7 +75,7 @@ def summary(job: VideoJob) -> Table:
     """What the video took, from the job's status, and where it is: in a file of its own if its store is a folder."""
     timing, output, cost = job.status.timing, job.status.output, job.status.cost
     if timing is None or output is None or cost is None:
-        raise DevError("The job succeeded, but its status does not say what it took.")
+        raise DevError("The job succeeded, but its status does not have what it took.")
     stages = ", ".join(f"{name.replace('_', ' ')} {spent:.2f}" for name, spent in timing.stages.model_dump().items())
     table = Table(show_header=False)
     for what, value in (
@@ -92,22 +92,22 @@ def summary(job: VideoJob) -> Table:
 
 
 @contextmanager
-def _system(say: Say) -> Iterator[tuple[Path, Cluster]]:
+def _system(report: Report) -> Iterator[tuple[Path, Cluster]]:
     """The system that is up, or one for the time of the demo."""
     running = connect(LOCAL)
     if running is not None:
         yield LOCAL, running
         return
     shutil.rmtree(FOLDER, ignore_errors=True)
-    supervisor, cluster = start(FOLDER, say)
+    supervisor, cluster = start(FOLDER, report)
     try:
         yield FOLDER, cluster
     finally:
-        say("Stopping ...")
+        report("Stopping ...")
         supervisor.stop()
 
 
-async def _follow(cluster: Cluster, folder: Path, name: str, console: Console, say: Say) -> VideoJob:
+async def _follow(cluster: Cluster, folder: Path, name: str, console: Console, report: Report) -> VideoJob:
     """Show the job's progress until it has succeeded: on a terminal as a bar, elsewhere as a line for every change."""
     client = KubeClient(await configuration(cluster.kubeconfig))
     columns = (SpinnerColumn(), BarColumn(bar_width=20), TextColumn("{task.description}"))
@@ -127,7 +127,7 @@ async def _follow(cluster: Cluster, folder: Path, name: str, console: Console, s
                         if progress := job.status.progress:
                             bar.update(task, total=progress.chunks_total, completed=progress.chunks_done)
                         if shown != seen and not console.is_terminal:
-                            say(line)
+                            report(line)
                         if job.status.phase is Phase.SUCCEEDED:
                             return job
                         if job.status.phase.finished:

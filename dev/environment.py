@@ -1,4 +1,4 @@
-"""Make the virtual environment that runs this file what requirements.lock says; needs the standard library alone.
+"""Make the virtual environment that runs this file what requirements.lock lists; needs the standard library alone.
 
 uv installs in half a minute what takes pip several, so pip installs the locked uv first. Where uv cannot be had, or
 cannot reach the registry that pip is configured for, pip does it all.
@@ -35,8 +35,8 @@ def main() -> int:
 
 
 def uv_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment, with what it tells pip about registry and certificates told to uv as well."""
-    told = dict(environment)
+    """The environment, with pip's settings of registry and certificates passed on to uv."""
+    passed = dict(environment)
     for pip_name, uv_name in (
         ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"),
         ("PIP_EXTRA_INDEX_URL", "UV_INDEX"),
@@ -45,10 +45,10 @@ def uv_environment(environment: Mapping[str, str]) -> dict[str, str]:
         ("PIP_DEFAULT_TIMEOUT", "UV_HTTP_TIMEOUT"),
     ):
         if environment.get(pip_name):
-            told.setdefault(uv_name, environment[pip_name])
-    told.setdefault("UV_SYSTEM_CERTS", "true")
-    told["VIRTUAL_ENV"] = sys.prefix
-    return told
+            passed.setdefault(uv_name, environment[pip_name])
+    passed.setdefault("UV_SYSTEM_CERTS", "true")
+    passed["VIRTUAL_ENV"] = sys.prefix
+    return passed
 
 
 def locked(name: str, lock: str) -> str:

@@ -27,11 +27,11 @@ MODEL_SECONDS = 300
 SERVICES = ("triton-0", "operator", "runner-0")
 LOOPBACK = "127.0.0.1"
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 """Told every step, in a few words."""
 
 
-def up(say: Say) -> str:
+def up(report: Report) -> str:
     """Start the system and leave it running; repair it where it is half up; do nothing where it is up.
 
     Returns what a person can do with it.
@@ -44,17 +44,17 @@ def up(say: Say) -> str:
         try:
             _wait_for_pool(running, LOCAL, RECOVERY_SECONDS)
         except DevError as failure:
-            say(f"It is up, but not well, and is started anew. {failure}")
+            report(f"It is up, but not well, and is started anew. {failure}")
         else:
             return f"It is already up.\n{_next_steps()}"
     supervisors.stop(LOCAL)
-    supervisor, _ = start(LOCAL, say)
+    supervisor, _ = start(LOCAL, report)
     supervisor.detach()
     return f"It is up.\n{_next_steps()}"
 
 
 def down() -> str:
-    """Stop the system, also what is left of one whose supervisor was killed; says whether there was one."""
+    """Stop the system, also what is left of one whose supervisor was killed; returns whether there was one."""
     return "Stopped." if supervisors.stop(LOCAL) else "Nothing is running."
 
 
@@ -65,23 +65,23 @@ def connect(folder: Path) -> Cluster | None:
     return Cluster(folder / "cluster", folder / "kubeconfig")
 
 
-def start(folder: Path, say: Say) -> tuple[Supervisor, Cluster]:
+def start(folder: Path, report: Report) -> tuple[Supervisor, Cluster]:
     """Start everything in the folder and return when the pool is ready.
 
     Raises:
         DevError: it does not get ready. Whatever ends this early, nothing is left running.
     """
-    make_model(say)
+    make_model(report)
     supervisor = Supervisor(folder)
     try:
-        return supervisor, _start(supervisor, say)
+        return supervisor, _start(supervisor, report)
     except BaseException:
-        say("Stopping ...")
+        report("Stopping ...")
         supervisor.stop()
         raise
 
 
-def _start(supervisor: Supervisor, say: Say) -> Cluster:
+def _start(supervisor: Supervisor, report: Report) -> Cluster:
     folder = supervisor.folder
     triton_grpc, triton_http, triton_metrics, operator_health, operator_metrics, runner_metrics = free_ports(6)
     repository = folder / "triton"
@@ -101,18 +101,18 @@ def _start(supervisor: Supervisor, say: Say) -> Cluster:
         )
     )
     if given:
-        say(f"Using the cluster of {given} ...")
+        report(f"Using the cluster of {given} ...")
         cluster = clusters.existing(Path(given), folder)
     else:
-        say("Starting etcd and kube-apiserver ...")
+        report("Starting etcd and kube-apiserver ...")
         cluster = clusters.start(supervisor)
-    say("Applying CRDs, roles, queue, model and pool ...")
+    report("Applying CRDs, roles, queue, model and pool ...")
     cluster.install()
     cluster.apply(*samples(MODEL, f"127.0.0.1:{triton_grpc}", folder / "store"))
-    # What etcd kept from the last time says that the pool is ready.
+    # By what etcd kept from the last time, the pool is ready.
     cluster.kubectl("patch", "gpupool", "local", "--subresource=status", "--type=merge", "--patch", '{"status": null}')
 
-    say("Starting operator and runner ...")
+    report("Starting operator and runner ...")
     supervisor.run(
         _python(
             "operator",
@@ -142,7 +142,7 @@ def _start(supervisor: Supervisor, say: Say) -> Cluster:
             cluster.service_account("videojob-runner"),
         )
     )
-    say("Waiting until the replica has loaded the model ...")
+    report("Waiting until the replica has loaded the model ...")
     _wait_for_pool(cluster, folder, READY_SECONDS)
     return cluster
 
@@ -174,13 +174,13 @@ def _wait_for_pool(cluster: Cluster, folder: Path, seconds: float) -> None:
     wait_until(ready, "The pool is not ready", seconds, lambda: crash_loop(folder, names))
 
 
-def make_model(say: Say) -> None:
+def make_model(report: Report) -> None:
     """Write the tiny model, unless the one that is there was written by the same script."""
     stamp = MODEL.with_suffix(".made-by")
     script = hashlib.sha256((REPOSITORY / "dev" / "tiny_model.py").read_bytes()).hexdigest()
     if stamp.is_file() and stamp.read_text() == script:
         return
-    say("Making the tiny model ...")
+    report("Making the tiny model ...")
     MODEL.parent.mkdir(parents=True, exist_ok=True)
     log = MODEL.with_suffix(".log")
     command = (sys.executable, "-m", "dev.tiny_model", str(MODEL))

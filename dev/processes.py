@@ -1,4 +1,4 @@
-"""Linux processes that must not outlive their owner, and that can be told from a stranger's.
+"""Linux processes that must not outlive their owner, and that can be distinguished from a stranger's.
 
 Every process of a local folder carries the folder's path in its environment (`MARK`), and so do its descendants. A
 signal goes through a pidfd that was opened before the mark was read: it cannot reach a process that got the id later.

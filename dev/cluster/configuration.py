@@ -1,4 +1,4 @@
-"""What the node's programs are told: containerd, CNI, kubelet and kube-proxy."""
+"""Configuration of the node's programs: containerd, CNI, kubelet and kube-proxy."""
 
 import json
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from dev.cluster import cluster as clusters
 from dev.cluster.cluster import RealCluster
 from dev.control_plane import NAMESPACE
 from dev.errors import DevError
-from dev.local import LOCAL, MODEL, Say, make_model
+from dev.local import LOCAL, MODEL, Report, make_model
 from dev.programs import program
 from dev.supervisor import REPOSITORY
 
@@ -17,7 +17,7 @@ VALUES = Path(__file__).parent / "values.yaml"
 RELEASE = "videojob"
 
 
-def up(say: Say) -> str:
+def up(report: Report) -> str:
     """Start the cluster, install videojob in it and leave both running; do nothing where it is up.
 
     Returns what a person can do with it.
@@ -30,16 +30,16 @@ def up(say: Say) -> str:
         try:
             running.kubectl("wait", "--for=condition=Ready", f"node/{clusters.NODE}", "--timeout=30s")
         except DevError as failure:
-            say(f"It is up, but not well, and is started anew. {failure}")
+            report(f"It is up, but not well, and is started anew. {failure}")
         else:
-            install(running, say)
+            install(running, report)
             return f"It is already up.\n{_next_steps()}"
-    make_model(say)
-    supervisor, real = clusters.start(FOLDER, MODEL.parent, say)
+    make_model(report)
+    supervisor, real = clusters.start(FOLDER, MODEL.parent, report)
     try:
-        install(real, say)
+        install(real, report)
     except BaseException:
-        say("Stopping ...")
+        report("Stopping ...")
         clusters.stop(FOLDER)
         raise
     supervisor.detach()
@@ -47,17 +47,17 @@ def up(say: Say) -> str:
 
 
 def down() -> str:
-    """Stop the cluster and remove what is in it, also what is left of a killed one; says whether there was one."""
+    """Stop the cluster and remove what is in it, also what is left of a killed one; returns whether there was one."""
     return "Stopped." if clusters.stop(FOLDER) else "Nothing is running."
 
 
-def install(real: RealCluster, say: Say, *options: str) -> None:
+def install(real: RealCluster, report: Report, *options: str) -> None:
     """Install the chart, or upgrade to it, with the values of this folder; when the operator is ready, make the pool.
 
     Raises:
         DevError: helm failed; where the operator is the reason, with the last that it wrote.
     """
-    say("Installing the chart ...")
+    report("Installing the chart ...")
     try:
         real.helm(
             *("upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--values", str(VALUES)),

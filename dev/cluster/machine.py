@@ -30,7 +30,7 @@ def prepare() -> None:
     """Install the system's programs that are missing.
 
     Raises:
-        DevError: this machine cannot run real pods; the sentence says why.
+        DevError: this machine cannot run real pods; the sentence has the reason.
     """
     reason = unavailable()
     if reason is not None:

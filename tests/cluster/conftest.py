@@ -62,7 +62,7 @@ def restricted(real: RealCluster) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def installed(real: RealCluster) -> Iterator[Release]:
-    """The release, with a pool that rests soon."""
+    """The release, with a pool that soon scales to zero."""
     release = Release(real, "default")
     release.install()
     release.change_pool(scaling=QUICK)
@@ -82,7 +82,7 @@ def release(installed: Release) -> Iterator[Release]:
 def first(installed: Release) -> tuple[VideoJob, GPUPool]:
     """A job that nothing has disturbed, and the pool after it; the pool had no replica before."""
     installed.submit("undisturbed")
-    installed.until_condition(ConditionType.SCALING, "Steady")
+    installed.until_condition(ConditionType.SCALING_ACTIVE, "Steady")
     pool = installed.pool()
     installed.video("undisturbed")
     return installed.job("undisturbed"), pool

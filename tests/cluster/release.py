@@ -20,13 +20,13 @@ POOL, QUEUE, MODEL = "local", "default", "tiny-anyflow"
 SECONDS, STEPS = 6, 24
 """Of a video that takes long enough for something to happen meanwhile."""
 QUICK = {"minReplicas": 0, "maxReplicas": 1, "targetSeconds": 30, "stabilizationSeconds": 10, "idleSeconds": 10}
-"""Scaling of a pool that rests soon."""
+"""Scaling of a pool that soon scales to zero."""
 PATIENCE = 240.0
 """Seconds after which a condition that a test waits for counts as never coming."""
 POOL_PODS = ",".join(f"{label}={value}" for label, value in pod_labels(POOL).items())
 
 
-def say_nothing(_: str) -> None:
+def report_nothing(_: str) -> None:
     """Progress that nobody reads."""
 
 
@@ -64,13 +64,13 @@ class Release:
 
     def finished(self, name: str) -> VideoJob:
         """The job, once it has ended."""
-        self.until(lambda: self.job(name).status.phase.finished, f"{name} does not end", lambda: self.told(name))
+        self.until(lambda: self.job(name).status.phase.finished, f"{name} does not end", lambda: self.described(name))
         return self.job(name)
 
     def video(self, name: str) -> str:
         """sha256 of the job's video, once it has succeeded."""
         job = self.finished(name)
-        assert job.status.phase is Phase.SUCCEEDED, self.told(name)
+        assert job.status.phase is Phase.SUCCEEDED, self.described(name)
         assert job.status.output is not None
         return job.status.output.sha256
 
@@ -82,7 +82,7 @@ class Release:
             assert not job.status.phase.finished, f"{name} has ended before anything could happen to it"
             return job.status.progress is not None and job.status.progress.chunks_done >= count
 
-        self.until(there, f"{name} does not get to chunk {count}", lambda: self.told(name))
+        self.until(there, f"{name} does not get to chunk {count}", lambda: self.described(name))
         return self.job(name)
 
     def until_condition(self, type_: ConditionType, reason: str, pool: str = POOL) -> str:
@@ -108,11 +108,11 @@ class Release:
     def holder(self, name: str) -> str:
         """The pod that holds a job."""
         assignment = self.job(name).status.assignment
-        assert assignment is not None, self.told(name)
+        assert assignment is not None, self.described(name)
         return assignment.replica
 
     def until_empty(self) -> None:
-        """Wait until the pool rests."""
+        """Wait until the pool has no replica."""
         self.until(lambda: not self.pool_pods_left(), "The pool does not go to zero", lambda: str(self.pool().status))
 
     def pool_pods_left(self) -> list[Json]:
@@ -120,13 +120,13 @@ class Release:
         found: list[Json] = self.real.get("pods", "-n", NAMESPACE, "-l", POOL_PODS)["items"]
         return found
 
-    def told(self, name: str) -> str:
-        """All that there is to be said of a job."""
+    def described(self, name: str) -> str:
+        """Everything about a job, for a message."""
         status = self.job(name).status
         return f"{name}: {status.model_dump_json(exclude_none=True, exclude={'resolved'})}"
 
     def until(self, holds: Any, otherwise: str, why: Any = lambda: "") -> None:
-        """Wait for something; says what there was instead."""
+        """Wait for something; fails with what there was instead."""
         try:
             wait_until(holds, otherwise, PATIENCE)
         except Exception as error:
@@ -143,4 +143,4 @@ class Release:
 
     def install(self, *options: str) -> None:
         """Install the chart, or upgrade to it."""
-        local.install(self.real, say_nothing, *options)
+        local.install(self.real, report_nothing, *options)

@@ -1,4 +1,4 @@
-"""A real Prometheus finds the pods as the documentation says, and says of them what the API server says."""
+"""A real Prometheus finds the pods as documented, and agrees with the API server about them."""
 
 import json
 import re
@@ -61,10 +61,10 @@ def prometheus(real: RealCluster, folder: Path) -> Iterator[None]:
 
 def value(real: RealCluster, query: str) -> float | None:
     """What Prometheus answers; None where there is nothing."""
-    told = real.in_node(
+    printed = real.in_node(
         *(str(program("promtool")), "query", "instant", "--format=json", f"http://{ADDRESS}", query),
     )
-    found = json.loads(told)
+    found = json.loads(printed)
     return float(found[0]["value"][1]) if found else None
 
 
@@ -87,7 +87,7 @@ def test_prometheus_agrees_with_the_api_server(release: Release, undisturbed: st
             expected = {
                 "count(up == 0) or vector(0)": 0,
                 "count(videojob_operator_leader == 1)": 1,
-                f'max(videojob_pool_replicas{{pool="{POOL}", state="wanted"}})': pool.wanted_replicas,
+                f'max(videojob_pool_replicas{{pool="{POOL}", state="wanted"}})': pool.desired_replicas,
                 f'max(videojob_pool_replicas{{pool="{POOL}", state="ready"}})': pool.ready_replicas,
                 keda_query(POOL): pool.backlog_seconds,
                 f'max(videojob_pool_cold_start_seconds_count{{pool="{POOL}"}}) > bool 0': 1,

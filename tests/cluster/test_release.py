@@ -13,8 +13,9 @@ from dev.errors import DevError
 from dev.supervisor import read_pid
 from tests.cluster.release import POOL, POOL_PODS, QUEUE, QUICK, Release
 from videojob.api import FINALIZER
-from videojob.api.conditions import ConditionType, Reason
+from videojob.api.conditions import ConditionType
 from videojob.api.gpupool import GPUPool
+from videojob.api.reasons import Reason
 from videojob.api.videojob import Phase, VideoJob
 
 pytestmark = pytest.mark.timeout(900)
@@ -59,7 +60,7 @@ def test_the_pool_grows_with_its_backlog_and_shrinks_to_zero(release: Release, u
     release.until_empty()
     release.until_condition(ConditionType.READY, Reason.SCALED_TO_ZERO)
     status = release.pool().status
-    assert (status.wanted_replicas, status.ready_replicas, status.backlog_seconds) == (0, 0, 0)
+    assert (status.desired_replicas, status.ready_replicas, status.backlog_seconds) == (0, 0, 0)
 
 
 def delete(release: Release, pod: str) -> None:
@@ -180,9 +181,11 @@ def test_a_pool_says_what_is_wrong_with_it_and_so_does_its_job(
     try:
         release.submit("waits", model=name)
         assert words in release.until_condition(condition, reason, "wrong")
-        told = Reason.POOL_NOT_READY if condition is ConditionType.MODELS_LOADED else reason
+        expected = Reason.POOL_NOT_READY if condition is ConditionType.MODELS_LOADED else reason
         release.until(
-            lambda: release.job("waits").status.reason == told, "The job does not say so", lambda: release.told("waits")
+            lambda: release.job("waits").status.reason == expected,
+            "The job does not have that reason",
+            lambda: release.described("waits"),
         )
         assert release.job("waits").status.phase is Phase.PENDING
     finally:

@@ -1,4 +1,4 @@
-"""`make cluster`, and what the documentation says to do with it, copied line by line."""
+"""`make cluster`, and what the documentation does with it, copied line by line."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from dev.cluster import cluster as clusters
 from dev.cluster import local
 from tests.cluster.pages import blocks, copied
-from tests.cluster.release import Release, say_nothing
+from tests.cluster.release import Release, report_nothing
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -21,12 +21,12 @@ def test_the_walkthrough_leads_to_a_video_and_back_to_zero(
     start, exports, *commands, stop = blocks("install", "On one machine: make cluster")
     assert (start, stop) == ("make cluster\n", "make cluster-down\n")
     try:
-        printed = local.up(say_nothing)
+        printed = local.up(report_nothing)
         for line in exports.splitlines():
             assert re.search(re.escape(line).replace(r"\.\.\.", ".*"), printed), f"It does not print {line}"
         kubeconfig = Path(*re.findall(r"export KUBECONFIG=(.*)", printed))
-        told = [copied(command, tmp_path, kubeconfig) for command in commands]
-        assert "one-shot" in told[0]
+        outputs = [copied(command, tmp_path, kubeconfig) for command in commands]
+        assert "one-shot" in outputs[0]
         with av.open(tmp_path / "one-shot.mp4") as video:
             assert sum(1 for _ in video.decode(video=0)) == 48
 
@@ -34,7 +34,7 @@ def test_the_walkthrough_leads_to_a_video_and_back_to_zero(
         assert real is not None
         Release(real, "default").until_empty()
         assert '"toReplicas":0' in copied(commands[-1], tmp_path, kubeconfig)
-        assert local.up(say_nothing).startswith("It is already up.")
+        assert local.up(report_nothing).startswith("It is already up.")
     finally:
         assert local.down() == "Stopped."
     assert local.down() == "Nothing is running."

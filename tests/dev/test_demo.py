@@ -1,4 +1,4 @@
-"""What the demo tells about a job."""
+"""What the demo reports about a job."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,7 +32,7 @@ def job(**status: Any) -> VideoJob:
         pytest.param(
             {"phase": "Pending", "reason": "PoolNotReady", "conditions": [WAITING]},
             "Pending, Pool local has no live replica.",
-            id="waits, and says why",
+            id="waits, with the reason",
         ),
         pytest.param(
             {
@@ -52,7 +52,7 @@ def job(**status: Any) -> VideoJob:
                 "progress": {"chunksDone": 2, "chunksTotal": 5, "secondsReady": 0.5},
             },
             "Failed, 2 of 5 chunks, 0.5 s of video ready, Pool local has no live replica.",
-            id="failed, and says why",
+            id="failed, with the reason",
         ),
     ],
 )

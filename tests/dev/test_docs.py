@@ -1,4 +1,4 @@
-"""The docs tell of everything that they promise to tell of, and lead nowhere that is not there."""
+"""The docs cover everything that they promise to cover, and their links lead somewhere."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import pytest
 
 from dev.supervisor import REPOSITORY
-from videojob.api.conditions import Reason
+from videojob.api.reasons import Reason
 from videojob.planner.scaling import ScalingReason
 
 DOCS = REPOSITORY / "docs"

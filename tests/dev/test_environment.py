@@ -1,4 +1,4 @@
-"""The Python environment: what is locked, and how uv learns what pip is told."""
+"""The Python environment: what is locked, and how pip's settings reach uv."""
 
 import pytest
 
@@ -25,20 +25,22 @@ def test_locked_takes_one_package_with_all_its_hashes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("settings", "expected"),
     [
         pytest.param({"PIP_INDEX_URL": "https://mirror"}, {"UV_DEFAULT_INDEX": "https://mirror"}, id="index"),
         pytest.param({"PIP_CERT": "/ca.crt"}, {"SSL_CERT_FILE": "/ca.crt"}, id="certificates"),
         pytest.param(
-            {"PIP_CERT": "/ca.crt", "SSL_CERT_FILE": "/own.crt"}, {"SSL_CERT_FILE": "/own.crt"}, id="uv's own word wins"
+            {"PIP_CERT": "/ca.crt", "SSL_CERT_FILE": "/own.crt"},
+            {"SSL_CERT_FILE": "/own.crt"},
+            id="uv's own setting wins",
         ),
         pytest.param({"PIP_FIND_LINKS": "/wheels"}, {"UV_FIND_LINKS": "/wheels"}, id="find-links"),
         pytest.param({}, {"UV_SYSTEM_CERTS": "true"}, id="the system's certificates"),
     ],
 )
-def test_uv_environment(told: dict[str, str], expected: dict[str, str]) -> None:
-    assert expected.items() <= uv_environment(told).items()
+def test_uv_environment(settings: dict[str, str], expected: dict[str, str]) -> None:
+    assert expected.items() <= uv_environment(settings).items()
 
 
-def test_uv_is_not_told_what_pip_is_not_told() -> None:
+def test_uv_gets_no_setting_that_pip_has_not() -> None:
     assert "UV_DEFAULT_INDEX" not in uv_environment({"PIP_INDEX_URL": ""})

@@ -18,10 +18,13 @@ def test_no_metric_has_a_label_for_a_job_a_user_or_a_prompt() -> None:
     assert {label.strip() for label in labels} <= {
         "",
         "code",
+        "decision",
         "direction",
         "kind",
         "model",
         "namespace",
+        "outcome",
+        "part",
         "phase",
         "pool",
         "queue",

@@ -95,6 +95,6 @@ def test_a_change_of_what_a_group_is_made_of_is_another_build(
 def test_kubectl_tells_the_version_that_go_mod_pins() -> None:
     pinned = re.search(r"k8s\.io/kubernetes (v\S+)", (programs.MODULES / "kubernetes" / "go.mod").read_text())
     assert pinned is not None
-    told = subprocess.run((program("kubectl"), "version", "--client"), capture_output=True, text=True, check=True)
+    printed = subprocess.run((program("kubectl"), "version", "--client"), capture_output=True, text=True, check=True)
     if "KUBEBUILDER_ASSETS" not in os.environ:
-        assert f"Client Version: {pinned[1]}\n" in told.stdout
+        assert f"Client Version: {pinned[1]}\n" in printed.stdout

@@ -46,7 +46,7 @@ def test_what_is_locked_suffices(name: str, modules: tuple[str, ...], tmp_path: 
         found = distribution(package)
         for top in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
             if not (tmp_path / top).exists():
-                (tmp_path / top).symlink_to(found.locate_file(top))
+                (tmp_path / top).symlink_to(str(found.locate_file(top)))
     # Without the environment's own packages (-S), and without what the shell adds (-I).
     command = (sys.executable, "-I", "-S", "-c", IMPORT, str(tmp_path), str(REPOSITORY / "operator"), *modules)
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

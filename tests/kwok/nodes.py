@@ -121,7 +121,7 @@ def _processes(cluster: Cluster, folder: Path, writes_per_second: int) -> Iterat
 
 
 def _stages() -> Iterator[dict[str, Any]]:
-    """What kwok's nodes and pods go through, as its module has it; pods of Jobs and pools take the time they say."""
+    """What kwok's nodes and pods go through, as its module has it; pods of Jobs and pools take the time they ask."""
     for name in _STAGES:
         stage = yaml.safe_load((_module() / "kustomize" / "stage" / f"{name}.yaml").read_text())
         if name in _DELAYS:

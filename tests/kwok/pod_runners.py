@@ -1,7 +1,7 @@
 """Runners of pods that are not there: one process answers for every pod of every pool, as the real runner does.
 
-It keeps a Lease for each pod that is ready, makes the chunks of its jobs in the time it is told, drains where the Lease
-or the pod's end asks for it, and hands jobs back. Videos consist of nothing, but every chunk that is committed is
+It keeps a Lease for each pod that is ready, makes the chunks of its jobs in the given time, drains where the Lease or
+the pod's end asks for it, and hands jobs back. Videos consist of nothing, but every chunk that is committed is
 counted, in a write-once log like that of the store.
 
 `python -m tests.kwok.pod_runners` runs it for a benchmark.
@@ -11,13 +11,15 @@ import argparse
 import asyncio
 import os
 from collections import defaultdict
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from tests.controller.stub_runner import DIGEST, IN_FLIGHT, finish, holder, register, write_status
-from videojob.api.conditions import Reason
+from videojob.api.reasons import Reason
 from videojob.api.replica import (
     COMPONENT_LABEL,
     DRAIN_ANNOTATION,
@@ -41,7 +43,7 @@ from videojob.kube.client import (
     Json,
     KubeClient,
     KubeError,
-    Snapshot,
+    Listing,
     configuration,
 )
 
@@ -105,7 +107,7 @@ class PodRunners:
     clashes: list[Chunk] = field(default_factory=list)
     """Chunks that were made although they had been committed before."""
     deaf: bool = False
-    """Nobody hears that a Lease asks for a drain."""
+    """No runner sees that a Lease asks for a drain."""
     broken: dict[str, str] = field(default_factory=dict)
     """By pool: why no model loads there."""
     _log: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -147,8 +149,8 @@ class PodRunners:
         """The indices that were committed, in that order."""
         return [chunk.index for chunk in self.committed if chunk.uid == uid]
 
-    def _spawn(self, coroutine: "asyncio._CoroutineLike[None]") -> asyncio.Task[None]:
-        task = asyncio.ensure_future(coroutine)
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -162,7 +164,7 @@ class PodRunners:
 
     async def _watch_pods(self) -> None:
         async for seen in self.client.watch(PODS, self.namespace, labelSelector=SELECTOR):
-            if isinstance(seen, Snapshot):
+            if isinstance(seen, Listing):
                 there = {body["metadata"]["name"] for body in seen.items}
                 for name in self._pods.keys() - there:
                     self._forget(name)
@@ -278,7 +280,7 @@ class PodRunners:
 
     async def _watch_leases(self) -> None:
         async for seen in self.client.watch(LEASES, self.namespace, labelSelector=SELECTOR):
-            for body in seen.items if isinstance(seen, Snapshot) else (seen.object,):
+            for body in seen.items if isinstance(seen, Listing) else (seen.object,):
                 metadata = body["metadata"]
                 pod = None if self.deaf else self._pods.get(metadata["labels"][REPLICA_LABEL])
                 drain = DRAIN_ANNOTATION in metadata.get("annotations", {})
@@ -290,9 +292,9 @@ class PodRunners:
 
     async def _watch_jobs(self) -> None:
         async for seen in self.client.watch(VIDEO_JOBS):
-            for body in seen.items if isinstance(seen, Snapshot) else (seen.object,):
+            for body in seen.items if isinstance(seen, Listing) else (seen.object,):
                 # Most are of no interest, and reading them whole costs more than all else here.
-                if (isinstance(seen, Snapshot) or seen.type != "DELETED") and body.get("status", {}).get("assignment"):
+                if (isinstance(seen, Listing) or seen.type != "DELETED") and body.get("status", {}).get("assignment"):
                     self._act(body)
 
     def _act(self, body: Json) -> None:

@@ -62,7 +62,9 @@ async def test_a_new_template_rolls_pod_by_pod(world: PodWorld, operator: Operat
     async def rolled() -> bool | None:
         nonlocal most, least
         pods = await world.pods(pool)
-        most, least = max(most, len(pods)), min(least, len(pods))
+        # One that ends is still there for as long as its grace period lasts.
+        staying = sum("deletionTimestamp" not in pod["metadata"] for pod in pods.values())
+        most, least = max(most, staying), min(least, staying)
         images = {pod["spec"]["initContainers"][0]["image"] for pod in pods.values()}
         return True if images == {"example.com/triton:2"} and len(pods) == 2 else None
 
@@ -89,7 +91,7 @@ async def test_nodes_are_lost(world: PodWorld, operator: OperatorProcess) -> Non
     await world.becomes(
         lambda job: job.status.assignment is not None and replica_of(job) != busy, "another replica has the job"
     )
-    # What Kubernetes' documentation tells an administrator to do with a node that is off and does not come back.
+    # What Kubernetes' documentation prescribes for a node that is off and does not come back.
     taint: Json = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}
     await world.client.merge_patch(NODES, node, {"spec": {"taints": [taint]}})
 

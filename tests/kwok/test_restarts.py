@@ -1,4 +1,4 @@
-"""The operator is killed, uninstalled and installed again: pools and jobs go on from what the cluster says."""
+"""The operator is killed, uninstalled and installed again: pools and jobs go on from what is in the cluster."""
 
 import asyncio
 import os

@@ -20,7 +20,7 @@ async def test_a_pool_grows_from_zero_and_goes_back_to_zero(world: PodWorld, ope
 
     await world.job("first")
     await world.succeeded()
-    assert condition(await world.read_pool(pool), "Scaling").status == "True"
+    assert condition(await world.read_pool(pool), "ScalingActive").status == "True"
 
     await world.job("long", shots=LONG)
     for index in range(9):
@@ -76,7 +76,7 @@ async def test_somebody_else_owns_the_replicas(world: PodWorld, operator: Operat
     await world.scale(pool, 1)
     await world.sized(pool, 1)
     assert set(await world.pods(pool)) == {busy}
-    assert condition(await world.read_pool(pool), "Scaling").reason == "External"
+    assert condition(await world.read_pool(pool), "ScalingActive").reason == "External"
     # Zero is asked for while the replica is busy and more is waiting: it ends its job, and takes no other one.
     await world.job("later")
     await world.scale(pool, 0)
@@ -139,11 +139,11 @@ async def test_a_paused_pool_keeps_its_size(world: PodWorld, operator: OperatorP
     pool = await world.pod_pool()
     await world.sized(pool, 0)
     await world.client.merge_patch(GPU_POOLS, pool, {"metadata": {"annotations": {PAUSED_ANNOTATION: "true"}}})
-    await world.says(pool, "Scaling", "Paused")
+    await world.shows(pool, "ScalingActive", "Paused")
     await world.job()
     await world.waits("PoolEmpty")
     assert await operator.metric("videojob_pool_paused", pool=pool) == 1
-    assert (await world.read_pool(pool)).status.wanted_replicas == 0
+    assert (await world.read_pool(pool)).status.desired_replicas == 0
     await world.client.merge_patch(GPU_POOLS, pool, {"metadata": {"annotations": {PAUSED_ANNOTATION: None}}})
     await world.succeeded()
 
@@ -167,11 +167,11 @@ async def test_pods_that_no_node_takes(world: PodWorld, operator: OperatorProces
     await world.job()
     job = await world.waits("Unschedulable")
     assert "Insufficient nvidia.com/gpu" in str(job.status.conditions)
-    found = await world.says(pool, "PodsScheduled", "Unschedulable")
+    found = await world.shows(pool, "PodsScheduled", "Unschedulable")
     assert condition(found, "Ready").reason == "Unschedulable"
     await world.change_pool(pool, acceleratorsPerReplica=8)
     await world.succeeded()
-    await world.says(pool, "PodsScheduled", "Scheduled")
+    await world.shows(pool, "PodsScheduled", "Scheduled")
 
 
 async def test_a_template_that_the_api_server_refuses(world: PodWorld, operator: OperatorProcess) -> None:
@@ -181,7 +181,7 @@ async def test_a_template_that_the_api_server_refuses(world: PodWorld, operator:
     await world.job()
     job = await world.waits("TemplateRefused")
     assert "topologyKey" in str(job.status.conditions)
-    ready = condition(await world.says(pool, "Ready", "TemplateRefused"), "Ready")
+    ready = condition(await world.shows(pool, "Ready", "TemplateRefused"), "Ready")
     assert ready.status == "False"
     assert "topologyKey" in ready.message
     await world.change_pool(pool, template={"affinity": None})
@@ -199,13 +199,13 @@ async def test_a_refused_template_keeps_no_pool_from_growing_and_resting(
     assert "The API server refuses the Deployment" in condition(grown, "Ready").message
     await world.change_pool(pool, scaling=SCALING | {"minReplicas": 0})
     await world.sized(pool, 0)
-    assert condition(await world.says(pool, "Ready", "TemplateRefused"), "Scaling").reason == "Idle"
+    assert condition(await world.shows(pool, "Ready", "TemplateRefused"), "ScalingActive").reason == "Idle"
     after = await world.deployment(pool)
     assert before is not None and after is not None
     assert after["spec"]["template"] == before["spec"]["template"]
     # Put back as it was, it is what the API server has already.
     await world.change_pool(pool, template={"affinity": None})
-    await world.says(pool, "Ready", "ScaledToZero")
+    await world.shows(pool, "Ready", "ScaledToZero")
     await world.job()
     await world.succeeded()
 
@@ -216,7 +216,7 @@ async def test_models_that_do_not_load(world: PodWorld, operator: OperatorProces
     await world.pod_pool()
     await world.job()
     await world.waits("PoolNotReady")
-    found = await world.says(pool, "ModelsLoaded", "ModelLoadFailed")
+    found = await world.shows(pool, "ModelsLoaded", "ModelLoadFailed")
     assert "its weights are not there" in condition(found, "Ready").message
     # Pods that are replaced load it again.
     world.answers.broken.clear()

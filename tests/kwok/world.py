@@ -97,7 +97,7 @@ class PodWorld(World):
         except AssertionError as error:
             raise AssertionError(f"{error}; the status is {last and last[0].status!r}") from self.answers.error
 
-    async def says(self, pool: str, type_: str, reason: str) -> GPUPool:
+    async def shows(self, pool: str, type_: str, reason: str) -> GPUPool:
         """Wait until that condition of the pool has that reason."""
 
         def holds(found: GPUPool) -> bool:
@@ -110,7 +110,7 @@ class PodWorld(World):
         return await self.pool_becomes(
             pool,
             lambda found: (
-                (found.status.wanted_replicas, found.status.replicas, found.status.ready_replicas)
+                (found.status.desired_replicas, found.status.replicas, found.status.ready_replicas)
                 == (ready, ready, ready)
                 # A pool that was just made has none of it in its status.
                 and found.status.observed_generation == found.metadata.generation
