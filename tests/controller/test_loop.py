@@ -14,7 +14,6 @@ from videojob.controller.settings import Settings
 from videojob.controller.writer import Writer
 from videojob.planner.decisions import Decision, Fault, Lane, Plan, VerifyLeases
 from videojob.planner.facts import Moment
-from videojob.planner.memory import PoolMemory
 
 
 @dataclass
@@ -141,7 +140,7 @@ def test_what_is_to_blame_for_a_fault_rests_for_longer_each_time_and_the_others_
 
 def test_decisions_on_pools_stand_until_pools_are_looked_at_again() -> None:
     async def history() -> None:
-        turning = Turning(plans(1.0, memories={"p": PoolMemory()}))
+        turning = Turning(plans(1.0, pools_planned=True))
         await turning.turn(0.5)
         turning.make = plans(1.0)
         await turning.turn(0.5)

@@ -54,15 +54,12 @@ def assigned(
     Raises ValueError where there is no room for it: `may_move` is to be asked first.
     """
     change = (ConditionType.ASSIGNED, True, Reason.ASSIGNED, f"Replica {replica} of pool {pool} holds the job.")
-    changes = [change]
-    if find(status.conditions, ConditionType.SUSPENDED) is not None:
-        changes.append((ConditionType.SUSPENDED, False, Reason.RESUMED, "The job was resumed."))
     moved = status.store_uri is not None and status.store_uri != store_uri
     return _to(
         status,
         Phase.ASSIGNED,
         Reason.ASSIGNED,
-        changes,
+        [change],
         now,
         generation,
         assignment=Assignment(pool=pool, replica=replica),

@@ -118,8 +118,7 @@ class PlanningLoop:
         self._book.remember(plan.memories)
         for fault in plan.faults:
             self._put_aside(fault)
-        # Pools are looked at less often than jobs: until they are again, what was decided on them stands.
-        self._writer.offer(plan.decisions, keep=() if plan.memories else (Lane.POOLS, Lane.STATUSES))
+        self._writer.offer(plan.decisions, keep=() if plan.pools_planned else (Lane.POOLS, Lane.STATUSES))
         return plan.wake_seconds
 
     def _put_aside(self, fault: Fault) -> None:

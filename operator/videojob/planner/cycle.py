@@ -31,12 +31,14 @@ def cycle(book: Book, now: Moment, deployment: MakeDeployment) -> Plan:
     seen = view(book, now)
     faults: list[Fault] = []
     decisions: list[Decision] = [*keeping(book, seen, now, faults), *settling(book)]
-    turn = _pools(book, seen, now, deployment, faults) if book.pool_turn(now) else _Turn()
+    pools_planned = book.pool_turn(now)
+    turn = _pools(book, seen, now, deployment, faults) if pools_planned else _Turn()
     placing = Placing(book, seen, now, turn.leaving, faults)
     decisions += [*turn.decisions, *placing.decide(), *turn.statuses]
     if book.liveness.unconfirmed(now.mono) and not book.busy(("leases",)):
         decisions.append(VerifyLeases())
-    return Plan(tuple(decisions), _wake_seconds(book, now, placing.wake_at), turn.memories, tuple(faults))
+    wake_seconds = _wake_seconds(book, now, placing.wake_at)
+    return Plan(tuple(decisions), wake_seconds, pools_planned, turn.memories, tuple(faults))
 
 
 @dataclass

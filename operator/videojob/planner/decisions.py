@@ -304,6 +304,8 @@ class Plan:
     decisions: tuple[Decision, ...]
     wake_seconds: float
     """When another plan is due, even if nothing changes."""
+    pools_planned: bool = False
+    """Whether pools and queues were looked at; where not, what was decided on them before still stands."""
     memories: Mapping[str, PoolMemory] = field(default_factory=dict)
     """What is to be remembered of managed pools: see `Book.remember`."""
     faults: tuple[Fault, ...] = ()
