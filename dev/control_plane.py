@@ -94,10 +94,24 @@ class Cluster:
 
     def install(self) -> None:
         """Apply the CRDs, the namespace and the roles, and wait until the CRDs are served."""
-        crds, rbac = f"{MANIFESTS}/crds", f"{MANIFESTS}/rbac"
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", crds, "-f", rbac)
-        self.kubectl("wait", "--for=condition=Established", f"--timeout={READY_SECONDS}s", "-f", crds)
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", f"{MANIFESTS}/rbac")
+        self.serve_crds(MANIFESTS / "crds")
+
+    def serve_crds(self, *paths: Path) -> None:
+        """Apply the CRDs of files or folders, and wait until they are served.
+
+        Raises:
+            DevError: one is refused, or not served within a while.
+        """
+        files = [argument for path in paths for argument in ("-f", str(path))]
+        self.kubectl("apply", "--server-side", "--force-conflicts", *files)
+        # Asked again, because `kubectl wait` fails at once on a CRD that has no conditions yet.
+        wait_until(
+            lambda: bool(self.kubectl("wait", "--for=condition=Established", "--timeout=5s", *files)),
+            "The CRDs are not served",
+            READY_SECONDS,
+        )
 
     def apply(self, *objects: dict[str, Any]) -> None:
         """Create the objects, or make them as given."""

@@ -13,9 +13,7 @@ SAMPLES = sorted((MANIFESTS / "samples").rglob("*.yaml"))
 @pytest.fixture(scope="module")
 def serving(cluster: Cluster) -> Cluster:
     """The cluster, serving the kinds of others that samples are of."""
-    for kind in FILES:
-        cluster.kubectl("apply", "--server-side", "-f", str(foreign_crd(kind)))
-        cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(foreign_crd(kind)))
+    cluster.serve_crds(*map(foreign_crd, FILES))
     return cluster
 
 

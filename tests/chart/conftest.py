@@ -19,10 +19,7 @@ DryRun = Callable[[list[dict[str, Any]]], None]
 @pytest.fixture(scope="session")
 def dry_run(cluster: Cluster) -> DryRun:
     """Shows objects to a real API server that serves every kind of the chart; raises DevError where it refuses one."""
-    for kind in FILES:
-        cluster.kubectl("apply", "--server-side", "-f", str(foreign_crd(kind)))
-    for kind in FILES:
-        cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(foreign_crd(kind)))
+    cluster.serve_crds(*map(foreign_crd, FILES))
 
     def show(objects: list[dict[str, Any]]) -> None:
         items = {"apiVersion": "v1", "kind": "List", "items": objects}
