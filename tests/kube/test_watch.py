@@ -280,3 +280,35 @@ async def test_pauses_grow_to_a_limit_and_are_jittered(monkeypatch: pytest.Monke
         plain = [min(first * 2**index, limit) for index in range(8)]
         assert all(whole / 2 <= pause <= whole for pause, whole in zip(pauses, plain, strict=True))
         assert len({pause / whole for pause, whole in zip(pauses, plain, strict=True)}) > 1
+
+
+async def test_a_refusal_after_an_outage_is_the_first_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An API server that has just started refuses rights for a moment: that must not cost a minute of blindness."""
+    pauses: list[float] = []
+    codes = [0] * 10 + [403, 403, 0]
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async def list_all() -> dict[str, Any]:
+        if not codes:
+            raise asyncio.CancelledError
+        raise KubeError(codes.pop(0), "no")
+
+    async def lines(_: str) -> AsyncIterator[bytes]:
+        yield b""
+
+    monkeypatch.setattr("videojob.kube.watch.asyncio.sleep", sleep)
+    watch = Watch(
+        "jobs",
+        list_all,
+        lines,  # type: ignore[arg-type]
+        must_start=False,
+        failed=lambda error: None,
+        timing=WatchTiming(),
+        monotonic=time.monotonic,
+        draw=lambda: 1.0,
+    )
+    with pytest.raises(asyncio.CancelledError):
+        await until_last(watch)
+    assert pauses[9:] == [15.0, 5.0, 10.0, 0.5]

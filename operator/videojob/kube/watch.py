@@ -39,7 +39,7 @@ class Change:
 
 @dataclass(frozen=True)
 class WatchTiming:
-    """The times of a watch, in seconds. A pause doubles with each failure in a row, up to its limit."""
+    """The times of a watch, in seconds. A pause doubles with each failure of its kind in a row, up to its limit."""
 
     pause: float = 0.5
     pause_limit: float = 15.0
@@ -87,6 +87,7 @@ class Watch:
         self._monotonic = monotonic
         self._draw = draw
         self._failures = 0
+        self._refused = False
         self._strikes = 0
         self.proved = -math.inf
         """When it last proved itself, on the monotonic clock: a listing was asked for that came, or an event came."""
@@ -192,6 +193,8 @@ class Watch:
 
     def _pause(self, error: KubeError) -> float:
         timing = self._timing
+        if error.refused != self._refused:  # A server that has just started refuses rights for a moment.
+            self._failures, self._refused = 0, error.refused
         first, most = (
             (timing.refused_pause, timing.refused_limit) if error.refused else (timing.pause, timing.pause_limit)
         )
