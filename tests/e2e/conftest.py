@@ -37,6 +37,7 @@ async def system(installed: System) -> AsyncIterator[System]:
         installed.start("blue")
         await installed.ready("blue")
         yield installed
+        installed.start("blue")  # Whatever the test has killed: files of jobs are removed by the operator.
         await installed.clean()
     finally:
         await installed.client.close()

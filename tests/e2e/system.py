@@ -186,7 +186,8 @@ class System(StoredFiles, ApiServerFaults):
             return False
         report = _report(lease)
         loaded = report.models and all(model.state is ModelState.READY for model in report.models)
-        return bool(loaded) and not (report.triton_error or report.store_error or report.draining)
+        troubles = (report.triton_error, report.store_error, report.jobs_error, report.draining)
+        return bool(loaded) and not any(troubles)
 
     async def report(self, name: str) -> ReplicaReport:
         """What the replica's runner says of it."""

@@ -1,6 +1,7 @@
 """An API server that goes away costs nothing that was made or could be made meanwhile."""
 
 import asyncio
+import secrets
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -33,7 +34,7 @@ async def cut_off(system: System) -> None:
 async def test_a_job_runs_on_and_ends_as_if_nothing_had_been(system: System, outage: Outage, operator: bool) -> None:
     quiet = await system.undisturbed()
     system.replicas["blue"].faults.clear()
-    name = f"away-{system.replicas['blue'].runner_began.microsecond}-{operator:d}"
+    name = f"away-{secrets.token_hex(4)}"
     await held_after(system, name, 2)
     uid = (await system.job(name)).metadata.uid
     if not operator:
@@ -67,7 +68,7 @@ async def test_a_runner_that_is_killed_meanwhile_is_followed_by_one_that_makes_n
 ) -> None:
     quiet = await system.undisturbed()
     system.replicas["blue"].faults.clear()
-    name = f"killed-{system.replicas['blue'].runner_began.microsecond}"
+    name = f"killed-{secrets.token_hex(4)}"
     await held_after(system, name, 2)
     blue = system.replicas["blue"]
     async with recorded(system, name) as seen:

@@ -201,6 +201,38 @@ async def test_a_start_that_is_refused_is_raised_where_that_was_asked_for(tmp_pa
         assert len(await until_last(client.watch(VIDEO_JOBS))) == 2
 
 
+async def test_a_watch_is_blind_until_it_has_listed_and_while_no_stream_is_open() -> None:
+    streams = iter([[b""], KubeError(403, "jobs are forbidden"), [b"", LAST]])
+    seen: list[str | None] = []
+
+    async def list_all() -> dict[str, Any]:
+        seen.append(watch.blind)
+        return {"metadata": {"resourceVersion": "1"}, "items": []}
+
+    async def lines(_: str) -> AsyncIterator[bytes]:
+        seen.append(watch.blind)
+        found = next(streams)
+        if isinstance(found, KubeError):
+            raise found
+        for line in found:
+            yield line
+            seen.append(watch.blind)
+
+    watch = Watch(
+        "jobs",
+        list_all,
+        lines,  # type: ignore[arg-type]
+        must_start=False,
+        failed=lambda error: None,
+        timing=WatchTiming(pause=0.01, refused_pause=0.01),
+        monotonic=time.monotonic,
+        draw=lambda: 0.0,
+    )
+    await until_last(watch)
+    ended, refused = "the watch of jobs ended at once", "jobs are forbidden"
+    assert seen == ["jobs were not listed yet", None, None, ended, refused, None, None]
+
+
 async def test_a_watch_that_stalls_is_begun_again(tmp_path: Path) -> None:
     timing = WatchTiming(pause=0.01, stall=0.2)
     async with watching(tmp_path, [listing()], [stream(stays=True), stream(LAST, stays=True)], timing=timing) as (

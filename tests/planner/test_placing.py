@@ -98,6 +98,9 @@ def test_what_was_resolved_stays_as_it_is() -> None:
             book(job(), replicas={"p/r0": replica(store_error="disk full")}), Reason.POOL_NOT_READY, id="no store"
         ),
         pytest.param(
+            book(job(), replicas={"p/r0": replica(jobs_error="gone")}), Reason.POOL_NOT_READY, id="a blind runner"
+        ),
+        pytest.param(
             book(job(), replicas={"p/r0": replica(triton_error="gone")}), Reason.POOL_NOT_READY, id="no Triton"
         ),
         pytest.param(

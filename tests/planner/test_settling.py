@@ -188,6 +188,14 @@ class TestClaims:
             self.reported(made, *names, at=30 + renewal, renewal=renewal)
         assert self.after(made, 36) == []
 
+    def test_reports_of_a_runner_that_does_not_see_its_jobs_count_only_after_300_seconds(self) -> None:
+        """After an outage its Lease may be renewed well before its watch of the jobs goes on."""
+        made = book(held())
+        for at in range(5, 310, 5):
+            report = replica(jobs_error="the watch of jobs is refused")
+            made.put_beat(key("p/r0"), replace(beat(report, renew_time=str(at)), seen=MOMENT.mono + at))
+            assert self.after(made, at) == ([] if at < 305 else [("Reclaim", Cause.UNCLAIMED, 0)])
+
     def test_a_job_has_30_seconds_to_be_taken_up(self) -> None:
         made = book(held())
         for renewal in range(2, 7):

@@ -54,6 +54,9 @@ class ReplicaReport(Resource):
     models: tuple[LoadedModel, ...] = ()
     store_error: Annotated[str, Field(max_length=512, description="Why the store cannot be used, if so.")] = ""
     triton_error: Annotated[str, Field(max_length=512, description="Why Triton cannot be used, if so.")] = ""
+    jobs_error: Annotated[
+        str, Field(max_length=512, description="Why the runner does not see which jobs are assigned to it, if so.")
+    ] = ""
     jobs: Annotated[tuple[HeldJob, ...], Field(description="Jobs that the runner holds, each in one attempt.")] = ()
     cut_off_seconds: Annotated[
         int,

@@ -230,9 +230,8 @@ class KubeClient:
 
         Raises KubeError.
         """
-        path = kind.path(namespace, name)
         query = {"fieldManager": manager, "force": "true"}
-        return await self._write("PATCH", kind, path, body, "application/apply-patch+yaml", query)
+        return await self._write("PATCH", kind, kind.path(namespace, name), body, "application/apply-patch+yaml", query)
 
     async def delete(
         self, kind: ResourceKind, name: str, namespace: str | None = None, preconditions: Json | None = None
@@ -283,6 +282,7 @@ class KubeClient:
         response = await self._request("GET", path, query=query, timeout=limits)
         self._contact.answered()
         try:
+            yield b""  # The watch has begun.
             async with aclosing(split_lines(response.content.iter_any(), f"the watch of {path}")) as lines:
                 async for line in lines:
                     yield line

@@ -73,7 +73,7 @@ class Watch:
         monotonic: Callable[[], float],
         draw: Callable[[], float],
     ) -> None:
-        """`lines` are those of a watch from a version on; both callables raise KubeError.
+        """`lines` are those of a watch from a version on, an empty one as soon as it has begun; both raise KubeError.
 
         With `must_start`, a refusal (401, 403, 404) before the first listing is raised; nothing else ever is.
         `failed` is called with every failure; `draw` gives random numbers from 0 to 1.
@@ -89,10 +89,23 @@ class Watch:
         self._failures = 0
         self._refused = False
         self._strikes = 0
+        self._open = False
         self.proved = -math.inf
         """When it last proved itself, on the monotonic clock: a listing was asked for that came, or an event came."""
         self.trouble: str | None = None
         """Why nothing comes at present, as a sentence; None while all is well."""
+
+    @property
+    def blind(self) -> str | None:
+        """Why a change would not be seen now, as a sentence; None while a stream is open or about to be opened."""
+        if self._open:
+            return None
+        return self.trouble if self.begun else f"{self._what} were not listed yet"
+
+    @property
+    def begun(self) -> bool:
+        """Whether all objects were listed at least once."""
+        return self.proved > -math.inf
 
     def __aiter__(self) -> AsyncIterator[Listing | Change]:
         return self._run()
@@ -111,6 +124,7 @@ class Watch:
                 streaming = self._monotonic()
                 async with aclosing(self._lines(version)) as lines:
                     async for line in lines:
+                        self._open = True
                         if not line.strip():
                             continue
                         type_, found = self._read(line)
@@ -122,6 +136,7 @@ class Watch:
                 if self.proved < streaming and not self._settled(streaming):
                     raise AnswerError(f"the watch of {self._what} ended at once")
             except KubeError as error:
+                self._open = False
                 if error.refused and self._must_start and not listed:
                     raise
                 if self._settled(streaming):

@@ -259,15 +259,11 @@ class Book:
         renewed = known is None or known.renew_time != beat.renew_time
         news = self.liveness.put(key, beat)
         if renewed and beat.replica is not None:
-            named = {(job.uid, job.attempt) for job in beat.replica.report.jobs}
             for uid, job in self.agenda.held.get(key, {}).items():
                 claim = self.claims.get(uid)
-                if claim is None or claim.attempt != job.attempts:
-                    continue
-                if known is not None and known.holder != beat.holder:
-                    # A runner that was started anew has to hand back first what its predecessor held.
-                    claim.since = beat.seen
-                claim.unnamed = 0 if (uid, job.attempts) in named else claim.unnamed + 1
+                if claim is not None and claim.attempt == job.attempts:
+                    anew = known is not None and known.holder != beat.holder
+                    claim.reported(uid, beat.replica.report, beat.seen, anew=anew, patience=self.rules.blind_seconds)
         return news
 
     def drop_beat(self, key: ReplicaKey, now: float, *, left: bool) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
+from videojob.api.replica import ReplicaReport
 from videojob.planner.facts import ReplicaKey
 
 
@@ -28,6 +29,18 @@ class Claim:
     """When it was first seen that the replica is asked to give it back."""
     unnamed: int = 0
     """Reports of the replica in a row that did not name it."""
+
+    def reported(self, uid: str, report: ReplicaReport, now: float, *, anew: bool, patience: float) -> None:
+        """A report of the replica came, `anew` if it is the first of another runner.
+
+        One that does not see its jobs cannot name them: its reports count only after `patience` seconds.
+        """
+        if anew:  # It has to hand back first what its predecessor held.
+            self.since = now
+        if any((job.uid, job.attempt) == (uid, self.attempt) for job in report.jobs):
+            self.unnamed = 0
+        elif not report.jobs_error or now - self.since >= patience:
+            self.unnamed += 1
 
 
 class Departure(NamedTuple):

@@ -19,6 +19,8 @@ class Rules:
     """A replica that was given a job names it in its reports after so long at the latest."""
     claim_reports: int = 2
     """Reports in a row without the job after which the replica is taken not to work on it."""
+    blind_seconds: float = 300.0
+    """Reports of a runner that does not see which jobs are assigned to it count only after so long."""
     release_seconds: float = 300.0
     """A replica that was asked for a job has given it back after so long at the latest."""
     contact_gap_seconds: float = 6.0

@@ -13,14 +13,15 @@ class Rank(IntEnum):
     """How near a replica is to taking a job; of a pool's replicas the nearest is told."""
 
     NO_HEARTBEAT = 0
-    DRAINING = 1
-    LOADING = 2
-    NO_STORE = 3
-    NO_TRITON = 4
-    LOAD_FAILED = 5
-    OTHER_WEIGHTS = 6
-    TOO_SMALL = 7
-    ELIGIBLE = 8
+    BLIND = 1
+    DRAINING = 2
+    LOADING = 3
+    NO_STORE = 4
+    NO_TRITON = 5
+    LOAD_FAILED = 6
+    OTHER_WEIGHTS = 7
+    TOO_SMALL = 8
+    ELIGIBLE = 9
 
 
 class Verdict(NamedTuple):
@@ -46,6 +47,9 @@ def judge(replica: Replica | None, model: VideoModel) -> Verdict:
     report = replica.report
     if replica.draining or report.draining:
         return Verdict(Rank.DRAINING, "its live replicas are draining.", Reason.DRAINED)
+    if report.jobs_error:
+        note = f"its runner does not see which jobs are assigned to it: {report.jobs_error}"
+        return Verdict(Rank.BLIND, note, Reason.REPLICAS_UNAVAILABLE)
     if report.store_error:
         return Verdict(Rank.NO_STORE, report.store_error, Reason.STORE_UNAVAILABLE)
     if report.triton_error:

@@ -13,6 +13,7 @@ from videojob.api.replica import ModelState, ReplicaReport
 from videojob.api.videojob import VideoJob
 from videojob.api.videomodel import VideoModel
 from videojob.kube.client import GPU_POOLS, VIDEO_JOBS, VIDEO_MODELS, KubeClient, KubeError
+from videojob.kube.watch import Listing, Watch
 from videojob.runner.accounting import Checkpoints
 from videojob.runner.assignments import Assignments
 from videojob.runner.attempt import Attempt
@@ -94,6 +95,7 @@ class ReplicaRunner:
         self._stopping = False
         self._site_now: Site | None = None
         self._assignments: Assignments | None = None
+        self._jobs: Watch | None = None
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -289,8 +291,14 @@ class ReplicaRunner:
         await self._keep("jobs", lambda: self._watch_jobs(namespace, assignments))
 
     async def _watch_jobs(self, namespace: str | None, assignments: Assignments) -> None:
-        async for event in self._kube.watch(VIDEO_JOBS, namespace, fieldSelector=self._selector):
-            assignments.see(event)
+        self._jobs = self._kube.watch(VIDEO_JOBS, namespace, fieldSelector=self._selector)
+        try:
+            async for event in self._jobs:
+                assignments.see(event)
+                if isinstance(event, Listing):
+                    self._lease.report_changed()
+        finally:
+            self._jobs = None
 
     async def _left(self, site: Site, stopping: asyncio.Event) -> None:
         """Returns when the replica is to be left: SIGTERM, or an endpoint that is somewhere else now."""
@@ -336,6 +344,7 @@ class ReplicaRunner:
             models=site.serving.report(),
             store_error=site.store.error,
             triton_error=site.serving.error,
+            jobs_error=((self._jobs.blind or "") if self._jobs else "they were not listed yet")[:512],
             jobs=self._assignments.held if self._assignments else (),
             cut_off_seconds=self._options.cut_off_seconds,
         )
