@@ -162,16 +162,16 @@ async def by_kopf(settings: Any, namespace: str, seen: Seen) -> None:
     """Watch by kopf."""
     from videojob.controller.shell import Shell  # noqa: PLC0415 - the other process stays without kopf
 
-    def see(kind: ResourceKind, _: str, body: Json) -> None:
-        if kind is VIDEO_JOBS:
-            seen.take(body)
+    def see(kind: ResourceKind, type_: str, body: Json) -> None:
+        seen.take(body)
 
-    def relisted(kind: ResourceKind, _: bool) -> None:
-        seen.begun = seen.begun or kind is VIDEO_JOBS
+    def relisted(kind: ResourceKind, first: bool) -> None:
+        seen.begun = True
 
     shell = Shell(
         settings,
         namespace,
+        [VIDEO_JOBS],
         see,
         relisted,
         restarted=lambda reason: None,

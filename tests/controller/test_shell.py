@@ -20,7 +20,8 @@ from dev.control_plane import Cluster
 from tests.controller.world import World, until
 from tests.kube.server import Answer, Server, event, item, kubeconfig, listing, raw, serving, stream
 from videojob.api import GROUP, VERSION
-from videojob.controller.shell import KINDS, Shell, ShellTiming, _is_kopf
+from videojob.controller.intake import KINDS
+from videojob.controller.shell import Shell, ShellTiming, _is_kopf
 from videojob.kube.client import VIDEO_JOBS, VIDEO_MODELS, Json, ResourceKind, configuration
 
 TIMING = ShellTiming(pause=0.05, pause_limit=0.2, silence=60, check=0.1, exit=5)
@@ -77,6 +78,7 @@ class Watcher:
         self.shell = Shell(
             settings,
             namespace,
+            KINDS,
             self._see,
             lambda kind, first: self.listings.append((kind, first)),
             restarted=self.restarts.append,
@@ -229,8 +231,9 @@ async def test_jobs_come_from_a_real_server_listings_are_counted_and_signals_sta
     await world.job("before")
     async with running(Watcher(settings)) as watcher:
         await watcher.brings("LISTED", "before")
-        await watcher.until(lambda: watcher.shell.healthy() is None, "all watches are well")
-        assert sorted(watcher.listings, key=str) == sorted(((kind, True) for kind in KINDS), key=str)
+        listed = sorted(((kind, True) for kind in KINDS), key=str)
+        await watcher.until(lambda: sorted(watcher.listings, key=str) == listed, "each kind is listed once")
+        assert watcher.shell.healthy() is None
         os.kill(os.getpid(), signal.SIGTERM)
         await watcher.until(lambda: watcher.signalled == [signal.SIGTERM], "the signal comes to us")
         await world.job("after")

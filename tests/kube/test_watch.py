@@ -202,7 +202,8 @@ async def test_a_start_that_is_refused_is_raised_where_that_was_asked_for(tmp_pa
 
 
 async def test_a_watch_is_blind_until_it_has_listed_and_while_no_stream_is_open() -> None:
-    streams = iter([[b""], KubeError(403, "jobs are forbidden"), [b"", LAST]])
+    script: list[list[bytes] | KubeError] = [[b""], KubeError(403, "jobs are forbidden"), [b"", LAST]]
+    streams = iter(script)
     seen: list[str | None] = []
 
     async def list_all() -> dict[str, Any]:

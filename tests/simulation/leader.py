@@ -7,7 +7,7 @@ they were disconnected.
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -20,7 +20,6 @@ from tests.simulation.clock import Clock
 from tests.simulation.process import Process
 from tests.simulation.world import World
 from videojob.controller import operator as wiring
-from videojob.controller.intake import KINDS
 from videojob.controller.settings import Settings
 from videojob.kube.client import Json, KubeClient, Listing, ResourceKind
 from videojob.planner.facts import Moment
@@ -44,8 +43,10 @@ def _installed(world: World, process: Process, clock: Clock, rng: random.Random)
         clients.append(world.network.client(process, contact))
         return clients[-1]
 
-    def shell(configuration: object, namespace: object, seen: Any, relisted: Any, **_: object) -> "_Watches":
-        return _Watches(clients[0], seen, relisted)
+    def shell(
+        configuration: object, namespace: object, kinds: Any, seen: Any, relisted: Any, **_: object
+    ) -> "_Watches":
+        return _Watches(clients[0], kinds, seen, relisted)
 
     with patch.multiple(
         wiring,
@@ -75,17 +76,19 @@ class _Watches:
     def __init__(
         self,
         client: KubeClient,
+        kinds: Sequence[ResourceKind],
         seen: Callable[[ResourceKind, str, Json], None],
         relisted: Callable[[ResourceKind, bool], None],
     ) -> None:
         self._client = client
+        self._kinds = kinds
         self._seen = seen
         self._relisted = relisted
         self.proved: dict[ResourceKind, float] = {}
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for kind in KINDS:
+            for kind in self._kinds:
                 group.create_task(self._watch(kind))
 
     async def _watch(self, kind: ResourceKind) -> None:

@@ -7,15 +7,15 @@ vanished while it was disconnected. What it found is made good by then, so nothi
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from videojob.kube.answers import identified
 from videojob.kube.client import Json, KubeClient, KubeError, ResourceKind
+from videojob.kube.paging import pages
 
 logger = logging.getLogger(__name__)
 
-PAGE = 500
 READS = 1000
 """The most objects that one comparison of a kind reads one by one; the next one reads on."""
 
@@ -69,7 +69,7 @@ class Audit:
     async def load(self) -> None:
         """Read everything. Raises KubeError."""
         for kind in self._kinds:
-            async for page in self._pages(kind):
+            async for page, _ in pages(self._client, kind, self._namespace):
                 for body in page:
                     self._apply(kind, body)
 
@@ -107,7 +107,7 @@ class Audit:
         listed: dict[str, int] = {}
         late: dict[str, Json] = {}
         complete = True
-        async for page in self._pages(kind):
+        async for page, _ in pages(self._client, kind, self._namespace):
             for body in page:
                 if not identified(body):
                     complete = False
@@ -161,16 +161,3 @@ class Audit:
         except Exception:
             logger.exception("An object of %s could not be read", kind.plural)
             return False
-
-    async def _pages(self, kind: ResourceKind) -> AsyncIterator[list[Json]]:
-        token = ""
-        while True:
-            selectors = {"limit": str(PAGE)} | ({"continue": token} if token else {})
-            listing = await self._client.list(kind, self._namespace, **selectors)
-            items, metadata = listing.get("items") or [], listing.get("metadata") or {}
-            if not isinstance(items, list) or not isinstance(metadata, dict):
-                raise KubeError(0, f"the listing of {kind.plural} has no items")
-            yield items
-            token = str(metadata.get("continue") or "")
-            if not token:
-                return

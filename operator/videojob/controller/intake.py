@@ -85,6 +85,9 @@ class Intake:
             news = self._apply(kind, body, deleted, insert)
         except UnreadableError as error:
             news = self._refuse(kind, body, str(error), insert)
+        except Exception:
+            logger.exception("An object of %s could not be taken in, and stays as it was", kind.plural)
+            return
         if news:
             self._changed()
 

@@ -1,6 +1,6 @@
-"""What is seen on the way: by watches of what replicas consist of, by requests, and by the intake."""
+"""What is seen on the way: by watches, by requests, and by the intake."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -10,8 +10,11 @@ from videojob.controller.events import Recorder
 from videojob.controller.intake import Intake
 from videojob.controller.metrics import OperatorMetrics
 from videojob.controller.pool_effects import REPLICA_SELECTOR
+from videojob.controller.shell import silence
+from videojob.kube.answers import identified
 from videojob.kube.client import VIDEO_JOBS, Json, KubeClient, KubeError, ResourceKind
-from videojob.kube.watch import Listing, Watch
+from videojob.kube.paging import pages
+from videojob.kube.watch import Listing, Watch, WatchTiming
 from videojob.planner.liveness import Contact
 
 UNREADABLE = "Unreadable"
@@ -73,13 +76,10 @@ class Reports:
 
 
 class Follower:
-    """Follows what replicas consist of: Leases, pods or Deployments.
-
-    That is not kopf's: it watches one set of namespaces, and these kinds are in every one.
-    """
+    """Follows a kind by a watch of our own client; what it brings goes into the book."""
 
     def __init__(
-        self, client: KubeClient, kind: ResourceKind, namespace: str, intake: Intake, metrics: OperatorMetrics
+        self, client: KubeClient, kind: ResourceKind, namespace: str | None, intake: Intake, metrics: OperatorMetrics
     ) -> None:
         self._client = client
         self.kind = kind
@@ -93,29 +93,90 @@ class Follower:
         """When the watch last proved itself, on the monotonic clock."""
         return {self.kind: self._watch.proved if self._watch is not None else -inf}
 
-    async def load(self) -> None:
-        """Know all that there are. Raises KubeError."""
-        found = await self._client.list(self.kind, self._namespace, labelSelector=REPLICA_SELECTOR)
-        self._intake.restore(self.kind, found.get("items") or [])
-
     async def run(self) -> None:
         """Follow, until cancelled."""
-        self._watch = self._client.watch(
-            self.kind, self._namespace, failed=self._failed, labelSelector=REPLICA_SELECTOR
-        )
+        self._watch = self._begin()
         first = True
         async for seen in self._watch:
             if isinstance(seen, Listing):
                 if not first:
                     self._metrics.watch_reconnects.labels(self.kind.plural).inc()
                 first = False
-                self._intake.restore(self.kind, seen.items)
+                self._listed(seen.items)
             else:
                 self._metrics.watch_events.labels(self.kind.plural, seen.type).inc()
                 self._intake.apply(self.kind, seen.object, deleted=seen.type == "DELETED")
 
+    def _begin(self) -> Watch:
+        raise NotImplementedError
+
+    def _listed(self, items: Sequence[Json]) -> None:
+        raise NotImplementedError
+
     def _failed(self, error: KubeError) -> None:
         self._metrics.watch_failures.labels(self.kind.plural, str(error.code)).inc()
+
+
+class ReplicaFollower(Follower):
+    """Follows what replicas consist of: Leases, pods or Deployments.
+
+    That is not kopf's: it watches one set of namespaces, and these kinds are in every one.
+    """
+
+    async def load(self) -> None:
+        """Know all that there are. Raises KubeError."""
+        found = await self._client.list(self.kind, self._namespace, labelSelector=REPLICA_SELECTOR)
+        self._intake.restore(self.kind, found.get("items") or [])
+
+    def _begin(self) -> Watch:
+        return self._client.watch(self.kind, self._namespace, failed=self._failed, labelSelector=REPLICA_SELECTOR)
+
+    def _listed(self, items: Sequence[Json]) -> None:
+        self._intake.restore(self.kind, items)
+
+
+class JobFollower(Follower):
+    """Follows VideoJobs: there are too many of them, and too many changes, for kopf (docs/decisions/0009)."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        namespace: str | None,
+        intake: Intake,
+        metrics: OperatorMetrics,
+        monotonic: Callable[[], float],
+    ) -> None:
+        super().__init__(client, VIDEO_JOBS, namespace, intake, metrics)
+        self._monotonic = monotonic
+
+    def healthy(self) -> str | None:
+        """What is wrong with the watch, as a sentence; None while it has proved itself lately."""
+        trouble = self._watch.trouble if self._watch is not None else None
+        return silence(self.kind, self.proved[self.kind], self._monotonic(), WatchTiming.stall, trouble or "")
+
+    def _begin(self) -> Watch:
+        return self._client.watch(self.kind, self._namespace, failed=self._failed, list_all=self._list)
+
+    def _listed(self, items: Sequence[Json]) -> None:
+        """Nothing is left to do: they were taken in page by page."""
+
+    async def _list(self) -> Json:
+        """Take in all jobs, and forget those that were known before and are not there. Raises KubeError."""
+        before = set(self._intake.known(self.kind))
+        there: set[str] = set()
+        complete, version = True, None
+        async for items, metadata in pages(self._client, self.kind, self._namespace):
+            version = metadata.get("resourceVersion")
+            for body in items:
+                if not identified(body):
+                    complete = False
+                    continue
+                there.add(body["metadata"]["uid"])
+                self._metrics.watch_events.labels(self.kind.plural, "LISTED").inc()
+                self._intake.apply(self.kind, body)
+        for uid in before - there if complete else ():
+            self._intake.forget(self.kind, uid)
+        return {"metadata": {"resourceVersion": version}, "items": []}
 
 
 class ShellEvents:

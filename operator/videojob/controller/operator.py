@@ -22,8 +22,8 @@ from videojob.controller.events import Recorder
 from videojob.controller.files import Files
 from videojob.controller.intake import KINDS, Intake
 from videojob.controller.loop import PlanningLoop, Wake, keep_from_collections
-from videojob.controller.metrics import OperatorMetrics, State
-from videojob.controller.observing import Answers, Calls, Follower, Reports, ShellEvents
+from videojob.controller.metrics import OperatorMetrics, State, Watches
+from videojob.controller.observing import Answers, Calls, JobFollower, ReplicaFollower, Reports, ShellEvents
 from videojob.controller.orphans import OrphanMetrics, Orphans
 from videojob.controller.parts import PartError, keep_running
 from videojob.controller.pool_effects import PoolEffects, deployment_maker
@@ -33,7 +33,7 @@ from videojob.controller.shell import Shell
 from videojob.controller.stores import Stores
 from videojob.controller.writer import Writer
 from videojob.health import serve_health, serve_metrics
-from videojob.kube.client import DEPLOYMENTS, LEASES, PODS, KubeClient, KubeError
+from videojob.kube.client import DEPLOYMENTS, LEASES, PODS, VIDEO_JOBS, KubeClient, KubeError
 from videojob.planner.book import Book
 from videojob.planner.cycle import cycle
 from videojob.planner.facts import Moment
@@ -153,6 +153,7 @@ class Operator:
         self._shell = Shell(
             configuration,
             settings.watch_namespace,
+            [kind for kind in KINDS if kind is not VIDEO_JOBS],
             events.seen,
             events.relisted,
             restarted=metrics.shell_restarted,
@@ -161,10 +162,12 @@ class Operator:
             monotonic=monotonic,
             draw=draw.random,
         )
-        self._followers = [
-            Follower(client, kind, settings.namespace, intake, metrics) for kind in (LEASES, PODS, DEPLOYMENTS)
+        self._jobs = JobFollower(client, settings.watch_namespace, intake, metrics, monotonic)
+        self._replicas = [
+            ReplicaFollower(client, kind, settings.namespace, intake, metrics) for kind in (LEASES, PODS, DEPLOYMENTS)
         ]
-        metrics.registry.register(State(book, self._loop, [self._shell, *self._followers], monotonic))
+        watches: list[Watches] = [self._shell, self._jobs, *self._replicas]
+        metrics.registry.register(State(book, self._loop, watches, monotonic))
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises OperatorError if it cannot run, or cannot go on."""
@@ -191,7 +194,7 @@ class Operator:
         """Know everything before the first plan; this is also where a cluster that is not set up shows."""
         try:
             await self._audit.load()
-            for follower in self._followers:
+            for follower in self._replicas:
                 await follower.load()
         except KubeError as error:
             raise OperatorError(_load_sentence(error, self._server, self._settings.namespace)) from error
@@ -226,7 +229,7 @@ class Operator:
             lambda namespace, uid, store_url: book.version(uid) is not None,
         )
         runs: dict[str, Callable[[], Awaitable[None]]] = {
-            **{f"watch of {follower.kind.plural}": follower.run for follower in self._followers},
+            **{f"watch of {follower.kind.plural}": follower.run for follower in (self._jobs, *self._replicas)},
             "leader election": self._election.run,
             "planning loop": self._loop.run,
             "audit": self._audit.run,
@@ -249,7 +252,9 @@ class Operator:
         return None
 
     def _ready(self) -> str | None:
-        return self._shell.healthy() if self._loaded else "The objects of the cluster are still being read."
+        if not self._loaded:
+            return "The objects of the cluster are still being read."
+        return self._shell.healthy() or self._jobs.healthy()
 
 
 def _first(failed: BaseExceptionGroup[BaseException]) -> str:

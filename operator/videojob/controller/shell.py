@@ -1,4 +1,4 @@
-"""kopf as an event shell: it watches the kinds that people apply; every event goes straight to the caller.
+"""kopf as an event shell: it watches kinds that people apply; every event goes straight to the caller.
 
 Only low-level handlers are used: they keep no state on the objects (no annotations, no finalizer of kopf's) and run for
 every event. No handler writes, waits or decides.
@@ -31,21 +31,10 @@ import kopf
 from kubernetes.aio.client.configuration import Configuration
 
 from videojob.api import GROUP, VERSION
-from videojob.kube.client import (
-    GPU_POOLS,
-    VIDEO_JOBS,
-    VIDEO_MODELS,
-    VIDEO_QUEUES,
-    Contact,
-    Json,
-    ResourceKind,
-    refuse_redirects,
-)
+from videojob.kube.client import Contact, Json, ResourceKind, refuse_redirects
 
 logger = logging.getLogger(__name__)
 
-KINDS = (VIDEO_JOBS, VIDEO_QUEUES, VIDEO_MODELS, GPU_POOLS)
-"""The kinds that come through kopf: those that people apply."""
 IDENTITY: Any = "videojob-operator"
 """Peering is off, but kopf would still ask for the user's name, and fail where the uid has none."""
 Seen = Callable[[ResourceKind, str, Json], None]
@@ -74,6 +63,14 @@ class ShellTiming:
     """kopf may take so long to end, then it is left."""
 
 
+def silence(kind: ResourceKind, proved: float, now: float, limit: float, trouble: str) -> str | None:
+    """What is wrong with a watch that has not proved itself for longer than `limit` seconds, as a sentence."""
+    if now - proved <= limit:
+        return None
+    since = "has not begun" if math.isinf(proved) else f"has brought nothing for {now - proved:.0f} s"
+    return f"The watch of {kind.plural} {since}{trouble and f' ({trouble})'}."
+
+
 class Shell:
     """Runs kopf on one namespace or on all, and starts it again where it ends or a watch is dead."""
 
@@ -81,6 +78,7 @@ class Shell:
         self,
         configuration: Configuration,
         namespace: str | None,
+        kinds: Collection[ResourceKind],
         seen: Seen,
         on_relist: Relisted,
         *,
@@ -106,13 +104,13 @@ class Shell:
         self._draw = draw
         self._timing = timing
         prefix = urlsplit(configuration.host).path.rstrip("/")  # Some gateways serve many clusters under one name.
-        self._kinds = {prefix + kind.path(namespace): kind for kind in KINDS}
+        self._kinds = {prefix + kind.path(namespace): kind for kind in kinds}
         self._tried: dict[ResourceKind, float] = {}
         self._listing: set[ResourceKind] = set()
         self._listed: set[ResourceKind] = set()
         self._sessions: list[aiohttp.ClientSession] = []
         self._trouble = ""
-        self.proved: dict[ResourceKind, float] = dict.fromkeys(KINDS, -math.inf)
+        self.proved: dict[ResourceKind, float] = dict.fromkeys(kinds, -math.inf)
         """When each watch last proved itself, on the monotonic clock: it was asked for and begun, or an event came."""
 
     async def run(self) -> None:
@@ -136,18 +134,15 @@ class Shell:
 
     def healthy(self) -> str | None:
         """What is wrong with the watches, as a sentence; None while each has proved itself lately."""
-        now = self._monotonic()
-        for kind, proved in self.proved.items():
-            if now - proved > self._timing.silence:
-                since = "has not begun" if math.isinf(proved) else f"has brought nothing for {now - proved:.0f} s"
-                return f"The watch of {kind.plural} {since}{self._trouble and f' ({self._trouble})'}."
-        return None
+        now, limit = self._monotonic(), self._timing.silence
+        silences = (silence(kind, proved, now, limit, self._trouble) for kind, proved in self.proved.items())
+        return next(filter(None, silences), None)
 
     async def _once(self) -> str:
         """Run kopf until it ends or a watch is dead; the reason."""
         stop = asyncio.Event()
         logging.getLogger("kopf").setLevel(logging.WARNING)
-        self._tried = dict.fromkeys(KINDS, self._monotonic())
+        self._tried = dict.fromkeys(self._kinds.values(), self._monotonic())
         tasks = await kopf.spawn_tasks(
             registry=self._registry(),
             settings=_settings(),
@@ -192,7 +187,7 @@ class Shell:
         async def login(**_: Any) -> kopf.AiohttpSession:
             return kopf.AiohttpSession(server=self._configuration.host, aiohttp_session=await self._session())
 
-        for kind in KINDS:
+        for kind in self._kinds.values():
             self._handle(registry, kind)
         return registry
 

@@ -8,9 +8,10 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -247,20 +248,18 @@ class KubeClient:
         *,
         must_start: bool = False,
         failed: Callable[[KubeError], None] = lambda error: None,
+        list_all: Callable[[], Awaitable[Json]] | None = None,
         **selectors: str,
     ) -> Watch:
         """All objects of a collection and then every change, for ever; see Watch.
 
         It survives whatever comes. With `must_start` it raises KubeError where the first listing is refused.
+        `list_all` is for collections that are too large for one listing.
         """
         path = kind.path(namespace)
-
-        async def list_all() -> Json:
-            return await self.list(kind, namespace, **selectors)
-
         return Watch(
             path,
-            list_all,
+            list_all or partial(self.list, kind, namespace, **selectors),
             lambda version: self._stream(path, version, selectors),
             must_start=must_start,
             failed=failed,
