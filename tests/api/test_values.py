@@ -1,72 +1,26 @@
-"""Values as people have them from elsewhere, and pools as Kubernetes takes them: on a real API server."""
+"""Pools as Kubernetes takes them: on a real API server."""
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from dev.control_plane import Cluster
-from dev.errors import DevError
 from tests.api.admission import (
-    GOOD,
     PODS,
     POOL,
     SITE,
     Json,
-    create,
     dry_run,
     is_taken,
     manifest,
-    patch,
     refusal,
     with_field,
 )
 from videojob.api.gpupool import GPUPool
-from videojob.api.names import MAX_SEED
 from videojob.api.podtemplate import UserIDs
-from videojob.api.videojob import VideoJob
 from videojob.workload.deployment import PodDefaults, deployment
-
-TAKEN = [
-    ("seed", 1041855999812345),
-    ("seed", MAX_SEED),
-    ("seed", 0),
-    ("fps", 24.0),
-    ("shots.0.seconds", "4"),
-    ("shots.0.seconds", "600.0"),
-    ("shots.0.seconds", "0.25"),
-    ("shots.0.seconds", 2.5),
-    ("shots.0.prompt", "no"),
-    ("guidanceScale", 0),
-    ("managedBy", "videojob.dev/operator"),
-    ("managedBy", "kueue.x-k8s.io/multikueue"),
-]
-
-
-@pytest.mark.parametrize(("path", "value"), TAKEN, ids=[f"{path}={value}" for path, value in TAKEN])
-def test_values_from_elsewhere_are_taken_as_they_are_meant(
-    cluster: Cluster, namespace: str, path: str, value: Any
-) -> None:
-    stored = create(cluster, namespace, with_field(GOOD, path, value))
-    given: Any = stored["spec"]
-    read: Any = VideoJob.model_validate(stored).spec.wire()
-    for part in path.split("."):
-        key: Any = int(part) if part.isdigit() else part
-        given, read = given[key], read[key]
-    assert given == value
-    assert read == (value if path in ("shots.0.prompt", "managedBy") else float(value))
-
-
-def test_a_quoted_number_is_as_immutable_as_another(cluster: Cluster, namespace: str) -> None:
-    create(cluster, namespace, with_field(GOOD, "shots.0.seconds", "4"))
-    for change in (
-        {"shots": [{**GOOD["shots"][0], "seconds": "5"}]},
-        {"shots": [{**GOOD["shots"][0], "seconds": 5}]},
-    ):
-        with pytest.raises(DevError, match="is immutable"):
-            patch(cluster, namespace, change)
 
 
 @pytest.mark.parametrize("cpu", [0.5, 7.5, 4, "500m", "0.5", ".5", 1.5e9, "64Gi", "1e3", "12E"])

@@ -188,6 +188,29 @@ def structural(node: Json, definitions: Json) -> Json:
     return schema
 
 
+UNQUOTED = {
+    "integer": "a number, without quotes",
+    "number": "a number, without quotes",
+    "boolean": "true or false, without quotes",
+}
+"""What to write instead of a text, by type (docs/decisions/0012)."""
+
+
+def explain_quotes(schema: Json) -> None:
+    """Add the words of UNQUOTED to every node.
+
+    They are a `pattern`, which is for texts alone, and the type refuses every text: so it decides nothing. But the API
+    server checks both, and where somebody wrote a text it gives the pattern beside its own wording of the type.
+    """
+    if (words := UNQUOTED.get(schema.get("type", ""))) is not None:
+        schema["pattern"] = words
+    for child in schema.get("properties", {}).values():
+        explain_quotes(child)
+    for key in ("items", "additionalProperties"):
+        if isinstance(child := schema.get(key), dict):
+            explain_quotes(child)
+
+
 def definition(kind: Kind) -> Json:
     """The CustomResourceDefinition of one kind."""
     raw = kind.type.model_json_schema(by_alias=True)
@@ -198,6 +221,7 @@ def definition(kind: Kind) -> Json:
     }
     for field in properties.values():
         field.pop("default", None)
+    explain_quotes(properties["spec"])
     required = [field for field in raw.get("required", []) if field != "metadata"]
     if "spec" not in required:
         properties["spec"]["default"] = {}

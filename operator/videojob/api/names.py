@@ -65,27 +65,41 @@ ManagerName = Annotated[
     ),
 ]
 
-_WHOLE = "self < -9.2e18 || self > 9.2e18 || double(int(self)) == self"
+_WHOLE = "double(int(self)) == self"
 
 
-def _integral(message: str, *more: Rule) -> JsonDict:
-    """An integer whose schema is a number, so that CEL may refuse a fraction with a sentence."""
-    return {"type": "number", **rules(*more, (_WHOLE, message))}
+def _number(*given: Rule) -> JsonDict:
+    """An integer whose schema is a number: CEL refuses a fraction with a sentence, and 832.0 is taken for 832."""
+    return {"type": "number", **rules(*given)}
 
 
-FPS = Annotated[
-    int, Field(ge=1, le=60, json_schema_extra=_integral("fps is a whole number: instead of 23.976 write 24"))
-]
+def _whole(name: str, least: int, most: int) -> Any:
+    """A whole number within bounds, which the schema itself checks."""
+    return Field(
+        ge=least,
+        le=most,
+        json_schema_extra=_number(
+            (
+                f"self < {least}.0 || self > {most}.0 || {_WHOLE}",
+                f"{name} is a whole number",
+                f"'{name} is a whole number: write %d'.format([int(self + 0.5)])",
+            )
+        ),
+    )
+
+
+FPS = Annotated[int, _whole("fps", 1, 60)]
+Steps = Annotated[int, _whole("steps", 1, 200)]
 
 
 def _seed(schema: dict[str, Any]) -> None:
     for bound in ("minimum", "maximum"):
         schema.pop(bound, None)
     schema.update(
-        _integral(
-            "seed is a whole number",
+        _number(
             ("self >= 0.0", "seed is negative: leave seed out, and a random one is drawn and kept in status.resolved"),
             (f"self <= {MAX_SEED}.0", f"seed is more than {MAX_SEED}: write a smaller one, at most 63 bits"),
+            (f"self < 0.0 || self > {MAX_SEED}.0 || {_WHOLE}", "seed is a whole number: write it without a fraction"),
         )
     )
 
@@ -97,18 +111,27 @@ MAX_SIDE = 4096
 
 def _side(schema: dict[str, Any]) -> None:
     schema.pop("multipleOf", None)
-    schema.update(rules(("self % 16 == 0", "this is a multiple of 16: instead of 1080 write 1072 or 1088")))
+    schema.update(
+        _number(
+            (
+                f"self < 16.0 || self > {MAX_SIDE}.0 || {_WHOLE} && int(self) % 16 == 0",
+                "this is a multiple of 16",
+                "'this is a multiple of 16: write %d or %d'.format([int(self) / 16 * 16, int(self) / 16 * 16 + 16])",
+            )
+        )
+    )
 
 
 Side = Annotated[int, Field(ge=16, le=MAX_SIDE, multiple_of=16, json_schema_extra=_side)]
 """Pixels of a frame's width or height."""
 
 
-def _number_or_text(pattern: str, **bounds: float) -> Any:
+def _number_or_text(words: str, pattern: str, **bounds: float) -> Any:
     """A number, or the same in quotes. A schema without a type is the only one that takes both.
 
     CEL cannot see such a field (rules that compare the object around it do), so what no JSON number is, is kept out by
-    bounds that hold for other types. `pattern` is that of the text.
+    bounds that hold for other types. `pattern` is that of the text. The API server answers with the whole pattern, so
+    `words` come first in it, as a branch that matches nothing.
     """
 
     def change(schema: dict[str, Any]) -> None:
@@ -118,7 +141,7 @@ def _number_or_text(pattern: str, **bounds: float) -> Any:
             {
                 **bounds,
                 "x-kubernetes-preserve-unknown-fields": True,
-                "pattern": pattern,
+                "pattern": f"{words}$^|{pattern}",
                 "maxLength": 32,
                 "maxItems": 0,
                 "maxProperties": 0,
@@ -135,7 +158,10 @@ Seconds = Annotated[
     Field(
         gt=0,
         le=MAX_SECONDS,
-        json_schema_extra=_number_or_text(r"^(([1-9][0-9]?|[1-5][0-9][0-9])(\.[0-9]+)?|600(\.0+)?|0?\.0*[1-9][0-9]*)$"),
+        json_schema_extra=_number_or_text(
+            f"a number above 0, at most {MAX_SECONDS}",
+            r"^(([1-9][0-9]?|[1-5][0-9][0-9])(\.[0-9]+)?|600(\.0+)?|0?\.0*[1-9][0-9]*)$",
+        ),
     ),
 ]
 """Seconds of video."""
@@ -143,7 +169,9 @@ Quantity = Annotated[
     int | float | str,
     Field(
         json_schema_extra=_number_or_text(
-            r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$", minimum=0
+            "a quantity such as 500m, 0.5 or 64Gi",
+            r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$",
+            minimum=0,
         )
     ),
 ]

@@ -9,7 +9,7 @@ from pydantic import Field
 from videojob.api import MANAGER
 from videojob.api.conditions import Condition
 from videojob.api.meta import ObjectMeta
-from videojob.api.names import FPS, ManagerName, ModelName, QueueName, Seconds, Seed, Side
+from videojob.api.names import FPS, ManagerName, ModelName, QueueName, Seconds, Seed, Side, Steps
 from videojob.api.schema import MAP_BY_TYPE, Resource, immutable_but, rules
 
 MAX_PROMPT = 4000
@@ -96,7 +96,8 @@ class VideoJobSpec(Resource):
         ),
     ] = None
     steps: Annotated[
-        int | None, Field(ge=1, le=200, description="Denoising steps per chunk. The model's default if omitted.")
+        Steps | None,
+        Field(description="Denoising steps per chunk, a whole number. The model's default if omitted."),
     ] = None
     guidance_scale: Annotated[
         float | None,

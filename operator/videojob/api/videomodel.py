@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from videojob.api.meta import ObjectMeta
-from videojob.api.names import FPS, MAX_SECONDS, Side
+from videojob.api.names import FPS, MAX_SECONDS, Side, Steps
 from videojob.api.schema import Resource, immutable_but, rules
 from videojob.chunks import ChunkLayout
 from videojob.families import FAMILIES, FamilyName
@@ -63,7 +63,7 @@ class Defaults(Resource):
     width: Side = 832
     height: Side = 480
     fps: FPS = 16
-    steps: Annotated[int, Field(ge=1, le=200)] = 4
+    steps: Steps = 4
     guidance_scale: Annotated[float, Field(ge=0, le=30)] = 1.0
 
 
