@@ -73,8 +73,8 @@ def lease(pool: str, replica: str) -> Json:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("h100.eu-west", "the name of a GPUPool has no dots: write h100-eu-west"),
-        ("n" * 42, "metadata.name has more than 41 characters: choose a shorter one"),
+        ("h100.eu-west", "metadata.name: Invalid value: the name of a GPUPool has no dots: write h100-eu-west"),
+        ("n" * 42, "metadata.name: Invalid value: the name has more than 41 characters: choose a shorter one"),
     ],
 )
 def test_a_pools_name_is_refused_with_what_to_write(cluster: Cluster, namespace: str, name: str, words: str) -> None:

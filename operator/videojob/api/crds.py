@@ -16,7 +16,7 @@ from videojob.api.conditions import ConditionType
 from videojob.api.gpupool import GPUPool
 from videojob.api.names import MAX_NAME, MAX_POOL_NAME
 from videojob.api.reasons import Reason
-from videojob.api.schema import Resource, Rule, rules
+from videojob.api.schema import Resource, Rule, rule
 from videojob.api.videojob import Phase, VideoJob
 from videojob.api.videomodel import VideoModel
 from videojob.api.videoqueue import VideoQueue
@@ -41,6 +41,13 @@ INITIAL_STATUS: Json = {
 """The status of a new job, before any write: saves one write a job."""
 
 
+def _at_most(characters: int) -> Rule:
+    return (
+        f"self.metadata.name.size() <= {characters}",
+        f"the name has more than {characters} characters: choose a shorter one",
+    )
+
+
 @dataclass(frozen=True)
 class Kind:
     """What a CRD has beside its schema."""
@@ -51,18 +58,11 @@ class Kind:
     namespaced: bool
     columns: tuple[tuple[str, str, str, int], ...]
     """Name, type, JSON path, and priority (1 is shown only by `-o wide`)."""
-    name_rules: tuple[Rule, ...] = ()
+    name_rules: tuple[Rule, ...] = (_at_most(MAX_NAME),)
     """On metadata.name, which every reference to the object must be able to repeat."""
     selectable: tuple[str, ...] = ()
     initial_status: Json | None = None
     scale: Json | None = None
-
-
-def _at_most(characters: int) -> Rule:
-    return (
-        f"self.metadata.name.size() <= {characters}",
-        f"metadata.name has more than {characters} characters: choose a shorter one",
-    )
 
 
 POOL_NAME_RULES: tuple[Rule, ...] = (
@@ -233,10 +233,11 @@ def definition(kind: Kind) -> Json:
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
-            "metadata": {"type": "object"},
+            # With the name among its properties a rule can name it as the field at fault.
+            "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
             **properties,
         },
-        **rules(*(kind.name_rules or (_at_most(MAX_NAME),))),
+        "x-kubernetes-validations": [{**rule(*one), "fieldPath": ".metadata.name"} for one in kind.name_rules],
     }
     if required:
         root["required"] = required

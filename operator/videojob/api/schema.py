@@ -27,8 +27,12 @@ Rule = tuple[str, str] | tuple[str, str, str]
 
 def rules(*given: Rule) -> JsonDict:
     """CEL validation rules."""
-    words = ("rule", "message", "messageExpression")
-    return {"x-kubernetes-validations": [dict(zip(words, one, strict=False)) for one in given]}
+    return {"x-kubernetes-validations": [rule(*one) for one in given]}
+
+
+def rule(*given: str) -> JsonDict:
+    """One of them, as the schema has it: its parts by name."""
+    return dict(zip(("rule", "message", "messageExpression"), given, strict=False))
 
 
 def without_default(schema: dict[str, Any]) -> None:
