@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -156,6 +157,48 @@ async def test_kopf_is_started_again_in_place_after(tmp_path: Path, answer: Answ
         assert not [task for task in asyncio.all_tasks() if _is_kopf(task)], "nothing of it is left"
     assert not bystander.done()
     bystander.cancel()
+
+
+@dataclass
+class Guarded(Apis):
+    """It takes one token alone."""
+
+    token: str = "new"
+    refused: list[float] = field(default_factory=list)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request."""
+        if request.headers.get("Authorization", "").split()[-1:] != [self.token]:
+            self.refused.append(monotonic())
+            return web.json_response({"message": "Unauthorized"}, status=401)
+        return await super().answer(request)
+
+
+async def test_credentials_that_are_refused_are_offered_again_with_pauses_and_new_ones_at_once(tmp_path: Path) -> None:
+    """A token that has expired, or a server whose keys were changed: a 401 must not be asked for again and again."""
+    timing = ShellTiming(pause=0.2, pause_limit=0.4, silence=60, check=0.1, exit=5)
+    async with serving(Guarded(watches=[stream(event("ADDED", item("last", 9)), stays=True)])) as server:
+        settings = await configuration(kubeconfig(tmp_path / "config", server.url), {})
+        tokens = {"BearerToken": "old"}
+
+        async def read(found: Any) -> None:
+            found.api_key["BearerToken"] = tokens["BearerToken"]
+
+        settings.refresh_api_key_hook = read  # type: ignore[assignment] # the library declares it as None
+        async with running(Watcher(settings, timing=timing)) as watcher:
+
+            def longest() -> float:
+                return max((after - before for before, after in pairwise(server.refused)), default=0.0)
+
+            await watcher.until(lambda: longest() > 0.25 or len(server.refused) > 50, "it is tried again")
+            assert longest() > 0.25, "not without pauses"
+            assert "has not begun" in (watcher.shell.healthy() or "")
+            assert watcher.restarts == [], "kopf need not be started again for that"
+            tokens["BearerToken"] = "new"
+            await watcher.brings("ADDED", "last")
+            await watcher.until(lambda: watcher.shell.healthy() is None, "all watches are well")
+            assert len([session for session in watcher.shell._sessions if not session.closed]) == 1
+            assert len(watcher.shell._sessions) <= 2
 
 
 async def test_a_gateway_may_serve_the_cluster_below_a_path_and_redirects_are_no_contact(tmp_path: Path) -> None:

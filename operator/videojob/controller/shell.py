@@ -110,6 +110,9 @@ class Shell:
         self._listed: set[ResourceKind] = set()
         self._sessions: list[aiohttp.ClientSession] = []
         self._trouble = ""
+        self._offered: str | None = None
+        self._offers = 0
+        """How often credentials were offered since the last answer of a listing or watch."""
         self.proved: dict[ResourceKind, float] = dict.fromkeys(kinds, -math.inf)
         """When each watch last proved itself, on the monotonic clock: it was asked for and begun, or an event came."""
 
@@ -125,12 +128,17 @@ class Shell:
                 reason = f"{type(error).__name__}: {error}"
             if self._monotonic() - began >= self._timing.settled:
                 failures = 0
-            pause = min(self._timing.pause * 2.0 ** min(failures, 16), self._timing.pause_limit)
+            pause = self._backoff(failures)
             failures += 1
             self._trouble = reason
             self._restarted(reason)
             logger.warning("The watches of %s ended, and are begun again: %s", GROUP, reason)
-            await asyncio.sleep(pause * (0.5 + self._draw() / 2))
+            await asyncio.sleep(pause)
+
+    def _backoff(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row before the last one."""
+        pause = min(self._timing.pause * 2.0 ** min(failures, 16), self._timing.pause_limit)
+        return pause * (0.5 + self._draw() / 2)
 
     def healthy(self) -> str | None:
         """What is wrong with the watches, as a sentence; None while each has proved itself lately."""
@@ -185,7 +193,7 @@ class Shell:
 
         @kopf.on.login(registry=registry)
         async def login(**_: Any) -> kopf.AiohttpSession:
-            return kopf.AiohttpSession(server=self._configuration.host, aiohttp_session=await self._session())
+            return kopf.AiohttpSession(server=self._configuration.host, aiohttp_session=await self._credentials())
 
         for kind in self._kinds.values():
             self._handle(registry, kind)
@@ -201,10 +209,26 @@ class Shell:
                 name = event["object"].get("metadata", {}).get("name")
                 logger.exception("An event of %s %s could not be taken in", kind.plural, name)
 
-    async def _session(self) -> aiohttp.ClientSession:
-        """A session with the credentials of now; kopf asks for another one when they are refused."""
+    async def _credentials(self) -> aiohttp.ClientSession:
+        """A session with the credentials of now; kopf asks for another one, at once, whenever they are refused.
+
+        Those that were refused are offered again, because the fault may have been the server's, but after a pause.
+        """
         settings = self._configuration
         header = await settings.get_api_key_with_prefix("BearerToken")
+        if self._offers and header == self._offered:
+            pause = self._backoff(self._offers - 1)
+            self._trouble = "the API server refuses the credentials"
+            logger.warning("The API server refuses the credentials; the watches offer them again in %.1f s.", pause)
+            await asyncio.sleep(pause)
+            header = await settings.get_api_key_with_prefix("BearerToken")
+        self._offered = header
+        self._offers += 1
+        self._sessions = [session for session in self._sessions if not session.closed]
+        return self._session(header)
+
+    def _session(self, header: str | None) -> aiohttp.ClientSession:
+        settings = self._configuration
         scheme, _, token = (header or "").rpartition(" ")
         connection = kopf.ConnectionInfo(
             server=settings.host,
@@ -244,6 +268,7 @@ class Shell:
         else:
             self._contact.answered()
         if kind is not None and response.status == 200:
+            self._offers = 0
             self._answered(kind, sent, watches="watch" in request.url.query)
         return response
 
