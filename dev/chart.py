@@ -34,7 +34,7 @@ _HELMS_OWN = {"app.kubernetes.io/managed-by", "helm.sh/chart", "helm.sh/resource
 
 
 def helm(*arguments: str) -> str:
-    """What helm prints.
+    """Run helm, and return its output.
 
     Raises:
         DevError: helm failed; the sentence is its own.
@@ -61,17 +61,17 @@ def readme() -> str:
     """The chart's README.
 
     Raises:
-        DevError: helm-docs understood values.yaml or the template not.
+        DevError: helm-docs cannot parse values.yaml or the template.
     """
     arguments = ("--chart-search-root", str(CHART.parent), "--sort-values-order", "file", "--log-level", "warning")
     text = output(str(program("helm-docs")), *arguments, "--dry-run").strip()
-    if not text:  # It warns of what is wrong, and ends as if nothing were.
+    if not text:  # It only warns of errors, and exits with 0.
         raise DevError(f"helm-docs wrote nothing: run it on {CHART.parent} to see why.")
     return text + "\n"
 
 
 def install() -> str:
-    """manifests/install.yaml: the namespace, and what the chart renders by default, as nobody's release."""
+    """manifests/install.yaml: the namespace, and what the chart renders by default, without Helm's labels."""
     restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": restricted}}
     objects = [namespace, *map(_without_helm, render("--no-hooks"))]
@@ -100,7 +100,7 @@ def _without_helm(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def output(*command: str) -> str:
-    """What a program prints.
+    """Run a program, and return its output.
 
     Raises:
         DevError: it failed; the sentence is its own.

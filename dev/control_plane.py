@@ -31,12 +31,12 @@ TOKEN_HOURS = 24 * 365
 """Tokens of the service accounts: nothing here renews them while a local cluster is left running."""
 
 _LOG_LINE = re.compile(r"[EWIF]\d{4} ")
-"""What kubectl's libraries log beside its own answer."""
+"""Lines that kubectl's libraries log beside its own output."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """What an API server must know of the network of a cluster with nodes."""
+    """The network of a cluster with nodes, as the API server is configured with it."""
 
     host: str
     """The address of this machine that nodes and pods reach; the API server listens there."""
@@ -77,7 +77,7 @@ class Cluster:
         kubeconfig: Path | None = None,
         seconds: float = KUBECTL_SECONDS,
     ) -> str:
-        """What kubectl prints, as the administrator or as the user of `kubeconfig`; `seconds` is its time limit.
+        """Run kubectl as the administrator, or as the user of `kubeconfig`, for at most `seconds`; returns its output.
 
         Raises:
             DevError: kubectl failed; the sentence is its own.

@@ -1,4 +1,4 @@
-"""`make demo`: one video, from nothing to an MP4, with a look at how it came to be."""
+"""`make demo`: makes one video and shows its progress, from an empty machine to an MP4."""
 
 import asyncio
 import shutil
@@ -22,7 +22,7 @@ from videojob.api.videojob import Phase, VideoJob
 from videojob.kube.client import VIDEO_JOBS, KubeClient, KubeError, configuration
 
 FOLDER = LOCAL / "demo"
-"""Where the demo's own system lives, when none is up."""
+"""Folder of the system that the demo starts where none is up."""
 VIDEO = LOCAL / "demo.mp4"
 NAMESPACE = "default"
 JOB_SECONDS = 300
@@ -30,7 +30,7 @@ LOOK_SECONDS = 0.2
 
 
 def demo(console: Console, report: Report) -> None:
-    """Make the sample video and show how, with the system that is up or else with one of its own.
+    """Make the sample video and show its progress, with the system that is up or else with one of its own.
 
     Raises:
         DevError: there is no video.

@@ -1,4 +1,4 @@
-"""Make the virtual environment that runs this file what requirements.lock lists; needs the standard library alone.
+"""Install requirements.lock into the virtual environment that runs this file; needs the standard library alone.
 
 uv installs in half a minute what takes pip several, so pip installs the locked uv first. Where uv cannot be had, or
 cannot reach the registry that pip is configured for, pip does it all.
@@ -16,7 +16,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parent.parent
 LOCK = REPOSITORY / "requirements.lock"
 STAMP = Path(sys.prefix) / "videojob-installed"
-"""Holds the hash of what was installed last."""
+"""File with the hash of what was installed last."""
 
 
 def main() -> int:

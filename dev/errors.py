@@ -2,4 +2,4 @@
 
 
 class DevError(Exception):
-    """What ends a command: a sentence for a person, with what is wrong and what to do."""
+    """Ends a command; the message is a sentence for a person, with what is wrong and what to do."""

@@ -28,7 +28,7 @@ SERVICES = ("triton-0", "operator", "runner-0")
 LOOPBACK = "127.0.0.1"
 
 Report = Callable[[str], None]
-"""Told every step, in a few words."""
+"""Called with a short message for every step."""
 
 
 def up(report: Report) -> str:
@@ -44,7 +44,7 @@ def up(report: Report) -> str:
         try:
             _wait_for_pool(running, LOCAL, RECOVERY_SECONDS)
         except DevError as failure:
-            report(f"It is up, but not well, and is started anew. {failure}")
+            report(f"It is up, but not ready, and is started anew. {failure}")
         else:
             return f"It is already up.\n{_next_steps()}"
     supervisors.stop(LOCAL)
@@ -54,7 +54,7 @@ def up(report: Report) -> str:
 
 
 def down() -> str:
-    """Stop the system, also what is left of one whose supervisor was killed; returns whether there was one."""
+    """Stop the system, or what is left of one whose supervisor was killed; returns a sentence for a person."""
     return "Stopped." if supervisors.stop(LOCAL) else "Nothing is running."
 
 

@@ -1,4 +1,4 @@
-"""Linux processes that must not outlive their owner, and that can be distinguished from a stranger's.
+"""Linux processes that must not outlive their owner, and that can be distinguished from other processes.
 
 Every process of a local folder carries the folder's path in its environment (`MARK`), and so do its descendants. A
 signal goes through a pidfd that was opened before the mark was read: it cannot reach a process that got the id later.
@@ -20,7 +20,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent() -> Callable[[], None]:
-    """What a child calls between fork and exec, to get SIGKILL when this process dies, however it dies."""
+    """A `preexec_fn` by which a child gets SIGKILL when this process dies, however it dies."""
     parent = os.getpid()
 
     def preexec() -> None:

@@ -41,7 +41,7 @@ class Group:
 
     @property
     def linker_flags(self) -> str:
-        """What `go install` passes to the linker."""
+        """The linker flags for `go install`."""
         if not self.version_of:
             return "-s -w"
         found = re.search(rf"{re.escape(self.version_of)} (v\S+)", (MODULES / self.name / "go.mod").read_text())
@@ -75,7 +75,7 @@ GROUPS = (
     Group("kwok", {"kwok": "kwok"}),
 )
 CLUSTER = ("etcd", "kube-apiserver", "kubectl")
-"""What a local cluster runs."""
+"""The programs of a local cluster."""
 
 
 def program(name: str, *, cache: Path = CACHE) -> Path:

@@ -1,7 +1,7 @@
 """Writes the tables of reasons into a page: `python -m dev.reasons_doc FILE`.
 
 A table stands between two comments, `<!-- reasons: SCOPE -->` and `<!-- end -->`, where SCOPE is the name of a `Scope`,
-or `as it should be` for what needs nothing to be done. The rest of the page is written by hand.
+or `normal` for the states that need no action. The rest of the page is written by hand.
 """
 
 import argparse
@@ -12,19 +12,19 @@ from pathlib import Path
 from dev.errors import DevError
 from videojob.api.reasons import REASONS, Reason, ReasonInfo, ResolvedBy, Scope
 
-FINE = "as it should be"
+NORMAL = "normal"
 _TABLE = re.compile(r"(?<=<!-- reasons: )([a-z ]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 _HEADER = "| reason | meaning | resolved by | what to do |\n|---|---|---|---|\n"
 
 
 def document(page: str) -> str:
-    """The page with its tables as they should be.
+    """The page with its tables made anew.
 
     Raises:
-        DevError: the page has no table for a scope, or one for what is none.
+        DevError: the page has no table for a scope, or one for a scope that does not exist.
     """
     names = {table[1] for table in _TABLE.finditer(page)}
-    known = {str(scope.name).lower() for scope in Scope} | {FINE}
+    known = {str(scope.name).lower() for scope in Scope} | {NORMAL}
     if names != known:
         raise DevError(f"The page has tables for {sorted(names)}, and should have some for {sorted(known)}.")
     return _TABLE.sub(lambda table: table[1] + table[2] + _HEADER + "".join(_rows(table[1])), page)
@@ -32,14 +32,14 @@ def document(page: str) -> str:
 
 def _rows(name: str) -> Iterator[str]:
     for reason, info in REASONS.items():
-        if name == FINE:
-            if _fine(info):
+        if name == NORMAL:
+            if _is_normal(info):
                 yield _row(reason, info)
-        elif Scope[name.upper()] in info.scope and not _fine(info):
+        elif Scope[name.upper()] in info.scope and not _is_normal(info):
             yield _row(reason, info)
 
 
-def _fine(info: ReasonInfo) -> bool:
+def _is_normal(info: ReasonInfo) -> bool:
     return info.resolved_by is ResolvedBy.NOBODY and Scope.ENDED not in info.scope
 
 

@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).parent.parent
 FIRST_DELAY, LAST_DELAY = 0.5, 10.0
 """Seconds before a process that died is started again: the first time, and at most."""
 HEALTHY_SECONDS = 60.0
-"""A process that lived so long starts with the first delay again."""
+"""A process that ran for so long is restarted after the first delay again."""
 GRACE_SECONDS = 10.0
 """From SIGTERM to SIGKILL."""
 STOP_SECONDS = 90.0
@@ -38,7 +38,7 @@ STOP_SECONDS = 90.0
 LOCK = "supervisor.lock"
 """File that a living supervisor holds locked; it is never removed, so that all agree on which file that is."""
 CRASH_LOOP = 3
-"""So many deaths in a row, none after a healthy run, mean that starting it once more will not help."""
+"""After so many exits in a row, none after a healthy run, a process counts as crash looping."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Process:
 
 
 def delay(failures: int) -> float:
-    """Seconds to wait after so many (1 or more) deaths in a row."""
+    """Seconds to wait before a restart after so many (1 or more) exits in a row."""
     return min(LAST_DELAY, FIRST_DELAY * 2.0 ** min(failures - 1, 16))
 
 
 class Supervisor:
-    """A supervisor process that this process started, and that stops when this process goes before `detach`."""
+    """A supervisor process that this process started, and that stops when this process ends before `detach`."""
 
     def __init__(self, folder: Path) -> None:
         """Start a supervisor for the folder, whose log starts anew.
@@ -133,7 +133,7 @@ def stop(folder: Path) -> bool:
     """Stop everything that was started for the folder, also what a killed supervisor left; False if there was nothing.
 
     Raises:
-        DevError: a process does not even heed SIGKILL.
+        DevError: a process did not end after SIGKILL.
     """
     folder = folder.resolve()
     found = bool(marked(folder))
@@ -176,7 +176,7 @@ def crash_loop(folder: Path, names: Iterable[str]) -> str | None:
 
 
 class _Server:
-    """The supervisor's own side."""
+    """The supervisor's side of the protocol."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -189,7 +189,7 @@ class _Server:
             loop.add_signal_handler(number, self._stopping.set)
         reader = asyncio.StreamReader()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        commands = asyncio.create_task(self._obey(reader))
+        commands = asyncio.create_task(self._run_commands(reader))
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         await self._stopping.wait()
@@ -199,7 +199,7 @@ class _Server:
             keeper.cancel()
             await asyncio.wait([keeper])
 
-    async def _obey(self, reader: asyncio.StreamReader) -> None:
+    async def _run_commands(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
             command = json.loads(line)
             if "detach" in command:

@@ -63,7 +63,7 @@ def make_model(directory: Path, size: Size) -> None:
         scheduler=FlowMapEulerDiscreteScheduler(shift=5.0),
     )
     pipeline.save_pretrained(directory)
-    # Some writers keep the weights to themselves; the user of a pod is somebody else.
+    # Some writers make files that only their owner can read; a pod has another user.
     for path in directory.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
 

@@ -67,7 +67,7 @@ def region_prefix(repository: Path) -> str:
 
 
 def remove_stale_regions(repository: Path) -> None:
-    """Remove what a killed server on `repository` left in shared memory. Only while none runs."""
+    """Remove the shared memory that a killed server on `repository` left. Only while none runs."""
     for region in _SHARED_MEMORY.glob(f"{region_prefix(repository)}*"):
         region.unlink(missing_ok=True)
 

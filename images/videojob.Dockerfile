@@ -16,4 +16,4 @@ ENV PATH=/opt/videojob/bin:${PATH} \
     PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1
 USER 10001:10001
-# What runs is the pod's to say: python -m videojob.controller or python -m videojob.runner.
+# The pod's command decides what runs: python -m videojob.controller or python -m videojob.runner.

@@ -1,4 +1,4 @@
-"""Every record says when, how bad, where, what, and about which job."""
+"""Every record has time, level, logger, message and job."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ def test_a_json_record(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
-async def test_a_record_says_about_which_job_it_is_in_tasks_and_threads_as_well(
+async def test_a_record_names_its_job_in_tasks_and_threads_as_well(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     configure("json", "runner")

@@ -58,7 +58,7 @@ class Addresses:
 
     @property
     def network(self) -> Network:
-        """What the API server must know."""
+        """The part of it that the API server is configured with."""
         return Network(self.host, self.node, self.services)
 
 
@@ -80,6 +80,6 @@ def choose(folder: Path, used: Iterable[str]) -> Addresses:
 
 
 def used_networks() -> list[str]:
-    """What this machine has routes to, its default route aside."""
+    """The networks that this machine has routes to, without its default route."""
     result = subprocess.run(("ip", "-json", "-4", "route"), capture_output=True, text=True, timeout=10, check=True)
     return [route["dst"] for route in json.loads(result.stdout) if route["dst"] != "default"]

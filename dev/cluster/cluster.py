@@ -29,14 +29,14 @@ MANIFESTS = Path(__file__).parent / "manifests"
 NODE = "local"
 GPUS = 4
 USER = 10001
-"""That the store's pod runs as."""
+"""User and group of the store's pod."""
 STORE_NAMESPACE = "videojob-store"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 PROGRAMS = (
     *("etcd", "kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"),
     *("containerd", "ptp", "pause", "coredns", "versitygw", "helm"),
 )
-"""One of each group that the cluster needs, and what it runs."""
+"""Programs of the host and the node, and of the images."""
 READY_SECONDS = 90
 HELM_SECONDS = 300
 
@@ -52,20 +52,20 @@ class RealCluster:
     addresses: Addresses
 
     def kubectl(self, *arguments: str, input: str = "", kubeconfig: Path | None = None) -> str:  # noqa: A002
-        """What kubectl prints. Raises DevError where it fails."""
+        """Run kubectl, and return its output. Raises DevError where it fails."""
         return self.cluster.kubectl(*arguments, input=input, kubeconfig=kubeconfig)
 
     def get(self, *arguments: str) -> dict[str, Any]:
-        """What `kubectl get` finds. Raises DevError where it fails."""
+        """The JSON of `kubectl get`. Raises DevError where it fails."""
         found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
         return found
 
     def logs(self, pod: str, namespace: str, *options: str) -> str:
-        """What a pod has written. Raises DevError where there is none."""
+        """The logs of a pod. Raises DevError where there is none."""
         return self.kubectl("logs", pod, "-n", namespace, *options)
 
     def helm(self, *arguments: str) -> str:
-        """What helm prints.
+        """Run helm, and return its output.
 
         Raises:
             DevError: it failed; the sentence is its own.
@@ -80,7 +80,7 @@ class RealCluster:
         return result.stdout
 
     def in_node(self, *command: str) -> str:
-        """What a command prints, run as root in the node. Raises DevError where it fails."""
+        """Run a command as root in the node, and return its output. Raises DevError where it fails."""
         return node.run(self.folder, *command)
 
     def import_image(self, image: Image) -> None:
@@ -100,7 +100,7 @@ class RealCluster:
         self.cluster.apply(*yaml.safe_load_all(text))
 
     def wait_for(self, kind: str, name: str, namespace: str, event: str, seconds: int = 60) -> None:
-        """Wait for what `kubectl wait --for` knows, such as condition=Ready or delete.
+        """Wait for a condition of `kubectl wait --for`, such as condition=Ready or delete.
 
         Raises:
             DevError: it does not come within the time.
@@ -109,7 +109,7 @@ class RealCluster:
         self.cluster.kubectl("wait", *options, f"{kind}/{name}", seconds=seconds + 10)
 
     def wait_for_node(self) -> None:
-        """Wait until the node has registered, grant it its accelerators, and wait for what every pod there needs.
+        """Wait until the node has registered, grant it its accelerators, and wait for DNS and the store.
 
         Raises:
             DevError: something of it does not come, or keeps dying.
@@ -159,7 +159,7 @@ def start(folder: Path, models: Path, report: Report) -> tuple[Supervisor, RealC
 
 
 def stop(folder: Path) -> bool:
-    """Stop the cluster of the folder, also what is left of a killed one, and remove all but its logs.
+    """Stop the cluster of the folder, and what is left of a killed one, and remove all but its logs.
 
     Returns False if there was nothing.
 
@@ -212,7 +212,7 @@ def _start(supervisor: Supervisor, addresses: Addresses, models: Path, report: R
 
 
 def _install(real: RealCluster, models: Path) -> None:
-    """What a cluster has before anybody installs something: namespaces, DNS, the store and the models' claim."""
+    """Install what is there before videojob: namespaces, DNS, the store and the claim with the models."""
     key, secret = f"videojob-{secrets.token_hex(4)}", secrets.token_hex(16)
     real.cluster.apply(
         *(

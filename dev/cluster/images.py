@@ -139,7 +139,7 @@ def _python(source: Path, group: str) -> dict[str, Entry]:
 
 
 def _tritonserver() -> str:
-    """What stands for the official image's tritonserver: the wheel's, with the path of its libraries."""
+    """A script in place of the official image's tritonserver: starts the wheel's, with the path of its libraries."""
     packages = Path(sysconfig.get_path("purelib"))
     server = Path(_ENVIRONMENT, wheel().relative_to(packages))
     # As in dev.tritonserver: the libpython that made this environment must come first.

@@ -47,7 +47,7 @@ def up(report: Report) -> str:
 
 
 def down() -> str:
-    """Stop the cluster and remove what is in it, also what is left of a killed one; returns whether there was one."""
+    """Stop the cluster, or what is left of a killed one, and remove its state; returns a sentence for a person."""
     return "Stopped." if clusters.stop(FOLDER) else "Nothing is running."
 
 

@@ -1,4 +1,4 @@
-"""What this machine must have for a cluster with real pods, and how it gets what a package can bring."""
+"""Requirements of a cluster with real pods on this machine, and the installation of those that are Debian packages."""
 
 import fcntl
 import os
@@ -46,7 +46,7 @@ def prepare() -> None:
 
 
 def unavailable() -> str | None:
-    """Why real pods cannot run here, whatever is installed; None where nothing speaks against it."""
+    """Why real pods cannot run on this machine, whatever is installed; None where they can."""
     if os.geteuid() != 0:
         return "kubelet and containerd need root, and this is not root."
     missing = _missing()

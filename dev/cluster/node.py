@@ -28,7 +28,7 @@ from dev.programs import CACHE
 ENTER_SECONDS = 30.0
 NAMESPACES = ("--mount", "--net", "--pid", "--ipc", "--uts")
 STATE = ("/var/lib/kubelet", "/var/lib/cni", "/var/log/pods", "/var/log/containers")
-"""Folders whose names kubelet and CNI have built in; the node's own lie in FOLDER/node."""
+"""Folders whose paths are fixed in kubelet and CNI; those of the node are mounted there from FOLDER/node."""
 _LOCK = CACHE / "node.lock"
 """Shared by the holders of nodes: what is a mount point in one of them must not be removed, or the mount goes too."""
 _KERNEL = {
@@ -39,7 +39,7 @@ _KERNEL = {
     "kernel/keys/root_maxkeys": "1000000",
     "kernel/keys/root_maxbytes": "25000000",
 }
-"""Settings that kubelet wants and would make for the whole machine; it finds them made."""
+"""Kernel settings that kubelet requires and would otherwise set for the whole machine."""
 
 
 def hold(folder: Path, addresses: Addresses) -> int:
@@ -84,8 +84,8 @@ def _hold(folder: Path, addresses: Addresses) -> int:
     return first.wait()
 
 
-def be_first(folder: Path, addresses: Addresses) -> None:
-    """Be the first process of the namespaces: set them up, then reap what loses its parent, for ever."""
+def run_init(folder: Path, addresses: Addresses) -> None:
+    """Run as the first process (init) of the namespaces: set them up, then reap orphaned processes, for ever."""
     # This /proc is still the host's: the link is the id there.
     print(Path("/proc/self").readlink(), flush=True)
     if sys.stdin.readline() != "linked\n":
@@ -127,7 +127,7 @@ def entered(folder: Path, *command: str) -> tuple[str, ...]:
 
 
 def run(folder: Path, *command: str, timeout: float = 60) -> str:
-    """What the command prints, run in the node.
+    """Run a command in the node, and return its output.
 
     Raises:
         DevError: it failed.
@@ -144,7 +144,7 @@ def run(folder: Path, *command: str, timeout: float = 60) -> str:
 
 
 def kill(folder: Path) -> None:
-    """End every process of the node at once, if it runs; a supervisor that still lives makes it anew."""
+    """Kill every process of the node, if it runs; a supervisor that still runs starts it again."""
     with suppress(DevError):
         send(_first_pid(folder), folder, signal.SIGKILL)
 
@@ -211,7 +211,7 @@ def main() -> int:
         if arguments.enter:
             _enter(arguments.folder, arguments.enter)
         elif arguments.first:
-            be_first(arguments.folder, Addresses(arguments.number))
+            run_init(arguments.folder, Addresses(arguments.number))
         else:
             return hold(arguments.folder, Addresses(arguments.number))
     except (DevError, subprocess.SubprocessError) as failure:

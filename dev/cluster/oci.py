@@ -32,11 +32,11 @@ class File:
 
 
 Entry = Path | Link | File | None
-"""What lies at a path: a copy of a file or folder of this machine, a link, a file; None is an empty folder."""
+"""The content of a path: a copy of a file or folder of this machine, a link, a file; None is an empty folder."""
 
 
 def tree(folder: Path) -> dict[str, Entry]:
-    """What is in a folder of this machine, by the path within it, for when the folder goes before the image is made."""
+    """The content of a folder by path within it, read now: the folder may be removed before the image is made."""
     found: dict[str, Entry] = {}
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder))
@@ -49,7 +49,7 @@ def tree(folder: Path) -> dict[str, Entry]:
 
 @dataclass(frozen=True)
 class Image:
-    """An image: its name with the tag, and what is in it."""
+    """An image: its name with the tag, and its content."""
 
     name: str
     entries: Mapping[str, Entry]

@@ -5,7 +5,7 @@ So queries keep the gauges of the leader only (`leading`), and of the counters o
 """
 
 from dev.dashboards import jobs, operator, pools, stages
-from dev.dashboards.board import Board
+from dev.dashboards.panels import Dashboard
 
-BOARDS: tuple[Board, ...] = (jobs.BOARD, pools.BOARD, stages.BOARD, operator.BOARD)
+DASHBOARDS: tuple[Dashboard, ...] = (jobs.DASHBOARD, pools.DASHBOARD, stages.DASHBOARD, operator.DASHBOARD)
 """All dashboards, in the order in which a person looks at them."""

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from dev.dashboards import BOARDS
+from dev.dashboards import DASHBOARDS
 
 
 def main() -> None:
@@ -11,7 +11,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dev.dashboards", description="Write the Grafana dashboards.")
     parser.add_argument("folder", type=Path, help="where NAME.json of each is written")
     folder = parser.parse_args().folder
-    for board in BOARDS:
+    for board in DASHBOARDS:
         (folder / f"{board.name}.json").write_text(board.json())
 
 

@@ -1,17 +1,17 @@
 """Jobs: how many, why they wait, when their pixels come, how they end."""
 
-from dev.dashboards.board import (
-    Board,
+from dev.dashboards.panels import (
+    Dashboard,
     Query,
     Section,
     counted,
-    graph,
     label_values,
     leading,
-    number,
     or_zero,
     quantile,
-    words,
+    stat_panel,
+    text_panel,
+    time_series,
 )
 
 JOBS = 'namespace=~"$namespace", queue=~"$queue"'
@@ -27,7 +27,7 @@ def _phase(phase: str) -> str:
     return or_zero("sum(" + leading(f'videojob_jobs{{{JOBS}, phase="{phase}"}}') + ")")
 
 
-BOARD = Board(
+DASHBOARD = Dashboard(
     name="jobs",
     title="Jobs",
     description="Where the videos are, why jobs wait, when the first pixels come, and how jobs end.",
@@ -40,21 +40,21 @@ BOARD = Board(
         Section(
             "Now",
             (
-                number(
+                stat_panel(
                     "Waiting",
                     Query(or_zero(f"sum({WAITING})")),
                     "Jobs that no replica holds yet and that are not suspended.",
                     runbook="VideojobQueueStalled",
                 ),
-                number("Running", Query(_phase("Running")), "Jobs of which a replica makes chunks."),
-                number("Succeeded", Query(_phase("Succeeded")), "Finished jobs that still exist, with a video."),
-                number(
+                stat_panel("Running", Query(_phase("Running")), "Jobs of which a replica makes chunks."),
+                stat_panel("Succeeded", Query(_phase("Succeeded")), "Finished jobs that still exist, with a video."),
+                stat_panel(
                     "Failed",
                     Query(_phase("Failed")),
                     "Finished jobs that still exist, without a video: `kubectl describe` shows why.",
                     thresholds=((None, "green"), (1, "orange")),
                 ),
-                number(
+                stat_panel(
                     "Wait, p95",
                     Query(quantile(0.95, "videojob_queue_seconds", JOBS)),
                     "95 of 100 jobs that got a replica within the window had waited no longer than this.",
@@ -62,7 +62,7 @@ BOARD = Board(
                     thresholds=((None, "green"), (OBJECTIVE_SECONDS / 2, "orange"), (OBJECTIVE_SECONDS, "red")),
                     runbook="VideojobWaitTooLong",
                 ),
-                number(
+                stat_panel(
                     "Waits within 10 min",
                     Query(f"{IN_TIME} / sum(rate(videojob_queue_seconds_count{{{JOBS}}}[$window]))"),
                     "Share of the jobs that got a replica within the window and had waited at most 10 minutes. The "
@@ -76,20 +76,20 @@ BOARD = Board(
         Section(
             "Where they are",
             (
-                graph(
+                time_series(
                     "Jobs by phase",
                     (Query("sum by (phase) (" + leading(f"videojob_jobs{{{JOBS}}}") + ")", "{{phase}}"),),
                     "Jobs that exist. Finished ones stay until their time to live ends or somebody deletes them.",
                     stacked=True,
                 ),
-                graph(
+                time_series(
                     "Waiting, by reason",
                     (Query(or_zero(f"sum by (reason) ({WAITING})"), "{{reason}}"),),
                     "The reason is that of the job's condition Assigned; the message there has what to do.",
                     stacked=True,
                     runbook="VideojobQueueStalled",
                 ),
-                graph(
+                time_series(
                     "Waiting, by queue",
                     (Query(or_zero(f"sum by (namespace, queue) ({WAITING})"), "{{namespace}}/{{queue}}"),),
                     "Which queue holds the jobs that wait.",
@@ -100,7 +100,7 @@ BOARD = Board(
         Section(
             "How long it takes",
             (
-                graph(
+                time_series(
                     "Wait until a replica takes the job",
                     tuple(
                         Query(quantile(q, "videojob_queue_seconds", JOBS), f"p{q * 100:g}") for q in (0.5, 0.95, 0.99)
@@ -110,7 +110,7 @@ BOARD = Board(
                     thresholds=((None, "green"), (OBJECTIVE_SECONDS, "red")),
                     runbook="VideojobWaitTooLong",
                 ),
-                graph(
+                time_series(
                     "Time to the first frame",
                     tuple(
                         Query(
@@ -122,7 +122,7 @@ BOARD = Board(
                     "From creation to the first frames in the store, the wait included.",
                     unit="s",
                 ),
-                graph(
+                time_series(
                     "Real-time factor",
                     tuple(
                         Query(
@@ -139,7 +139,7 @@ BOARD = Board(
         Section(
             "Progress",
             (
-                graph(
+                time_series(
                     "Chunks committed a minute",
                     (
                         Query(
@@ -149,7 +149,7 @@ BOARD = Board(
                     ),
                     "A chunk that is in the store is never made again.",
                 ),
-                graph(
+                time_series(
                     "Between two chunks of a job",
                     tuple(
                         Query(
@@ -161,7 +161,7 @@ BOARD = Board(
                     "How steadily a job goes on.",
                     unit="s",
                 ),
-                graph(
+                time_series(
                     "Oldest checkpoint",
                     (Query("max by (pool) (videojob_runner_checkpoint_age_seconds)", "{{pool}}"),),
                     "Seconds since the last commit of the job that is most behind: what a lost replica would cost.",
@@ -169,13 +169,13 @@ BOARD = Board(
                     thresholds=((None, "green"), (600, "red")),
                     runbook="VideojobCheckpointAgeHigh",
                 ),
-                graph(
+                time_series(
                     "When will it be done: predicted backlog",
                     (Query("max by (pool) " + leading("videojob_pool_backlog_seconds"), "{{pool}}"),),
                     "Predicted replica seconds of the jobs that wait or run. Each job's status has its own estimate.",
                     unit="s",
                 ),
-                graph(
+                time_series(
                     "Video finished a minute",
                     (
                         Query(
@@ -192,7 +192,7 @@ BOARD = Board(
                     "Seconds of finished video.",
                     unit="s",
                 ),
-                graph(
+                time_series(
                     "Jobs given to a replica",
                     (
                         Query(
@@ -211,7 +211,7 @@ BOARD = Board(
         Section(
             "How they end",
             (
-                graph(
+                time_series(
                     "Jobs that ended, by reason",
                     (
                         Query(
@@ -229,7 +229,7 @@ BOARD = Board(
                     stacked=True,
                     size="quarter",
                 ),
-                graph(
+                time_series(
                     "Attempts that ended, by reason",
                     (
                         Query(
@@ -241,7 +241,7 @@ BOARD = Board(
                     stacked=True,
                     size="quarter",
                 ),
-                graph(
+                time_series(
                     "Attempts after a failure",
                     (
                         Query(
@@ -252,7 +252,7 @@ BOARD = Board(
                     "Within the window.",
                     size="quarter",
                 ),
-                graph(
+                time_series(
                     "Jobs taken from lost replicas",
                     (
                         Query(
@@ -269,7 +269,7 @@ BOARD = Board(
         Section(
             "One job",
             (
-                words(
+                text_panel(
                     "Ask for one job",
                     "No metric names a job. `kubectl get videojobs -A -o wide` shows phase, progress and reason; "
                     "`kubectl describe videojob NAME` has conditions with what to do, the estimated end, seconds and "

@@ -1,16 +1,16 @@
 """Operator: who leads, whether it plans in time, what it watches and writes."""
 
-from dev.dashboards.board import (
-    Board,
+from dev.dashboards.panels import (
+    Dashboard,
     Query,
     Section,
-    graph,
     label_values,
     leading,
-    number,
     or_zero,
     quantile,
-    states,
+    stat_panel,
+    state_timeline,
+    time_series,
 )
 
 # The namespace of the operators themselves, which Prometheus adds when it scrapes pods.
@@ -22,7 +22,7 @@ def _process(metric: str) -> str:
     return f"{metric}{{{OPERATORS}}} and on (instance) videojob_operator_build_info"
 
 
-BOARD = Board(
+DASHBOARD = Dashboard(
     name="operator",
     title="Operator",
     description="Whether the operator leads, plans in time, sees every change, and gets its writes through.",
@@ -33,19 +33,19 @@ BOARD = Board(
         Section(
             "Now",
             (
-                number(
+                stat_panel(
                     "Leaders",
                     Query(f"sum(videojob_operator_leader{{{OPERATORS}}})"),
                     "One operator plans and writes. None for longer than 15 s: nobody does.",
                     thresholds=((None, "red"), (1, "green"), (2, "red")),
                     runbook="VideojobOperatorLoopStale",
                 ),
-                number(
+                stat_panel(
                     "Operators",
                     Query(f"count by (version) (videojob_operator_build_info{{{OPERATORS}}})", "{{version}}"),
                     "Operators that answer Prometheus, by version. The others stand by with warm caches.",
                 ),
-                number(
+                stat_panel(
                     "Age of the loop",
                     Query("max(" + leading(f"videojob_operator_loop_age_seconds{{{OPERATORS}}}") + ")"),
                     "Seconds since the leader's planning loop last went round.",
@@ -53,21 +53,21 @@ BOARD = Board(
                     thresholds=((None, "green"), (30, "orange"), (60, "red")),
                     runbook="VideojobOperatorLoopStale",
                 ),
-                number(
+                stat_panel(
                     "Plan, p99",
                     Query(quantile(0.99, "videojob_operator_planning_seconds", OPERATORS)),
                     "Seconds that one pass over all jobs takes.",
                     unit="s",
                     thresholds=((None, "green"), (1, "orange")),
                 ),
-                number(
+                stat_panel(
                     "Writes throttled",
                     Query(or_zero(f'sum(increase({WRITES}, code="429"}}[$window]))')),
                     "API writes within the window that the API server put off (429).",
                     thresholds=((None, "green"), (1, "orange")),
                     runbook="VideojobApiThrottled",
                 ),
-                number(
+                stat_panel(
                     "Files left behind",
                     Query("max(" + leading(f"videojob_orphaned_prefixes{{{OPERATORS}}}") + ")"),
                     "Deleted jobs whose files are still in a store; the leader tries again.",
@@ -79,14 +79,14 @@ BOARD = Board(
         Section(
             "Planning",
             (
-                states(
+                state_timeline(
                     "Who leads",
                     Query(f"max by (instance) (videojob_operator_leader{{{OPERATORS}}})", "{{instance}}"),
                     "The Lease makes sure that it is never two.",
                     {"0": ("stands by", "text"), "1": ("leads", "green")},
                     runbook="VideojobOperatorLoopStale",
                 ),
-                graph(
+                time_series(
                     "Age of the loop",
                     (
                         Query(
@@ -99,7 +99,7 @@ BOARD = Board(
                     thresholds=((None, "green"), (60, "red")),
                     runbook="VideojobOperatorLoopStale",
                 ),
-                graph(
+                time_series(
                     "Seconds a plan takes",
                     tuple(
                         Query(quantile(q, "videojob_operator_planning_seconds", OPERATORS), f"p{q * 100:g}")
@@ -108,7 +108,7 @@ BOARD = Board(
                     "Grows with the jobs that are not finished.",
                     unit="s",
                 ),
-                graph(
+                time_series(
                     "Lag from change to plan",
                     tuple(
                         Query(quantile(q, "videojob_operator_plan_lag_seconds", OPERATORS), f"p{q * 100:g}")
@@ -117,7 +117,7 @@ BOARD = Board(
                     "From a change to the plan that takes account of it.",
                     unit="s",
                 ),
-                graph(
+                time_series(
                     "Plans a second",
                     (
                         Query(
@@ -129,7 +129,7 @@ BOARD = Board(
                     "Changes that come close together are planned at once.",
                     unit="ops",
                 ),
-                graph(
+                time_series(
                     "Jobs given to replicas a second",
                     (
                         Query(
@@ -145,7 +145,7 @@ BOARD = Board(
         Section(
             "Watching",
             (
-                graph(
+                time_series(
                     "Watch events a second",
                     (
                         Query(
@@ -157,7 +157,7 @@ BOARD = Board(
                     "Of all operators: each of them watches.",
                     unit="ops",
                 ),
-                graph(
+                time_series(
                     "Watches that listed all again",
                     (
                         Query(
@@ -171,7 +171,7 @@ BOARD = Board(
                     "Within the window: a watch broke and could not go on where it was. It should be rare.",
                     runbook="VideojobWatchReconnects",
                 ),
-                graph(
+                time_series(
                     "Changes that a watch did not bring",
                     (
                         Query(
@@ -190,7 +190,7 @@ BOARD = Board(
         Section(
             "Writing",
             (
-                graph(
+                time_series(
                     "API writes a second, by kind",
                     (
                         Query(
@@ -201,7 +201,7 @@ BOARD = Board(
                     "A job that starts at once costs two.",
                     unit="ops",
                 ),
-                graph(
+                time_series(
                     "API writes a second, by answer",
                     (Query(f"sum by (code) (rate({WRITES}}}[$__rate_interval]))", "{{code}}"),),
                     "409: somebody else changed it, and the next plan sees it. 429: the API server puts us off. 0: no "
@@ -210,7 +210,7 @@ BOARD = Board(
                     stacked=True,
                     runbook="VideojobApiThrottled",
                 ),
-                graph(
+                time_series(
                     "Seconds an API write takes, p95",
                     (
                         Query(
@@ -222,7 +222,7 @@ BOARD = Board(
                     unit="s",
                     runbook="VideojobApiThrottled",
                 ),
-                graph(
+                time_series(
                     "Runners' writes tried again",
                     (
                         Query(
@@ -233,7 +233,7 @@ BOARD = Board(
                     "Within the window: how the API server does as runners see it.",
                     runbook="VideojobApiThrottled",
                 ),
-                graph(
+                time_series(
                     "Events not posted",
                     (
                         Query(
@@ -243,7 +243,7 @@ BOARD = Board(
                     ),
                     "Within the window. Kubernetes Events are given up under load, status writes are not.",
                 ),
-                graph(
+                time_series(
                     "Errors of the object store",
                     (
                         Query(
@@ -259,13 +259,13 @@ BOARD = Board(
         Section(
             "Process",
             (
-                graph(
+                time_series(
                     "Memory",
                     (Query(_process("process_resident_memory_bytes"), "{{instance}}"),),
                     "Resident memory of each operator.",
                     unit="bytes",
                 ),
-                graph(
+                time_series(
                     "CPU",
                     (
                         Query(
@@ -276,7 +276,7 @@ BOARD = Board(
                     ),
                     "Cores that each operator uses.",
                 ),
-                graph(
+                time_series(
                     "Open files",
                     (Query(_process("process_open_fds"), "{{instance}}"),),
                     "File descriptors of each operator.",

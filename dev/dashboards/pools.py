@@ -1,16 +1,16 @@
 """Pools: replicas wanted and ready, backlog, scaling, what the accelerators do, what Triton's models wait for."""
 
-from dev.dashboards.board import (
-    Board,
+from dev.dashboards.panels import (
+    Dashboard,
     Query,
     Section,
-    graph,
     label_values,
     leading,
-    number,
     or_zero,
     overall,
-    states,
+    stat_panel,
+    state_timeline,
+    time_series,
 )
 
 POOLS = 'pool=~"$pool"'
@@ -35,7 +35,7 @@ def _a_request(part: str) -> str:
     return f"{durations} / {requests} / 1e6"
 
 
-BOARD = Board(
+DASHBOARD = Dashboard(
     name="pools",
     title="Pools",
     description="Replicas that are wanted and ready, the backlog that they are chosen for, and what they do.",
@@ -47,27 +47,27 @@ BOARD = Board(
         Section(
             "Now",
             (
-                number(
+                stat_panel(
                     "Ready",
                     Query(_replicas("ready")),
                     "Replicas with a live heartbeat and the pool's models loaded.",
                     thresholds=((None, "red"), (1, "green")),
                     runbook="VideojobPoolNoReadyReplica",
                 ),
-                number("Wanted", Query(_replicas("wanted")), "Replicas that the pool is to have."),
-                number("Busy", Query(_replicas("busy")), "Replicas that hold a job."),
-                number(
+                stat_panel("Wanted", Query(_replicas("wanted")), "Replicas that the pool is to have."),
+                stat_panel("Busy", Query(_replicas("busy")), "Replicas that hold a job."),
+                stat_panel(
                     "Waiting for a pool",
                     Query(f"sum({_pool('videojob_pool_queue_depth')})"),
                     "Jobs that wait for one of these pools.",
                 ),
-                number(
+                stat_panel(
                     "Backlog",
                     Query(f"max({_pool('videojob_pool_backlog_seconds')})"),
                     "Predicted replica seconds of the jobs that wait or run, of the pool that has most.",
                     unit="s",
                 ),
-                number(
+                stat_panel(
                     "Paused",
                     Query(or_zero(f"sum({_pool('videojob_pool_paused')})")),
                     "Pools whose scaling is paused by the annotation videojob.dev/paused.",
@@ -78,7 +78,7 @@ BOARD = Board(
         Section(
             "Scaling",
             (
-                graph(
+                time_series(
                     "Replicas",
                     (
                         Query(
@@ -90,15 +90,15 @@ BOARD = Board(
                     size="half",
                     runbook="VideojobPoolNoReadyReplica",
                 ),
-                graph(
+                time_series(
                     "Backlog",
                     (Query(f"max by (pool) ({_pool('videojob_pool_backlog_seconds')})", "{{pool}}"),),
-                    "Predicted replica seconds of the jobs that wait or run. The planner wants the replicas that "
+                    "Predicted replica seconds of the jobs that wait or run. The planner scales to the replicas that "
                     "drain it within the pool's targetSeconds.",
                     unit="s",
                     size="half",
                 ),
-                graph(
+                time_series(
                     "Jobs waiting and slots",
                     (
                         Query(f"max by (pool) ({_pool('videojob_pool_queue_depth')})", "{{pool}} waiting"),
@@ -106,7 +106,7 @@ BOARD = Board(
                     ),
                     "Slots are the jobs that the replicas of a pool take at a time.",
                 ),
-                graph(
+                time_series(
                     "Scaling decisions",
                     (
                         Query(
@@ -119,13 +119,13 @@ BOARD = Board(
                     ),
                     "Each has its reason on the pool: status.lastScaling, and an Event.",
                 ),
-                graph(
+                time_series(
                     "Cold start",
                     (Query(overall("videojob_pool_cold_start_seconds", POOLS, "pool"), "{{pool}}"),),
                     "From a pod's creation to its first ready model. Mean since the operator began.",
                     unit="s",
                 ),
-                states(
+                state_timeline(
                     "Conditions",
                     Query(f"max by (pool, type) ({_pool('videojob_pool_condition')})", "{{pool}} {{type}}"),
                     "All conditions are positive, and red is what is not so: `kubectl describe gpupool` shows why and "
@@ -133,13 +133,13 @@ BOARD = Board(
                     {"0": ("False", "red"), "1": ("True", "green")},
                     runbook="VideojobPoolNoReadyReplica",
                 ),
-                graph(
+                time_series(
                     "Seconds to load a model",
                     (Query(overall("videojob_runner_model_load_seconds", POOLS, "pool, model"), "{{pool}} {{model}}"),),
                     "From the request to Triton until the model can be used. Mean since the runners began.",
                     unit="s",
                 ),
-                graph(
+                time_series(
                     "Model loads, by result",
                     (
                         Query(
@@ -155,7 +155,7 @@ BOARD = Board(
         Section(
             "Utilisation",
             (
-                graph(
+                time_series(
                     "Slots in use",
                     (
                         Query(
@@ -167,7 +167,7 @@ BOARD = Board(
                     "Share of the slots of live replicas that hold a job.",
                     unit="percentunit",
                 ),
-                graph(
+                time_series(
                     "Accelerators that compute",
                     (
                         Query(
@@ -177,7 +177,7 @@ BOARD = Board(
                     ),
                     "Accelerator-seconds spent in a second. Stages that overlap on one accelerator count each.",
                 ),
-                graph(
+                time_series(
                     "Running jobs, by namespace",
                     (
                         Query(
@@ -192,7 +192,7 @@ BOARD = Board(
                     "Who uses the pool.",
                     stacked=True,
                 ),
-                graph(
+                time_series(
                     "GPU memory in use",
                     (
                         Query(
@@ -205,7 +205,7 @@ BOARD = Board(
                     unit="percentunit",
                     thresholds=((None, "green"), (0.95, "red")),
                 ),
-                graph(
+                time_series(
                     "GPU utilisation",
                     (
                         Query(
@@ -216,7 +216,7 @@ BOARD = Board(
                     "Share of time in which a kernel ran, as Triton reads it.",
                     unit="percentunit",
                 ),
-                graph(
+                time_series(
                     "GPU power",
                     (Query(f"sum by (pool) (nv_gpu_power_usage{{{POOLS}}})", "{{pool}}"),),
                     "Watts of all accelerators of the pool.",
@@ -227,19 +227,19 @@ BOARD = Board(
         Section(
             "Triton, by model",
             (
-                graph(
+                time_series(
                     "Queue time a request",
                     (Query(_a_request("queue"), "{{model}}"),),
                     "How long a chunk waits before each stage. A stage with much of it is the bottleneck.",
                     unit="s",
                 ),
-                graph(
+                time_series(
                     "Compute time a request",
                     (Query(_a_request("compute_infer"), "{{model}}"),),
                     "How long each stage computes on a chunk.",
                     unit="s",
                 ),
-                graph(
+                time_series(
                     "Requests that wait",
                     (
                         Query(
@@ -249,7 +249,7 @@ BOARD = Board(
                     ),
                     "Summed over the models of the ensemble; the ensemble's own count stays near 0.",
                 ),
-                graph(
+                time_series(
                     "Requests a second",
                     (
                         Query(
@@ -260,7 +260,7 @@ BOARD = Board(
                     "Requests that each stage answered.",
                     unit="reqps",
                 ),
-                graph(
+                time_series(
                     "Requests that failed",
                     (
                         Query(
@@ -271,7 +271,7 @@ BOARD = Board(
                     ),
                     "Within the window, by stage and Triton's reason.",
                 ),
-                graph(
+                time_series(
                     "Heartbeat age",
                     (
                         Query(

@@ -1,17 +1,17 @@
 """Stages and cost: where the time of a chunk goes, what overlaps, what a second of video costs."""
 
-from dev.dashboards.board import (
-    Board,
+from dev.dashboards.panels import (
+    Dashboard,
     Query,
     Section,
-    bars,
+    bar_gauge,
     counted,
-    graph,
     label_values,
     mean,
-    number,
     or_zero,
     quantile,
+    stat_panel,
+    time_series,
 )
 
 RUNNERS = 'pool=~"$pool", model=~"$model"'
@@ -41,7 +41,7 @@ def _overlap(by: str) -> str:
     return f"{hidden} / {decoded}"
 
 
-BOARD = Board(
+DASHBOARD = Dashboard(
     name="stages",
     title="Stages and cost",
     description="Where the time of a chunk goes, how much decoding hides behind denoising, and what videos cost.",
@@ -55,24 +55,24 @@ BOARD = Board(
         Section(
             "In the time range",
             (
-                number(
+                stat_panel(
                     "GPU-seconds",
                     Query(f"sum(increase(videojob_runner_gpu_seconds_total{{{RUNNERS}}}[$__range]))"),
                     "Accelerator time of all stages, as runners count it while they work.",
                     unit="s",
                 ),
-                number(
+                stat_panel(
                     "Video finished",
                     Query(or_zero(_video(""))),
                     "Seconds of finished video.",
                     unit="s",
                 ),
-                number(
+                stat_panel(
                     "GPU-seconds a video-second",
                     Query(f"{_gpu('')} / {_video('')}"),
                     "Of jobs that ended in the range, failed ones included: what a second of video really cost.",
                 ),
-                number(
+                stat_panel(
                     "Decoding that is hidden",
                     Query(
                         f"sum(rate(videojob_runner_overlap_seconds_total{{{RUNNERS}}}[$window])) / "
@@ -82,13 +82,13 @@ BOARD = Board(
                     unit="percentunit",
                     thresholds=((None, "orange"), (0.5, "green")),
                 ),
-                number(
+                stat_panel(
                     "Real-time factor, p50",
                     Query(quantile(0.5, "videojob_runner_real_time_factor", RUNNERS)),
                     "Seconds on replicas for a second of finished video.",
                     thresholds=((None, "green"), (1, "orange")),
                 ),
-                number(
+                stat_panel(
                     "Started again",
                     Query(
                         or_zero(
@@ -103,7 +103,7 @@ BOARD = Board(
         Section(
             "Stages",
             (
-                graph(
+                time_series(
                     "A chunk, by stage",
                     (
                         Query(
@@ -118,7 +118,7 @@ BOARD = Board(
                     stacked=True,
                     size="half",
                 ),
-                graph(
+                time_series(
                     "Seconds a stage takes, p95",
                     (
                         Query(
@@ -130,7 +130,7 @@ BOARD = Board(
                     unit="s",
                     size="half",
                 ),
-                graph(
+                time_series(
                     "Share of the work, by stage",
                     (
                         Query(
@@ -143,13 +143,13 @@ BOARD = Board(
                     unit="percentunit",
                     stacked=True,
                 ),
-                graph(
+                time_series(
                     "Decoding that is hidden",
                     (Query(_overlap("model"), "{{model}}"),),
                     "Share of the decoding time in which the next chunk was denoised.",
                     unit="percentunit",
                 ),
-                graph(
+                time_series(
                     "Seconds a stage takes on average, by model",
                     (
                         Query(
@@ -165,7 +165,7 @@ BOARD = Board(
         Section(
             "Cost",
             (
-                graph(
+                time_series(
                     "Accelerators at work, by stage",
                     (
                         Query(
@@ -176,7 +176,7 @@ BOARD = Board(
                     "Accelerator-seconds spent in a second. Stages that overlap on one accelerator count each.",
                     stacked=True,
                 ),
-                graph(
+                time_series(
                     "Accelerators at work, by model",
                     (
                         Query(
@@ -187,7 +187,7 @@ BOARD = Board(
                     "Accelerator-seconds spent in a second. Stages that overlap on one accelerator count each.",
                     stacked=True,
                 ),
-                graph(
+                time_series(
                     "Video finished a minute",
                     (
                         Query(
@@ -198,34 +198,34 @@ BOARD = Board(
                     "Seconds of finished video.",
                     unit="s",
                 ),
-                bars(
+                bar_gauge(
                     "GPU-seconds a video-second, by model",
                     Query(f"{_gpu('model')} / {_video('model')}", "{{model}}"),
                     "Of jobs that ended in the time range.",
                 ),
-                bars(
+                bar_gauge(
                     "GPU-seconds a video-second, by queue",
                     Query(f"{_gpu('namespace, queue')} / {_video('namespace, queue')}", "{{namespace}}/{{queue}}"),
                     "Of jobs that ended in the time range.",
                 ),
-                bars(
+                bar_gauge(
                     "GPU-seconds a video-second, by stage",
                     Query(f"{_gpu('model, stage')} / on (model) group_left {_video('model')}", "{{model}} {{stage}}"),
                     "Of jobs that ended in the time range: where a cheaper stage would help.",
                 ),
-                bars(
+                bar_gauge(
                     "GPU-seconds, by queue",
                     Query(_gpu("namespace, queue"), "{{namespace}}/{{queue}}"),
                     "Of jobs that ended in the time range, whatever their end: what to charge.",
                     unit="s",
                 ),
-                bars(
+                bar_gauge(
                     "GPU-seconds, by model",
                     Query(_gpu("model"), "{{model}}"),
                     "Of jobs that ended in the time range.",
                     unit="s",
                 ),
-                bars(
+                bar_gauge(
                     "Video finished, by queue",
                     Query(_video("namespace, queue"), "{{namespace}}/{{queue}}"),
                     "Seconds of video of jobs that ended in the time range.",

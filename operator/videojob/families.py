@@ -1,4 +1,4 @@
-"""What the control plane and the runner must know of a model family, without importing a model.
+"""Arithmetic facts of the model families, for control plane and runner, which import no model.
 
 The models themselves are in `videojob.models`; this table holds only arithmetic facts, so that a plan can be made and a
 resume prepared where torch is not installed.

@@ -1,4 +1,4 @@
-"""Logs: JSON lines for a cluster, text for a terminal; a record that is about a job says which.
+"""Logs: JSON lines for a cluster, text for a terminal; a record that is about a job names it.
 
 `about` names the job for everything that is logged within it, in tasks and threads that are started there as well.
 Nothing here, and no caller, logs a prompt.

@@ -207,7 +207,7 @@ def test_what_steers_a_job_can_be_changed(cluster: Cluster, namespace: str) -> N
         patch(cluster, namespace, {"cancel": False})
 
 
-def test_a_new_job_says_that_it_waits_before_anybody_wrote_to_it(cluster: Cluster, namespace: str) -> None:
+def test_a_new_job_has_the_condition_that_it_waits_before_any_write(cluster: Cluster, namespace: str) -> None:
     status = create(cluster, namespace, GOOD)["status"]
     assert (status["phase"], status["reason"], status["attempts"]) == ("Pending", "Queued", 0)
     assert [(one["type"], one["status"]) for one in status["conditions"]] == [("Assigned", "False")]
@@ -221,7 +221,7 @@ def test_kubectl_get_shows_where_the_video_is(cluster: Cluster, namespace: str) 
     assert wide[0].split() == [*plain[0].split(), "POOL", "REPLICA", "ATTEMPTS", "REASON", "OUTPUT"]
 
 
-def test_a_pool_made_of_pods_is_taken_whole(cluster: Cluster, namespace: str) -> None:
+def test_a_managed_pool_with_every_field_is_accepted(cluster: Cluster, namespace: str) -> None:
     name = f"pods-{namespace}"
     cluster.kubectl("create", "-f", "-", input=json.dumps(manifest("GPUPool", PODS, name)))
     kept = json.loads(cluster.kubectl("get", "gpupool", name, "-o", "json"))["spec"]
@@ -236,7 +236,7 @@ def test_a_pool_made_of_pods_is_taken_whole(cluster: Cluster, namespace: str) ->
             cluster.kubectl("patch", "gpupool", name, "--type=merge", "--patch", json.dumps({"spec": change}))
 
 
-def test_the_replicas_of_a_pool_are_scaled_from_outside_only_where_it_says_so(cluster: Cluster, namespace: str) -> None:
+def test_replicas_are_scaled_from_outside_only_with_mode_external(cluster: Cluster, namespace: str) -> None:
     name = f"scaled-{namespace}"
     external = {**PODS, "scaling": {"mode": "External"}, "replicas": 1}
     cluster.kubectl("create", "-f", "-", input=json.dumps(manifest("GPUPool", external, name)))

@@ -44,7 +44,7 @@ def test_a_quantity_stays_what_it_was(quantity: float | str) -> None:
         assert text_pattern(Quantity).search(quantity)
 
 
-def test_seeds_end_where_a_double_can_still_be_told_from_the_bound() -> None:
+def test_the_largest_seed_is_the_last_that_a_double_can_distinguish_from_the_bound() -> None:
     assert int(float(MAX_SEED)) == MAX_SEED < 2**63
     assert TypeAdapter(Seed).validate_python(MAX_SEED) == MAX_SEED
     with pytest.raises(ValidationError):

@@ -1,7 +1,7 @@
 """How fast the operator is: 2,000 jobs on a real API server, against a stub runner that finishes them at once.
 
 Beside it, in the same run: the same writes in a bare loop, with nobody watching and nothing to decide. That is what API
-server and client allow on this machine; the ratio of the two says what the operator adds.
+server and client allow on this machine; the ratio of the two is what the operator adds.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @pytest.mark.timeout(900)
 async def test_control_plane(cluster: Cluster, client: KubeClient, namespace: str, tmp_path: Path) -> None:
-    """Prints a table. That every job succeeds is the test; a missed target is told, with what the time went into."""
+    """Prints a table. That every job succeeds is the test; a missed target is printed, with what the time went into."""
     world = World(cluster, client, namespace, tmp_path / "store")
     await world.queue()
     await world.models()

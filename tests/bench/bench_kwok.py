@@ -23,7 +23,7 @@ from tests.bench.bench_control_plane import bounded, cpu_seconds, job_body, peak
 from tests.controller.world import REAL, ROOT, OperatorProcess, operator_process, until
 from tests.kwok.nodes import ACCELERATOR, COMPLETE_AFTER, GPU, READY_AFTER, add_nodes, cluster_with_nodes
 from tests.kwok.pod_runners import PodRunners
-from tests.kwok.world import PodWorld
+from tests.kwok.world import PoolWorld
 from videojob.api.videojob import VideoJob
 from videojob.kube.client import (
     GPU_POOLS,
@@ -105,7 +105,7 @@ async def _pools(
 ) -> Result:
     namespace = "fleet"
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-    world = PodWorld(cluster, client, namespace, folder / "store", answers=PodRunners(client, NAMESPACE))
+    world = PoolWorld(cluster, client, namespace, folder / "store", pod_runners=PodRunners(client, NAMESPACE))
     await world.queue()
     await world.models()
     await client.merge_patch(VIDEO_MODELS, world.model, {"spec": {"estimate": {"chunkSeconds": CHUNK_SECONDS}}})
@@ -115,7 +115,7 @@ async def _pools(
         _runners(cluster) as runners,
     ):
         for name, its in nodes.items():
-            await world.pod_pool(
+            await world.managed_pool(
                 name,
                 name,
                 scaling={
@@ -126,7 +126,7 @@ async def _pools(
                 },
                 template={"annotations": {READY_AFTER: f"{COLD_SECONDS}s"}},
             )
-            await world.sized(world.named(name), 0)
+            await world.until_size(world.named(name), 0)
         processes = _pids(cluster) | {"operator": operator.process.pid, "stub runners": runners.pid}
         before, writes, own = cpu_seconds(processes), await _writes(cluster), await _own_writes(operator)
         began = perf_counter()
@@ -167,7 +167,7 @@ async def _pools(
         moved = [job for job in jobs if job.status.attempts > 1]
         assert all(job.status.failures == 0 for job in jobs)
     print(f"  node {lost_node} lost after {lost_at:.0f} s with {lost_jobs} jobs; {len(moved)} were assigned again,")
-    print(f"  all taken back {recovered - lost_at:.0f} s later; at rest (no replica) after {rested:.0f} s")
+    print(f"  all taken back {recovered - lost_at:.0f} s later; scaled to zero after {rested:.0f} s")
     print(f"  operator: {mine / JOBS:.2f} API writes per job, peak RSS {peak / 1e6:.0f} MB")
     print(f"\n  {'s':>6}" + "".join(f"{name + ' wanted':>14}{'ready':>7}{'backlog':>9}" for name in nodes))
     for passed, values in trace[:: max(1, len(trace) // 24)]:
@@ -289,7 +289,7 @@ async def _rested(
         trace.append((perf_counter() - began, values))
         return perf_counter() - began if not any(values[0::3]) else None
 
-    return await until(look, "every pool is at rest", BENCH_SECONDS)
+    return await until(look, "every pool is scaled to zero", BENCH_SECONDS)
 
 
 def _sample(text: str, pools: list[str]) -> list[float]:

@@ -28,7 +28,7 @@ class Moments:
     last_commit: float
     output: float
     finished: float
-    """The watch has said Succeeded."""
+    """The watch has shown Succeeded."""
 
 
 def shortest(chunks: Sequence[Chunk]) -> float:

@@ -22,10 +22,10 @@ class Done:
     """A job that has succeeded; times in seconds."""
 
     wall: float
-    """From before its creation until a watch said Succeeded."""
+    """From before its creation until a watch showed Succeeded."""
     first_frame: float
-    told_first_frame: float
-    """As status tells it: from a creation time that Kubernetes cuts to whole seconds."""
+    status_first_frame: float
+    """As on the status: from a creation time that Kubernetes cuts to whole seconds."""
     stages: StageSeconds
     frames: int
     sha256: str
@@ -53,7 +53,7 @@ async def make_video(system: System, name: str, *, chunks: int, seconds: float, 
     return Done(
         wall=finished - created,
         first_frame=_born(job) + timing.first_frame_seconds - created,
-        told_first_frame=timing.first_frame_seconds,
+        status_first_frame=timing.first_frame_seconds,
         stages=timing.stages,
         frames=output.frames,
         sha256=system.output_sha256(status),
@@ -78,7 +78,7 @@ def _born(job: VideoJob) -> float:
 
 
 class _Records:
-    """What the store says of a job's chunks while it is made; the system removes it at the end."""
+    """The records of a job's chunks in the store while it is made; the system removes it at the end."""
 
     def __init__(self, system: System, chunks: int) -> None:
         self._system = system

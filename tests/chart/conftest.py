@@ -18,7 +18,7 @@ DryRun = Callable[[list[dict[str, Any]]], None]
 
 @pytest.fixture(scope="session")
 def dry_run(cluster: Cluster) -> DryRun:
-    """Shows objects to a real API server that serves every kind of the chart; raises DevError where it refuses one."""
+    """Applies objects by dry run to a real API server with all CRDs; raises DevError where it refuses one."""
     cluster.serve_crds(*map(foreign_crd, FILES))
 
     def show(objects: list[dict[str, Any]]) -> None:
@@ -31,7 +31,7 @@ def dry_run(cluster: Cluster) -> DryRun:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Iterator[Cluster]:
-    """An API server that knows nothing of us yet, with the namespace for a release."""
+    """An API server without anything of videojob, with the namespace for a release."""
     supervisor = Supervisor(tmp_path / "bare")
     try:
         started = local.start(supervisor)

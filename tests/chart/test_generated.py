@@ -17,7 +17,7 @@ def test_the_chart_holds_the_crds_of_the_repository() -> None:
     assert {path.name: path.read_text() for path in chart.CRDS.iterdir()} == chart.crds(), AGAIN
 
 
-def test_readme_tells_every_value() -> None:
+def test_readme_documents_every_value() -> None:
     assert chart.README.read_text() == chart.readme(), AGAIN
     rows = [line.strip("|").split("|") for line in chart.readme().split("## Values")[1].splitlines() if "`" in line]
     assert len(rows) > 40

@@ -1,4 +1,4 @@
-"""What the chart renders, shown to a real API server."""
+"""What the chart renders, checked by a real API server."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def _values(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("values", ["default", "everything", "namespaced"])
-def test_real_api_server_takes_every_object(values: str, dry_run: DryRun) -> None:
+def test_real_api_server_accepts_every_object(values: str, dry_run: DryRun) -> None:
     dry_run(render(*_values(values)))
 
 
@@ -35,7 +35,7 @@ def test_dry_run_is_strict(dry_run: DryRun) -> None:
 
 
 @pytest.mark.parametrize("values", ["default", "everything", "namespaced"])
-def test_restricted_pod_security_takes_every_pod(values: str, cluster: Cluster, namespace: str) -> None:
+def test_restricted_pod_security_admits_every_pod(values: str, cluster: Cluster, namespace: str) -> None:
     objects = render(*_values(values), namespace=namespace)
     cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     cluster.apply(*(each for each in objects if each["kind"] == "ServiceAccount"))
@@ -87,7 +87,7 @@ def test_namespaced_mode_needs_nothing_of_the_cluster_but_models_and_pools() -> 
     }
 
 
-def test_a_team_holds_what_of_ours_it_gives_to_its_release() -> None:
+def test_a_team_has_the_rights_that_it_grants_to_its_release() -> None:
     """Kubernetes' `admin` has the rest: a release on a real API server shows that."""
     namespaced = render(*_values("namespaced"))
     roles = [each["metadata"]["name"] for each in namespaced if each["kind"] == "Role"]

@@ -47,12 +47,12 @@ def _get(cluster: Cluster, *what: str) -> Any:
 
 
 def _ours(cluster: Cluster) -> set[str]:
-    """Our CRDs that the cluster has."""
+    """The names of videojob's CRDs in the cluster."""
     names = cluster.kubectl("get", "crds", "-o", "name").split()
     return {name for name in names if name.endswith(".videojob.dev")}
 
 
-def test_a_release_lives_and_what_is_kept_outlives_it(bare: Cluster, helm: Helm, values: str) -> None:
+def test_a_release_from_install_to_reinstall_keeps_what_it_should(bare: Cluster, helm: Helm, values: str) -> None:
     # Custom resources of the values are made although their kinds come with the same release.
     helm("install", *RELEASE, "--values", values)
     pool = _get(bare, "gpupool", "p")

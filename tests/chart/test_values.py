@@ -212,8 +212,8 @@ def test_argument_of_the_operator(settings: list[str], argument: str, given: boo
     ("kind", "name", "module"),
     [(*OPERATOR, "videojob.controller"), (*HOOK, "videojob.controller.uninstall")],
 )
-def test_programs_know_their_arguments(settings: list[str], kind: str, name: str, module: str) -> None:
-    """The last argument ends a program that knows all the others before it does anything."""
+def test_programs_accept_their_arguments(settings: list[str], kind: str, name: str, module: str) -> None:
+    """`--help` as the last argument ends a program that accepts the others before it does anything."""
     rendered = _find(render(*(f"--set={setting}" for setting in settings)), kind, name)
     arguments = _at(rendered, (*CONTAINER, "args"))
     assert _at(rendered, (*CONTAINER, "command")) == ["/opt/videojob/bin/python", "-m", module]
@@ -257,7 +257,7 @@ def test_names_that_look_like_numbers_stay_names() -> None:
 
 
 def _scalars(document: dict[str, Any], *parts: str) -> Iterator[object]:
-    """What stands in those parts of an object, however deep."""
+    """All scalars in those parts of an object, however deep."""
     left: list[object] = [document.get(part) for part in parts]
     while left:
         value = left.pop()
@@ -333,7 +333,7 @@ def test_queue_of_another_namespace_is_refused_in_namespaced_mode() -> None:
         render("--set=namespaced.enabled=true,defaultQueue.namespaces={default}", namespace="team-a")
 
 
-def test_schema_knows_every_value_and_no_other() -> None:
+def test_schema_has_every_value_and_no_other() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
 
@@ -352,5 +352,5 @@ def test_schema_knows_every_value_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("values", ["everything", "namespaced"])
-def test_lint_is_content(values: str) -> None:
+def test_lint_finds_nothing(values: str) -> None:
     helm("lint", "--strict", str(CHART), "--values", str(CHART / "ci" / f"{values}-values.yaml"))

@@ -1,4 +1,4 @@
-"""Pods for tests: what a person would write, under restricted Pod Security."""
+"""Pods for tests, as a person would write them under restricted Pod Security."""
 
 from typing import Any
 

@@ -28,8 +28,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
-def able(pytestconfig: pytest.Config) -> None:
-    """This machine runs real pods."""
+def real_pods(pytestconfig: pytest.Config) -> None:
+    """Skips the test, or fails it, where this machine cannot run real pods."""
     try:
         machine.prepare()
     except DevError as reason:
@@ -40,7 +40,7 @@ def able(pytestconfig: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def real(able: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
+def real(real_pods: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
     """A cluster with one node, DNS and the store; nothing of this project is installed in it."""
     make_model(print)
     folder = tmp_path_factory.mktemp("pods")

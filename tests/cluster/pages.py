@@ -21,7 +21,7 @@ def blocks(page: str, section: str) -> list[str]:
 
 
 def copied(block: str, folder: Path, kubeconfig: Path) -> str:
-    """What a block prints, run by a shell that finds kubectl and helm, in a folder that has the repository's files."""
+    """Run a block in a shell with kubectl and helm on PATH, in a folder with the charts; returns its output."""
     for name in ("charts", "manifests"):
         link = folder / name
         if not link.exists():

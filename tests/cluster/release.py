@@ -1,4 +1,4 @@
-"""The chart's release on the cluster with real pods, as a test acts on it."""
+"""The chart's release on the cluster with real pods, and what tests do with it."""
 
 import json
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ PATIENCE = 240.0
 POOL_PODS = ",".join(f"{label}={value}" for label, value in pod_labels(POOL).items())
 
 
-def report_nothing(_: str) -> None:
-    """Progress that nobody reads."""
+def ignore_progress(_: str) -> None:
+    """Discard a progress message."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,12 @@ class Release:
         return found
 
     def described(self, name: str) -> str:
-        """Everything about a job, for a message."""
+        """The job's status as JSON, for the message of a failed wait."""
         status = self.job(name).status
         return f"{name}: {status.model_dump_json(exclude_none=True, exclude={'resolved'})}"
 
     def until(self, holds: Any, otherwise: str, why: Any = lambda: "") -> None:
-        """Wait for something; fails with what there was instead."""
+        """Wait until the condition holds; fails with the description of what there was instead."""
         try:
             wait_until(holds, otherwise, PATIENCE)
         except Exception as error:
@@ -134,7 +134,7 @@ class Release:
 
     @contextmanager
     def cordoned(self) -> Iterator[None]:
-        """The node takes no new pods."""
+        """The node is cordoned within the block."""
         self.real.kubectl("cordon", NODE)
         try:
             yield
@@ -143,4 +143,4 @@ class Release:
 
     def install(self, *options: str) -> None:
         """Install the chart, or upgrade to it."""
-        local.install(self.real, report_nothing, *options)
+        local.install(self.real, ignore_progress, *options)

@@ -38,6 +38,6 @@ def test_a_folder_keeps_its_block_while_it_is_free() -> None:
     assert choose(FOLDER, [f"{first.node}/32"]) != first
 
 
-def test_where_everything_is_used_it_says_so() -> None:
+def test_an_error_names_the_range_where_every_block_is_used() -> None:
     with pytest.raises(DevError, match=r"10\.96\.0\.0/16 to 10\.191\.0\.0/16 is used"):
         choose(FOLDER, ["10.0.0.0/8"])

@@ -1,4 +1,4 @@
-"""The cluster that every other test of real pods stands on."""
+"""The cluster on which all other tests of real pods run."""
 
 import copy
 import json
@@ -132,7 +132,7 @@ def test_pods_and_accelerators_survive_the_kubelet(real: RealCluster, restricted
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
-def test_nothing_is_left_of_a_cluster(able: None, tmp_path: Path, killed: bool) -> None:
+def test_nothing_is_left_of_a_cluster(real_pods: None, tmp_path: Path, killed: bool) -> None:
     _, other = clusters.start(tmp_path, MODEL.parent, print)
     try:
         other.cluster.apply(pod("stays", "default", command=["sleep", "1000"]))

@@ -60,7 +60,7 @@ def prometheus(real: RealCluster, folder: Path) -> Iterator[None]:
 
 
 def value(real: RealCluster, query: str) -> float | None:
-    """What Prometheus answers; None where there is nothing."""
+    """The value of a query; None where it has no result."""
     printed = real.in_node(
         *(str(program("promtool")), "query", "instant", "--format=json", f"http://{ADDRESS}", query),
     )
@@ -69,7 +69,7 @@ def value(real: RealCluster, query: str) -> float | None:
 
 
 def keda_query(pool: str) -> str:
-    """What KEDA asks Prometheus by the sample, for another pool."""
+    """The query of the KEDA sample, for another pool."""
     (trigger,) = yaml.safe_load((MANIFESTS / "samples" / "scaling" / "keda.yaml").read_text())["spec"]["triggers"]
     query: str = trigger["metadata"]["query"]
     assert 'pool="h200"' in query

@@ -25,7 +25,7 @@ VERSION = "0.1.0"
 
 @pytest.fixture
 def alone(release: Release) -> Iterator[RealCluster]:
-    """The cluster without a release that serves all of it, which comes back afterwards."""
+    """The cluster without its cluster-wide release, which is installed again afterwards."""
     release.submit("untouched", seconds=30)  # Long enough not to be done when the operator has stopped.
     release.until_chunks("untouched", 1)
     release.real.helm("uninstall", "videojob", "--namespace", NAMESPACE, "--wait", "--timeout", "4m")
@@ -72,7 +72,7 @@ def _filled(block: str) -> str:
 
 
 def _member(real: RealCluster, folder: Path) -> Path:
-    """A kubeconfig of somebody who is Kubernetes' `admin` of the team's namespace, and nothing else."""
+    """A kubeconfig of a user who has the ClusterRole `admin` in the team's namespace, and no other rights."""
     config = real.cluster.config()
     config["users"][0]["user"] |= {"as": "member", "as-groups": [TEAM]}
     path = folder / "member.kubeconfig"
@@ -81,7 +81,7 @@ def _member(real: RealCluster, folder: Path) -> Path:
 
 
 def _give_namespace(real: RealCluster) -> None:
-    """What a team has before: a restricted namespace, `admin` there, models, the store's keys."""
+    """Make what a team has before: a restricted namespace, `admin` there, models, the store's keys."""
     rbac = "rbac.authorization.k8s.io"
     secret = real.get("secret", "videojob-store", "-n", NAMESPACE)
     real.cluster.apply(

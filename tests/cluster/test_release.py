@@ -1,4 +1,4 @@
-"""videojob as its chart installs it, in real pods: what a platform team does with it, and what goes wrong there."""
+"""The chart's release in real pods: what a platform team does with it, and faults of pods and nodes."""
 
 import json
 import os
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(900)
 OPERATOR = "app.kubernetes.io/component=operator"
 
 
-def test_a_job_wakes_the_pool_and_gets_its_video(installed: Release, first: tuple[VideoJob, GPUPool]) -> None:
+def test_a_job_scales_the_pool_up_and_gets_its_video(installed: Release, first: tuple[VideoJob, GPUPool]) -> None:
     job, pool = first
     assert job.status.output is not None
     assert (job.status.output.frames, job.status.attempts, job.status.failures) == (96, 1, 0)
@@ -35,7 +35,7 @@ def test_a_job_wakes_the_pool_and_gets_its_video(installed: Release, first: tupl
     assert [entry.model for entry in status.estimates] == ["tiny-anyflow"]
 
 
-def test_pods_run_as_restricted_pod_security_wants_them(release: Release) -> None:
+def test_pods_comply_with_restricted_pod_security(release: Release) -> None:
     labels = release.real.get("namespace", NAMESPACE)["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     release.submit("looked")
@@ -168,7 +168,7 @@ def test_an_upgrade_of_operator_and_pool_keeps_the_jobs(release: Release, undist
         ),
     ],
 )
-def test_a_pool_says_what_is_wrong_with_it_and_so_does_its_job(
+def test_a_pool_and_its_job_report_what_is_wrong(
     release: Release, template: dict[str, object], name: str, condition: ConditionType, reason: str, words: str
 ) -> None:
     pool, model = release.real.get("gpupool", POOL), release.real.get("videomodel", "tiny-anyflow")

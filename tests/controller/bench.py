@@ -26,7 +26,7 @@ PATIENCE = 300.0
 
 @dataclass
 class Leader:
-    """Leads until it is told otherwise."""
+    """Leads while `leading` is set."""
 
     leading: bool = True
     term: int = 1

@@ -1,4 +1,4 @@
-"""JSON objects as an API server has them, and such a server in memory that keeps fences and can be told to fail."""
+"""JSON objects as an API server has them, and such a server in memory that checks fences and fails on demand."""
 
 import asyncio
 import copy

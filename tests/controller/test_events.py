@@ -12,7 +12,7 @@ from videojob.kube.client import Json, KubeClient, KubeError
 
 
 class Bench:
-    """A recorder over an API server that refuses when it is told to."""
+    """A recorder over an API server that refuses while `refuses` is set."""
 
     def __init__(self) -> None:
         self.time = 0.0

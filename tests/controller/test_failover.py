@@ -112,7 +112,7 @@ async def test_killing_the_operator_at_any_moment_loses_nothing(world: World, cl
 
 
 @pytest.mark.parametrize("missing", ["resources", "rights", "server", "credentials"])
-def test_an_operator_that_cannot_run_says_why(tmp_path: Path, missing: str) -> None:
+def test_an_operator_that_cannot_run_exits_with_a_sentence(tmp_path: Path, missing: str) -> None:
     supervisor = Supervisor(tmp_path)
     try:
         if missing == "credentials":

@@ -134,7 +134,7 @@ def test_what_an_audit_finds_gone_is_forgotten(bench: Bench, kind: ResourceKind,
 # What has become of a job
 
 
-def test_progress_is_measured_and_says_who_has_served_it(bench: Bench) -> None:
+def test_progress_is_measured_and_attributed_to_store_and_replica(bench: Bench) -> None:
     bench.intake.apply(VIDEO_JOBS, held_body(version=1))
     later = held_body(version=2, status={"progress": {"chunksDone": 3}, "timing": {"runningSeconds": 4.0}})
     bench.intake.apply(VIDEO_JOBS, later)
@@ -310,7 +310,7 @@ def test_a_listing_drops_what_is_not_in_it_unless_that_was_seen_later(bench: Ben
 # Pods and Deployments
 
 
-def test_a_managed_replica_whose_pod_is_gone_has_left_until_it_is_heard_again(bench: Bench) -> None:
+def test_a_managed_replica_whose_pod_is_gone_has_left_until_it_renews_again(bench: Bench) -> None:
     key = ReplicaKey("m", "r0")
     bench.intake.apply(PODS, pod_body(pool="m"))
     bench.intake.apply(LEASES, lease_body("m", version=1, renewed="1"))

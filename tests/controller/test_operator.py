@@ -65,7 +65,7 @@ async def test_a_seed_that_was_not_given_is_drawn_and_kept(world: World, operato
     assert seeds[0] != seeds[2]
 
 
-async def test_a_job_says_what_is_missing_and_starts_when_it_is_there(world: World, operator: OperatorProcess) -> None:
+async def test_a_job_reports_what_is_missing_and_starts_when_it_exists(world: World, operator: OperatorProcess) -> None:
     await world.job()
     job = await world.waits("QueueNotFound")
     condition = find(job.status.conditions, ConditionType.ASSIGNED)
@@ -139,7 +139,7 @@ async def test_a_running_job_that_is_deleted_leaves_nothing(world: World, operat
 
 
 @pytest.mark.parametrize("policy", ["Retain", "Delete"])
-async def test_a_succeeded_job_keeps_its_video_unless_told_otherwise(
+async def test_the_deletion_policy_decides_about_the_video_of_a_succeeded_job(
     world: World, operator: OperatorProcess, policy: str
 ) -> None:
     await world.everything()
@@ -283,19 +283,19 @@ async def test_jobs_of_other_controllers_are_left_alone(world: World, operator: 
     assert (theirs.status.phase.value, theirs.metadata.finalizers, theirs.status.attempts) == ("Pending", (), 0)
 
 
-async def test_pools_and_queues_say_how_they_are(world: World, operator: OperatorProcess) -> None:
+async def test_pools_and_queues_have_counts_and_conditions(world: World, operator: OperatorProcess) -> None:
     await world.everything("r0", behave=hold, slots=1)
     await world.job("runs")
     await world.phase("Running", "runs")
     await world.job("waits")
 
-    async def told() -> bool | None:
+    async def counted() -> bool | None:
         queue = VideoQueue.model_validate(await world.client.get(VIDEO_QUEUES, "default", world.namespace))
         pool = GPUPool.model_validate(await world.client.get(GPU_POOLS, world.pool))
         counts = (queue.status.pending_jobs, queue.status.active_jobs, pool.status.running_jobs, pool.status.slots)
         return True if counts == (1, 1, 1, 1) else None
 
-    await until(told, "queue and pool count their jobs")
+    await until(counted, "queue and pool count their jobs")
 
 
 async def test_nothing_is_written_while_nothing_changes(world: World, operator: OperatorProcess) -> None:
@@ -334,7 +334,7 @@ async def test_metrics_name_no_job_and_no_prompt(world: World, operator: Operato
         assert private not in text
 
 
-async def test_probes_tell_the_truth(operator: OperatorProcess) -> None:
+async def test_probes_report_that_the_operator_works(operator: OperatorProcess) -> None:
     assert await operator.probe("/livez") == (200, "ok")
     assert await operator.probe("/readyz") == (200, "ok")
 

@@ -143,7 +143,7 @@ async def test_a_drain_is_known_at_once_and_only_our_own_is_taken_back(bench: Be
     assert bench.server.read(LEASES, "p.r0")["metadata"]["annotations"][DRAIN_ANNOTATION] == "Upgrade"
 
 
-async def test_what_is_gone_need_not_be_drained_or_priced(bench: Bench) -> None:
+async def test_a_replica_that_is_gone_needs_no_drain_and_no_deletion_cost(bench: Bench) -> None:
     await bench.effects.apply(Drain(R0, SCALE_DOWN), bench.api)
     await bench.effects.apply(SetDeletionCost(R0, "uid-pod-r0", 5), bench.api)
     assert not bench.server.written

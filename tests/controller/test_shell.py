@@ -255,7 +255,7 @@ async def test_what_cannot_be_taken_in_stops_nothing(tmp_path: Path) -> None:
             assert watcher.restarts == []
 
 
-async def test_a_server_that_is_away_is_no_contact_and_the_watches_say_so(tmp_path: Path) -> None:
+async def test_a_server_that_is_away_is_no_contact_and_the_watches_report_it(tmp_path: Path) -> None:
     answers: list[Answer] = [raw(b"", 503)]
     async with serving(Apis(answers)) as server:
         settings = await configuration(kubeconfig(tmp_path / "config", server.url), {})

@@ -112,7 +112,7 @@ class World:
         return await self.runner(*replicas, behave=behave, slots=slots)
 
     async def ready(self, replicas: int) -> None:
-        """Wait until the operator says that so many replicas of the pool can take jobs."""
+        """Wait until the operator reports that so many replicas of the pool can take jobs."""
 
         async def look() -> bool | None:
             found = GPUPool.model_validate(await self.client.get(GPU_POOLS, self.pool))

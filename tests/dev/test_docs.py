@@ -19,8 +19,8 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 @pytest.mark.parametrize("reason", sorted({*Reason, *ScalingReason}))
 def test_every_reason_has_its_line(reason: str) -> None:
-    told = [(DOCS / page).read_text() for page in ("troubleshooting.md", "scaling.md")]
-    assert any(re.search(rf"^\|[^|]*`{reason}`", text, re.MULTILINE) for text in told)
+    pages = [(DOCS / page).read_text() for page in ("troubleshooting.md", "scaling.md")]
+    assert any(re.search(rf"^\|[^|]*`{reason}`", text, re.MULTILINE) for text in pages)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))

@@ -42,5 +42,5 @@ def test_uv_environment(settings: dict[str, str], expected: dict[str, str]) -> N
     assert expected.items() <= uv_environment(settings).items()
 
 
-def test_uv_gets_no_setting_that_pip_has_not() -> None:
+def test_uv_gets_only_settings_that_pip_has() -> None:
     assert "UV_DEFAULT_INDEX" not in uv_environment({"PIP_INDEX_URL": ""})

@@ -25,7 +25,7 @@ def lines() -> dict[str, int]:
     return {str(path.relative_to(REPOSITORY)): len(path.read_text().splitlines()) for path in files if path.is_file()}
 
 
-def test_no_file_is_longer_than_can_be_read_at_a_sitting() -> None:
+def test_no_file_is_longer_than_the_limit() -> None:
     assert {name: count for name, count in lines().items() if count > LINES and name not in LONGER} == {}
 
 

@@ -28,7 +28,7 @@ def test_group_of(name: str, group: str) -> None:
     assert group_of(name).name == group
 
 
-def test_an_unknown_program_is_refused_with_those_there_are() -> None:
+def test_an_unknown_program_is_refused_with_a_list_of_the_known_ones() -> None:
     with pytest.raises(DevError, match="No program is called kubectx; there are kube-apiserver, kubectl, etcd"):
         group_of("kubectx")
 
@@ -51,7 +51,9 @@ def test_from_assets(environment: dict[str, str], found: str | None, tmp_path: P
     assert from_assets("kubectl", given) == (found and tmp_path / found)
 
 
-def test_assets_come_before_the_cache_for_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_assets_come_before_the_cache_for_programs_that_they_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
     given = executable(tmp_path / "assets" / "kubectl")
     built = executable(tmp_path / f"kubernetes-{programs.fingerprint(group_of('kubectl'))}" / "kube-apiserver")
@@ -79,7 +81,7 @@ def test_every_group_is_pinned(group: programs.Group) -> None:
 
 
 @pytest.mark.parametrize("name", ["go.mod", "go.sum", "main.go"])
-def test_a_change_of_what_a_group_is_made_of_is_another_build(
+def test_a_change_of_a_groups_inputs_is_another_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     group = group_of("pause")
@@ -92,7 +94,7 @@ def test_a_change_of_what_a_group_is_made_of_is_another_build(
     assert programs.fingerprint(group) != before
 
 
-def test_kubectl_tells_the_version_that_go_mod_pins() -> None:
+def test_kubectl_has_the_version_that_go_mod_pins() -> None:
     pinned = re.search(r"k8s\.io/kubernetes (v\S+)", (programs.MODULES / "kubernetes" / "go.mod").read_text())
     assert pinned is not None
     printed = subprocess.run((program("kubectl"), "version", "--client"), capture_output=True, text=True, check=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from dev.errors import DevError
-from dev.reasons_doc import FINE, document
+from dev.reasons_doc import NORMAL, document
 from dev.supervisor import REPOSITORY
 from videojob.api.reasons import Reason, Scope
 
@@ -20,7 +20,7 @@ def test_every_reason_has_its_row(reason: Reason) -> None:
 
 
 def test_a_page_without_a_table_of_a_scope_is_refused() -> None:
-    names = [str(scope.name).lower() for scope in Scope] + [FINE]
+    names = [str(scope.name).lower() for scope in Scope] + [NORMAL]
     page = "".join(f"# {name}\n<!-- reasons: {name} -->\nstale row\n<!-- end -->\n" for name in names)
     written = document(page)
     assert "stale row" not in written

@@ -70,7 +70,7 @@ def test_a_killed_process_is_started_again(supervisor: Supervisor) -> None:
     assert deaths == {"in_a_row": 1, "last": "SIGKILL"}
 
 
-def test_what_a_killed_process_started_does_not_outlive_it(supervisor: Supervisor) -> None:
+def test_children_of_a_killed_process_do_not_outlive_it(supervisor: Supervisor) -> None:
     supervisor.run(PARENT)
     first = pid_of(supervisor, "parent")
     eventually(lambda: len(group(first)) == 3, "the shell has started both sleeps")
@@ -142,7 +142,7 @@ def test_stop_cleans_up_what_a_killed_supervisor_left(supervisor: Supervisor) ->
     assert marked(supervisor.folder) == []
 
 
-def test_stop_never_touches_a_stranger_that_got_an_old_pid(tmp_path: Path) -> None:
+def test_stop_never_signals_another_process_that_got_an_old_pid(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     stranger = subprocess.Popen(("sleep", "600"))
     try:

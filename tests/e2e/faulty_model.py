@@ -24,7 +24,7 @@ class FaultyMarks:
         self._model.step += 1
         self._model.fault("step")
         found = self._marks.marked(correlation_id)
-        self._model.tell(found)
+        self._model.record(found)
         return found
 
 
@@ -66,8 +66,8 @@ class FaultyModel(TritonPythonModel):
             path.with_suffix(".new").replace(path)
         raise RuntimeError("a fault was asked for")
 
-    def tell(self, marked):
-        """Write down a step of a chunk, and whether the sequence was to stop."""
+    def record(self, marked):
+        """Record a step of a chunk, and whether the sequence was to stop."""
         with Path(FAULTS, f"{STAGE}.log").open("a") as log:
             log.write(f"{self.chunk} {self.step} {int(marked)}\n")
 

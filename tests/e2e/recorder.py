@@ -1,4 +1,4 @@
-"""Watches the store of a job, so that a test can say what was ever written, though success removes most of it."""
+"""Watches the store of a job, so that a test sees what was ever written, though success removes most of it."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -190,7 +190,7 @@ class System(StoredFiles, ApiServerFaults):
         return bool(loaded) and not any(troubles)
 
     async def report(self, name: str) -> ReplicaReport:
-        """What the replica's runner says of it."""
+        """The report of the replica's runner."""
         return _report(await self.client.get(LEASES, lease_name(self.pool, name), NAMESPACE))
 
     def kill(self, process: subprocess.Popen[bytes] | None, number: signal.Signals = signal.SIGKILL) -> None:
@@ -289,7 +289,7 @@ class System(StoredFiles, ApiServerFaults):
         await self.begin_delete(name)
         await self.until_gone(name)
 
-    async def log_says(self, name: str, words: str) -> bool:
+    async def log_contains(self, name: str, words: str) -> bool:
         """Whether the log of the replica's runner has had these words since the test began."""
         replica = self.replicas[name]
         return words in replica.log.read_text()[replica.log_start :]

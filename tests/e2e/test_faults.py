@@ -109,7 +109,9 @@ async def test_a_zombie_writes_nothing_over_its_successor(system: System) -> Non
             )
             await system.until_chunks("haunted", 2)
             system.kill(blue.runner, signal.SIGCONT)
-            await system.until(lambda: system.log_says("blue", "haunted (attempt 1) is left alone"), "it does not stop")
+            await system.until(
+                lambda: system.log_contains("blue", "haunted (attempt 1) is left alone"), "it does not stop"
+            )
             green.faults.release("denoiser")
             status = await system.until_finished("haunted")
         finally:
@@ -131,7 +133,9 @@ async def test_a_second_runner_of_a_replica_replaces_the_first(system: System) -
     blue = system.replicas["blue"]
     second = system.another_runner("blue", metrics_port=system.free_port())
     try:
-        await system.until(lambda: system.log_says("blue", "another runner has taken the Lease"), "the first goes on")
+        await system.until(
+            lambda: system.log_contains("blue", "another runner has taken the Lease"), "the first goes on"
+        )
         blue.faults.release("denoiser")
         status = await system.until_finished("contested")
     finally:
@@ -142,7 +146,7 @@ async def test_a_second_runner_of_a_replica_replaces_the_first(system: System) -
     await system.ready("blue")  # The first takes over again, now that the second is gone.
 
 
-async def test_a_store_that_refuses_is_told_and_heals(system: System, tmp_path: Path) -> None:
+async def test_a_store_that_refuses_is_reported_until_it_works(system: System, tmp_path: Path) -> None:
     quiet = await system.undisturbed()
     await held_after(system, "unstored", 1)
     away = system.store.with_name("away")
@@ -155,7 +159,7 @@ async def test_a_store_that_refuses_is_told_and_heals(system: System, tmp_path: 
         )
         assert status.phase is Phase.PENDING
         assert "store" in system.condition(status, ConditionType.ASSIGNED)[2]
-        await system.until(lambda: _reports_store_error(system), "the replica does not tell")
+        await system.until(lambda: _reports_store_error(system), "the replica does not report it")
     finally:
         system.store.unlink()
         away.rename(system.store)
@@ -209,7 +213,7 @@ async def test_a_chunk_that_was_committed_with_other_bytes_is_what_the_job_goes_
 
 
 async def test_a_video_that_is_finished_is_adopted_without_a_chunk(system: System) -> None:
-    """As after a runner that was killed between committing the video and saying so."""
+    """As after a runner that was killed between committing the video and reporting it."""
     quiet = await system.undisturbed()
     await system.submit("finished")
     made = (await system.job("finished")).metadata.uid

@@ -25,7 +25,7 @@ OUTAGES = [
 
 async def cut_off(system: System) -> None:
     """Wait until the runner has not renewed its Lease for longer than the Lease lasts."""
-    await system.until(lambda: system.log_says("blue", "was not renewed"), "the runner renews its Lease")
+    await system.until(lambda: system.log_contains("blue", "was not renewed"), "the runner renews its Lease")
     await asyncio.sleep(LEASE_SECONDS)
 
 

@@ -111,7 +111,7 @@ async def test_sigterm_finishes_what_is_in_flight_and_hands_the_job_back(system:
     await in_the_middle_of_a_chunk(system, "drained")
     async with recorded(system, "drained") as seen:
         system.kill(blue.runner, signal.SIGTERM)
-        await system.until(lambda: draining(system), "the replica does not say so")
+        await system.until(lambda: draining(system), "the replica does not report it")
         blue.faults.release("denoiser")
 
         status = await system.until_status("drained", lambda status: status.assignment is None, "it is not handed back")
@@ -165,7 +165,7 @@ async def test_a_drain_asked_for_on_the_lease(system: System) -> None:
     lease = lease_name(system.pool, "blue")
     drain = {"metadata": {"annotations": {DRAIN_ANNOTATION: "maintenance"}}}
     await system.client.merge_patch(LEASES, lease, drain, NAMESPACE)
-    await system.until(lambda: draining(system), "the replica does not say so")
+    await system.until(lambda: draining(system), "the replica does not report it")
     system.replicas["blue"].faults.release("denoiser")
 
     status = await system.until_status("moved", lambda status: status.assignment is None, "it is not handed back")
@@ -182,7 +182,7 @@ async def test_a_cancel_does_not_wait_for_a_drain(system: System) -> None:
     lease = lease_name(system.pool, "blue")
     drain = {"metadata": {"annotations": {DRAIN_ANNOTATION: "maintenance"}}}
     await system.client.merge_patch(LEASES, lease, drain, NAMESPACE)
-    await system.until(lambda: draining(system), "the replica does not say so")
+    await system.until(lambda: draining(system), "the replica does not report it")
     await system.change("impatient", cancel=True)
     await let_go(system)
 

@@ -1,4 +1,4 @@
-"""A job becomes a video, and says so."""
+"""A job becomes a video, with status, Events and metrics."""
 
 import asyncio
 from pathlib import Path
@@ -34,7 +34,7 @@ async def test_a_job_becomes_a_video(system: System) -> None:
     assert (video.frames, video.duration_seconds, video.width, video.height) == (40, 5, 80, 64)
 
 
-async def test_time_and_cost_are_told(system: System) -> None:
+async def test_time_and_cost_are_on_the_status(system: System) -> None:
     await system.submit("measured", prompt="a prompt that no other job has")
 
     status = await system.until_finished("measured")
@@ -82,15 +82,15 @@ async def test_only_the_video_stays_in_the_store(system: System) -> None:
 
 
 async def test_the_end_is_an_event(system: System) -> None:
-    await system.submit("told")
+    await system.submit("observed")
 
-    await system.until_finished("told")
+    await system.until_finished("observed")
 
     async def reasons() -> bool:
-        events = await system.client.list(EVENTS, system.namespace, fieldSelector="involvedObject.name=told")
+        events = await system.client.list(EVENTS, system.namespace, fieldSelector="involvedObject.name=observed")
         return "Succeeded" in {event["reason"] for event in events["items"]}
 
-    await system.until(reasons, "no Event says that the job has succeeded")
+    await system.until(reasons, "there is no Event that the job has succeeded")
 
 
 async def test_jobs_share_nothing_but_the_server(system: System) -> None:
@@ -134,7 +134,7 @@ async def slots(system: System, count: int) -> bool:
     return (await system.report("blue")).slots == count
 
 
-async def test_a_prompt_that_is_too_long_fails_at_once_and_says_both_counts(system: System) -> None:
+async def test_a_prompt_that_is_too_long_fails_at_once_with_both_counts(system: System) -> None:
     await system.submit("long", prompt="x" * 600)
 
     status = await system.until_finished("long")

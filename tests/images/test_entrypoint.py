@@ -88,7 +88,7 @@ def test_grpc_stays_in_the_pod(ports: tuple[int, int, int]) -> None:
         (("--model-repository=/x",), "there is no argument --model-repository=/x"),
     ],
 )
-def test_wrong_arguments_are_told(arguments: tuple[str, ...], sentence: str) -> None:
+def test_wrong_arguments_are_refused(arguments: tuple[str, ...], sentence: str) -> None:
     result = subprocess.run((str(ENTRYPOINT), *arguments), capture_output=True, text=True, timeout=10, check=False)
     assert result.returncode == 2
     assert sentence in result.stderr

@@ -1,4 +1,4 @@
-"""A server in the API server's place that answers as it is told: by listings, and by what a watch gets."""
+"""A server in the API server's place that answers from a script: by listings, and by what a watch gets."""
 
 import asyncio
 import json

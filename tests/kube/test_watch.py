@@ -168,7 +168,7 @@ async def test_all_is_listed_again_when_answers_go_on_making_no_sense(tmp_path: 
     assert server.listed == 2
 
 
-async def test_a_refused_watch_says_so_goes_on_and_lists_again(tmp_path: Path) -> None:
+async def test_a_refused_watch_reports_it_goes_on_and_lists_again(tmp_path: Path) -> None:
     allowed, refused = asyncio.Event(), asyncio.Event()
 
     async def answer(request: web.Request) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""Fixtures of the tests on nodes that are not there."""
+"""Fixtures of the tests on simulated nodes."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from dev.control_plane import NAMESPACE, Cluster
 from tests.controller.world import OperatorProcess, operator_process
 from tests.kwok.nodes import add_nodes, cluster_with_nodes
 from tests.kwok.pod_runners import PodRunners
-from tests.kwok.world import PodWorld
+from tests.kwok.world import PoolWorld
 from videojob.kube.client import KubeClient, configuration
 
 
@@ -38,13 +38,13 @@ def operator(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture
-async def world(cluster: Cluster, client: KubeClient, namespace: str, tmp_path: Path) -> AsyncIterator[PodWorld]:
+async def world(cluster: Cluster, client: KubeClient, namespace: str, tmp_path: Path) -> AsyncIterator[PoolWorld]:
     """A namespace with a queue and a model, and runners for the pods of every pool; nothing is left afterwards."""
-    found = PodWorld(cluster, client, namespace, tmp_path / "store", answers=PodRunners(client, NAMESPACE))
-    found.answers.start()
+    found = PoolWorld(cluster, client, namespace, tmp_path / "store", pod_runners=PodRunners(client, NAMESPACE))
+    found.pod_runners.start()
     await found.queue()
     await found.models()
     yield found
     await found.leave()
-    await found.answers.stop()
-    assert found.answers.error is None, found.answers.error
+    await found.pod_runners.stop()
+    assert found.pod_runners.error is None, found.pod_runners.error

@@ -1,4 +1,4 @@
-"""GPU nodes that are not there: real API server, controllers and scheduler, and kwok, which plays the kubelets."""
+"""Simulated GPU nodes: real API server, controllers and scheduler, and kwok in place of the kubelets."""
 
 import json
 import os
@@ -18,11 +18,11 @@ from dev.supervisor import Process, Supervisor, crash_loop
 
 GPU = "nvidia.com/gpu"
 MANAGED = "kwok.x-k8s.io/node"
-"""Annotation of the nodes that kwok plays."""
+"""Annotation of the nodes that kwok simulates."""
 READY_AFTER = "videojob.dev/test-ready-after"
-"""Annotation of a pod: kwok calls it ready so long after it has a node. A Go duration."""
+"""Annotation of a pod: how long after it has a node kwok makes it ready, as a Go duration."""
 COMPLETE_AFTER = "videojob.dev/test-complete-after"
-"""Annotation of a Job's pod: it ends so long after it was ready."""
+"""Annotation of a Job's pod: how long after it was ready it ends, as a Go duration."""
 ACCELERATOR = "example.com/accelerator"
 """Label of a node."""
 STARTED_SECONDS = 60
@@ -40,7 +40,7 @@ _DELAYS = {"pod/fast/pod-ready": READY_AFTER, "pod/fast/pod-complete": COMPLETE_
 
 @contextmanager
 def cluster_with_nodes(folder: Path, writes_per_second: int = 500) -> Iterator[Cluster]:
-    """A cluster whose controllers and scheduler may write so often, and where kwok plays every node that is made."""
+    """A cluster with `writes_per_second` for controllers and scheduler each, where kwok simulates all nodes."""
     supervisor = Supervisor(folder)
     try:
         cluster = control_plane.start(supervisor)
@@ -61,7 +61,7 @@ def cluster_with_nodes(folder: Path, writes_per_second: int = 500) -> Iterator[C
 
 
 def add_nodes(cluster: Cluster, accelerator: str, count: int, gpus: int = 8) -> tuple[str, ...]:
-    """Nodes with so many GPUs of that kind each, once they are ready; their names."""
+    """Make nodes with so many GPUs each, wait until they are ready, and return their names."""
     names = tuple(f"{accelerator}-{number}" for number in range(count))
     resources = {"cpu": "96", "memory": "1Ti", "pods": "110", GPU: str(gpus)}
     cluster.apply(
@@ -121,7 +121,7 @@ def _processes(cluster: Cluster, folder: Path, writes_per_second: int) -> Iterat
 
 
 def _stages() -> Iterator[dict[str, Any]]:
-    """What kwok's nodes and pods go through, as its module has it; pods of Jobs and pools take the time they ask."""
+    """kwok's stages of nodes and pods, from its module; pods of Jobs and pools take the times of their annotations."""
     for name in _STAGES:
         stage = yaml.safe_load((_module() / "kustomize" / "stage" / f"{name}.yaml").read_text())
         if name in _DELAYS:

@@ -1,4 +1,4 @@
-"""Runners of pods that are not there: one process answers for every pod of every pool, as the real runner does.
+"""Runners of simulated pods: one process stands in for the runners of all pods of all pools.
 
 It keeps a Lease for each pod that is ready, makes the chunks of its jobs in the given time, drains where the Lease or
 the pod's end asks for it, and hands jobs back. Videos consist of nothing, but every chunk that is committed is
@@ -98,7 +98,7 @@ class _Pod:
 
 @dataclass
 class PodRunners:
-    """Acts for every pod of every pool in a namespace."""
+    """Runs the Lease and the jobs of every pod of every pool in a namespace."""
 
     client: KubeClient
     namespace: str
@@ -106,8 +106,8 @@ class PodRunners:
     committed: list[Chunk] = field(default_factory=list)
     clashes: list[Chunk] = field(default_factory=list)
     """Chunks that were made although they had been committed before."""
-    deaf: bool = False
-    """No runner sees that a Lease asks for a drain."""
+    ignores_drains: bool = False
+    """Whether the runners ignore a drain that a Lease asks for."""
     broken: dict[str, str] = field(default_factory=dict)
     """By pool: why no model loads there."""
     _log: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -118,16 +118,16 @@ class PodRunners:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _limit: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(IN_FLIGHT))
     error: BaseException | None = None
-    """What one of the tasks ended by, which none should."""
+    """The exception that ended one of the tasks, which none should have."""
 
     def start(self) -> "PodRunners":
-        """Take part, until `stop`."""
+        """Watch and act, until `stop`."""
         for coroutine in (self._watch_pods(), self._watch_leases(), self._watch_jobs()):
-            self._spawn(coroutine)
+            self._start_task(coroutine)
         return self
 
     async def stop(self) -> None:
-        """Vanish, and leave everything as it is."""
+        """Stop at once, and leave everything as it is."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -149,7 +149,7 @@ class PodRunners:
         """The indices that were committed, in that order."""
         return [chunk.index for chunk in self.committed if chunk.uid == uid]
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -169,13 +169,13 @@ class PodRunners:
                 for name in self._pods.keys() - there:
                     self._forget(name)
                 for body in seen.items:
-                    self._look_at(body)
+                    self._reconcile_pod(body)
             elif seen.type == "DELETED":
                 self._forget(seen.object["metadata"]["name"])
             else:
-                self._look_at(seen.object)
+                self._reconcile_pod(seen.object)
 
-    def _look_at(self, body: Json) -> None:
+    def _reconcile_pod(self, body: Json) -> None:
         metadata = body["metadata"]
         name = metadata["name"]
         ending, pod = "deletionTimestamp" in metadata, self._pods.get(name)
@@ -183,10 +183,10 @@ class PodRunners:
             # A lost one stays until somebody ends it by force, as without its kubelet.
             lost = name in self._lost_pods or body["spec"].get("nodeName") in self._lost_nodes
             if not lost or metadata.get("deletionGracePeriodSeconds") == 0:
-                self._spawn(self._let_go(body))
+                self._start_task(self._remove_finalizer(body))
         elif ending and pod is not None and not pod.ending:
             pod.ending = True
-            self._spawn(self._end(pod, body))
+            self._start_task(self._end(pod, body))
         elif not ending and pod is None and self._is_up(body):
             self._pods[name] = _Pod(
                 name,
@@ -196,7 +196,7 @@ class PodRunners:
                 0,
                 ReplicaReport(slots=0),
             )
-            self._spawn(self._begin(self._pods[name]))
+            self._start_task(self._begin(self._pods[name]))
 
     def _is_up(self, body: Json) -> bool:
         if body["metadata"]["name"] in self._lost_pods or body["spec"].get("nodeName") in self._lost_nodes:
@@ -229,7 +229,7 @@ class PodRunners:
         async with self._limit:
             await register(self.client, self.namespace, pod.pool, pod.name, pod.report, self.pace.lease, owner)
         if pod.name in self._pods:
-            pod.heartbeat = self._spawn(self._heartbeat(pod))
+            pod.heartbeat = self._start_task(self._heartbeat(pod))
 
     async def _loaded(self, name: str, trouble: str) -> LoadedModel:
         model = await self.client.get(VIDEO_MODELS, name)
@@ -255,7 +255,7 @@ class PodRunners:
                 raise
 
     async def _end(self, pod: _Pod, body: Json) -> None:
-        """Drain, give the Lease up, and let the pod go: what SIGTERM does."""
+        """Drain, give the Lease up, and remove the finalizer: what SIGTERM leads to."""
         if pod.heartbeat is not None:
             await self._renew(pod)
         await asyncio.gather(*pod.jobs.values(), return_exceptions=True)
@@ -264,9 +264,9 @@ class PodRunners:
         if pod.heartbeat is not None:
             pod.heartbeat.cancel()
             await self._patch_lease(pod, {"spec": {"holderIdentity": None}})
-        await self._let_go(body)
+        await self._remove_finalizer(body)
 
-    async def _let_go(self, body: Json) -> None:
+    async def _remove_finalizer(self, body: Json) -> None:
         try:
             async with self._limit:
                 await self.client.merge_patch(
@@ -282,11 +282,11 @@ class PodRunners:
         async for seen in self.client.watch(LEASES, self.namespace, labelSelector=SELECTOR):
             for body in seen.items if isinstance(seen, Listing) else (seen.object,):
                 metadata = body["metadata"]
-                pod = None if self.deaf else self._pods.get(metadata["labels"][REPLICA_LABEL])
+                pod = None if self.ignores_drains else self._pods.get(metadata["labels"][REPLICA_LABEL])
                 drain = DRAIN_ANNOTATION in metadata.get("annotations", {})
                 if pod is not None and pod.heartbeat is not None and pod.drain != drain:
                     pod.drain = drain
-                    self._spawn(self._renew(pod))
+                    self._start_task(self._renew(pod))
 
     # Jobs
 
@@ -295,9 +295,9 @@ class PodRunners:
             for body in seen.items if isinstance(seen, Listing) else (seen.object,):
                 # Most are of no interest, and reading them whole costs more than all else here.
                 if (isinstance(seen, Listing) or seen.type != "DELETED") and body.get("status", {}).get("assignment"):
-                    self._act(body)
+                    self._reconcile_job(body)
 
-    def _act(self, body: Json) -> None:
+    def _reconcile_job(self, body: Json) -> None:
         assignment = body["status"]["assignment"]
         pod = self._pods.get(assignment["replica"])
         if pod is None or pod.pool != assignment["pool"]:
@@ -307,10 +307,10 @@ class PodRunners:
             self._stops[attempt] = assignment["release"]
         if attempt in pod.jobs:
             return
-        task = pod.jobs[attempt] = self._spawn(self._make(pod, VideoJob.model_validate(body), attempt))
+        task = pod.jobs[attempt] = self._start_task(self._run_job(pod, VideoJob.model_validate(body), attempt))
         task.add_done_callback(lambda _: self._stops.pop(attempt, None))
 
-    async def _make(self, pod: _Pod, job: VideoJob, attempt: tuple[str, int]) -> None:
+    async def _run_job(self, pod: _Pod, job: VideoJob, attempt: tuple[str, int]) -> None:
         """Make what is left of the job's chunks, or hand it back between two of them."""
         resolved = job.status.resolved
         assert resolved is not None

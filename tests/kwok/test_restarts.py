@@ -8,21 +8,21 @@ from pathlib import Path
 
 from dev.control_plane import NAMESPACE
 from tests.controller.world import ROOT, operator_process, until
-from tests.kwok.world import LONG, PATIENCE, PodWorld, replica_of
+from tests.kwok.world import LONG, PATIENCE, PoolWorld, replica_of
 from videojob.api import FINALIZER
 from videojob.api.replica import DRAIN_ANNOTATION
 from videojob.kube.client import LEASES
 
 
-async def test_a_killed_operator_in_the_middle_of_a_scale_down(world: PodWorld, tmp_path: Path) -> None:
+async def test_a_killed_operator_in_the_middle_of_a_scale_down(world: PoolWorld, tmp_path: Path) -> None:
     """The next one goes on with the replica that was asked to drain."""
     log = tmp_path / "operator.log"
     with operator_process(world.cluster, log) as first:
-        pool = await world.pod_pool(scaling={"mode": "External"}, replicas=3)
-        await world.sized(pool, 3)
+        pool = await world.managed_pool(scaling={"mode": "External"}, replicas=3)
+        await world.until_size(pool, 3)
         await world.job(shots=LONG)
-        busy = replica_of(await world.runs())
-        world.answers.deaf = True
+        busy = replica_of(await world.until_running())
+        world.pod_runners.ignores_drains = True
         await world.scale(pool, 2)
 
         async def asked() -> set[str] | None:
@@ -40,21 +40,21 @@ async def test_a_killed_operator_in_the_middle_of_a_scale_down(world: PodWorld, 
     deployment = await world.deployment(pool)
     assert deployment is not None
     assert deployment["spec"]["replicas"] == 3
-    world.answers.deaf = False
+    world.pod_runners.ignores_drains = False
     with operator_process(world.cluster, log):
-        await world.sized(pool, 2)
+        await world.until_size(pool, 2)
         assert not draining & set(await world.pods(pool))
-        jobs = await world.succeeded()
+        jobs = await world.until_succeeded()
         world.made_once(*jobs.values())
         assert jobs["job"].status.attempts == 1
 
 
-async def test_uninstall_and_install_again(world: PodWorld, tmp_path: Path) -> None:
+async def test_uninstall_and_install_again(world: PoolWorld, tmp_path: Path) -> None:
     log = tmp_path / "operator.log"
     with operator_process(world.cluster, log):
-        pool = await world.pod_pool(scaling={"maxReplicas": 1})
+        pool = await world.managed_pool(scaling={"maxReplicas": 1})
         await world.job("running", shots=LONG)
-        await world.runs("running")
+        await world.until_running("running")
         await world.job("done")
         await world.job("deleted")
     # The operator is stopped, as by its Deployment's end.
@@ -75,9 +75,9 @@ async def test_uninstall_and_install_again(world: PodWorld, tmp_path: Path) -> N
     world.cluster.kubectl("delete", "videojob", "deleted", "--namespace", world.namespace, "--timeout=10s")
 
     with operator_process(world.cluster, log):
-        resumed = await world.runs("running")
+        resumed = await world.until_running("running")
         assert FINALIZER in resumed.metadata.finalizers
-        jobs = await world.succeeded()
+        jobs = await world.until_succeeded()
         assert set(jobs) == {"running", "done"}
         world.made_once(*jobs.values())
 

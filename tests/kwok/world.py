@@ -1,4 +1,4 @@
-"""What a test of managed pools needs: pools to make, their pods to look at, and conditions to wait for."""
+"""Helpers for tests of managed pools: make pools, read their pods, and wait for conditions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,21 +22,21 @@ PATIENCE = 60.0
 
 
 @dataclass
-class PodWorld(World):
-    """A namespace, a model and pools of a test's own; `answers` are the runners of all pods."""
+class PoolWorld(World):
+    """A namespace, a model and pools of a test's own; `pod_runners` are those of all pods."""
 
-    answers: PodRunners = None  # type: ignore[assignment]
+    pod_runners: PodRunners = None  # type: ignore[assignment]
 
     def named(self, name: str) -> str:
-        """The name of this test's pool of that name."""
+        """The name, made unique to this test."""
         return f"{name}-{self.namespace}"
 
     async def models(self) -> None:
         await super().models()
         await self.client.merge_patch(VIDEO_MODELS, self.model, {"spec": {"estimate": {"chunkSeconds": CHUNK_SECONDS}}})
 
-    async def pod_pool(self, name: str = "p", accelerator: str = "h200", **spec: Any) -> str:
-        """Make a managed pool; its whole name."""
+    async def managed_pool(self, name: str = "p", accelerator: str = "h200", **spec: Any) -> str:
+        """Make a managed pool; returns its full name."""
         template = {
             "image": "example.com/triton:1",
             "runnerImage": "example.com/runner:1",
@@ -59,7 +59,7 @@ class PodWorld(World):
         await self.client.merge_patch(GPU_POOLS, pool, {"spec": spec})
 
     async def scale(self, pool: str, replicas: int) -> None:
-        """What `kubectl scale` and the HPA do."""
+        """Scale by the scale subresource, as `kubectl scale` and an HPA do."""
         self.cluster.kubectl("scale", "gpupool", pool, f"--replicas={replicas}")
 
     async def read_pool(self, pool: str) -> GPUPool:
@@ -75,7 +75,7 @@ class PodWorld(World):
             raise
 
     async def pods(self, pool: str) -> dict[str, Json]:
-        """The pool's pods that are to stay, by name."""
+        """The pool's pods that are not being deleted, by name."""
         selector = ",".join(f"{key}={value}" for key, value in pod_labels(pool).items())
         found = (await self.client.list(PODS, NAMESPACE, labelSelector=selector))["items"]
         return {pod["metadata"]["name"]: pod for pod in found if "deletionTimestamp" not in pod["metadata"]}
@@ -85,7 +85,7 @@ class PodWorld(World):
         found = (await self.client.list(LEASES, NAMESPACE, labelSelector=f"{POOL_LABEL}={pool}"))["items"]
         return {lease["metadata"]["ownerReferences"][0]["name"] for lease in found}
 
-    async def pool_becomes(self, pool: str, holds: Callable[[GPUPool], bool], what: str) -> GPUPool:
+    async def until_pool(self, pool: str, holds: Callable[[GPUPool], bool], what: str) -> GPUPool:
         last: list[GPUPool] = []
 
         async def look() -> GPUPool | None:
@@ -95,19 +95,19 @@ class PodWorld(World):
         try:
             return await until(look, what, PATIENCE)
         except AssertionError as error:
-            raise AssertionError(f"{error}; the status is {last and last[0].status!r}") from self.answers.error
+            raise AssertionError(f"{error}; the status is {last and last[0].status!r}") from self.pod_runners.error
 
-    async def shows(self, pool: str, type_: str, reason: str) -> GPUPool:
+    async def until_condition(self, pool: str, type_: str, reason: str) -> GPUPool:
         """Wait until that condition of the pool has that reason."""
 
         def holds(found: GPUPool) -> bool:
             return any((one.type, one.reason) == (type_, reason) for one in found.status.conditions)
 
-        return await self.pool_becomes(pool, holds, f"condition {type_} of {pool} is {reason}")
+        return await self.until_pool(pool, holds, f"condition {type_} of {pool} is {reason}")
 
-    async def sized(self, pool: str, ready: int) -> GPUPool:
-        """Wait until the pool wants, has, and can use so many replicas."""
-        return await self.pool_becomes(
+    async def until_size(self, pool: str, ready: int) -> GPUPool:
+        """Wait until as many replicas are desired, exist, and are ready."""
+        return await self.until_pool(
             pool,
             lambda found: (
                 (found.status.desired_replicas, found.status.replicas, found.status.ready_replicas)
@@ -118,7 +118,7 @@ class PodWorld(World):
             f"{pool} has {ready} replicas",
         )
 
-    async def runs(self, name: str = "job") -> VideoJob:
+    async def until_running(self, name: str = "job") -> VideoJob:
         """Wait until a replica holds the job and has committed chunks."""
         return await self.becomes(
             lambda job: (
@@ -128,7 +128,7 @@ class PodWorld(World):
             name,
         )
 
-    async def succeeded(self, *names: str) -> dict[str, VideoJob]:
+    async def until_succeeded(self, *names: str) -> dict[str, VideoJob]:
         """Wait until all of these jobs, or all that there are, have succeeded."""
 
         async def look() -> dict[str, VideoJob] | None:
@@ -144,9 +144,9 @@ class PodWorld(World):
         for job in jobs:
             resolved = job.status.resolved
             assert resolved is not None
-            assert self.answers.chunks_of(job.metadata.uid) == list(range(resolved.chunks))
+            assert self.pod_runners.chunks_of(job.metadata.uid) == list(range(resolved.chunks))
             assert job.status.failures == 0
-        assert self.answers.clashes == []
+        assert self.pod_runners.clashes == []
 
     async def leave(self) -> None:
         for pool in (await self.client.list(GPU_POOLS))["items"]:

@@ -191,7 +191,7 @@ def test_the_index_comes_first(tmp_path: Path) -> None:
     assert names == ["ftyp", "moov", "mdat"]
 
 
-def test_bytes_tell_neither_hour_nor_version(tmp_path: Path) -> None:
+def test_bytes_contain_neither_time_nor_version(tmp_path: Path) -> None:
     remux(segments(), tmp_path / "video.mp4", FPS)
     for data in (segments()[0], (tmp_path / "video.mp4").read_bytes()):
         for word in (b"x264", b"Lavf", b"Lavc"):
@@ -352,7 +352,7 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no video at all"], ids=["missing", "empty", "text"])
-def test_probe_of_what_is_no_video(tmp_path: Path, content: bytes | None) -> None:
+def test_probe_refuses_a_file_that_is_no_video(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "video.mp4"
     if content is not None:
         path.write_bytes(content)

@@ -203,7 +203,7 @@ def test_a_turn_that_means_nothing_is_refused(chunk: int, end: bool) -> None:
 
 
 class CountingEncoder:
-    """Counts what it is asked, and takes a second of a clock of its own for each text."""
+    """Counts its calls, and advances its own clock by a second for each text."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []

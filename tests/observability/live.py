@@ -51,7 +51,7 @@ class Watched(System):
 
 @dataclass(frozen=True)
 class Run:
-    """What happened, and where to ask about it."""
+    """A run that has ended, and the Prometheus that scraped it."""
 
     prometheus: Prometheus
     start: float

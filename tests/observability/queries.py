@@ -1,4 +1,4 @@
-"""What a dashboard's queries give: panels read from its JSON, variables put in as Grafana does, Prometheus asked."""
+"""Evaluates the queries of a dashboard's JSON: substitutes variables as Grafana does, and asks Prometheus."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from typing import Any
 
 TIMEOUT_SECONDS = 30
 ALL = ".*"
-"""What Grafana puts in for the choice All of our variables."""
+"""The value that Grafana substitutes for the choice All of our variables."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def chosen(*, step: float, scrape: float, seconds: float, window: str = "1m", **
 
 @dataclass(frozen=True)
 class Prometheus:
-    """A Prometheus that answers at a URL."""
+    """A client of the Prometheus at a URL."""
 
     url: str
 

@@ -52,7 +52,7 @@ def test_alerts_fire_when_they_should_and_not_when_they_should_not(cases: Path) 
     promtool("test", "rules", str(cases))
 
 
-def test_every_alert_is_tried_with_a_change_of_leader_in_the_middle_of_its_time() -> None:
+def test_every_alert_is_tested_with_a_change_of_leader_within_its_for() -> None:
     """It fires before it could, had the change set its `for` back to nothing."""
     times = {alert["alert"]: _minutes(alert.get("for", "0m")) for alert in alerts()}
     tried = set()
@@ -85,7 +85,7 @@ def _change_of_leader(test: dict[str, Any]) -> int:
     return int(first[1]) + 1
 
 
-def test_the_rule_of_a_release_misses_its_own_operator_whoever_else_leads(tmp_path: Path) -> None:
+def test_the_rule_of_a_release_misses_its_own_operator_whichever_other_leads(tmp_path: Path) -> None:
     (rule,) = (
         each
         for each in render("--set=prometheusRule.enabled=true", namespace="team-a")
@@ -111,7 +111,7 @@ def test_the_rule_of_a_release_misses_its_own_operator_whoever_else_leads(tmp_pa
     promtool("test", "rules", str(tmp_path / "test.yaml"))
 
 
-def test_every_alert_is_tried_both_ways() -> None:
+def test_every_alert_is_tested_firing_and_not_firing() -> None:
     tried = [
         (case["alertname"], bool(case["exp_alerts"]))
         for test in promtool_tests(CASES)
@@ -136,7 +136,7 @@ def test_every_metric_is_exported() -> None:
     assert not missing
 
 
-def test_every_alert_says_what_is_wrong_and_has_a_runbook() -> None:
+def test_every_alert_has_a_summary_a_description_and_a_runbook() -> None:
     for alert in alerts():
         annotations = alert["annotations"]
         assert annotations.keys() == {"summary", "description", "runbook_url"}
@@ -145,7 +145,7 @@ def test_every_alert_says_what_is_wrong_and_has_a_runbook() -> None:
         assert annotations["runbook_url"] == f"docs/runbooks/{alert['alert']}.md"
         runbook = (REPOSITORY / annotations["runbook_url"]).read_text()
         assert runbook.startswith(f"# {alert['alert']}\n")
-        for part in ("## See it", "## Causes", "## False alarm", "```"):
+        for part in ("## Diagnosis", "## Causes", "## False alarm", "```"):
             assert part in runbook, (alert["alert"], part)
 
 

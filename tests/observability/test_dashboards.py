@@ -1,4 +1,4 @@
-"""The dashboards are what the code makes, and ask for nothing that is not there."""
+"""The committed dashboards are the generated ones, and query only metrics that exist."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dev.dashboards import BOARDS
+from dev.dashboards import DASHBOARDS
 from dev.programs import program
 from tests.observability.exported import exported, named
 from tests.observability.queries import chosen, panels, substituted
@@ -49,7 +49,7 @@ def test_uids_are_what_links_and_bookmarks_point_to() -> None:
     uids = {path.stem: json.loads(path.read_text())["uid"] for path in FILES}
 
     assert uids == {name: f"videojob-{name}" for name in ("jobs", "operator", "pools", "stages")}
-    assert {board.name for board in BOARDS} == uids.keys()
+    assert {board.name for board in DASHBOARDS} == uids.keys()
 
 
 def test_every_metric_is_exported(path: Path) -> None:
@@ -76,7 +76,7 @@ def test_every_query_parses(path: Path, tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_an_ensembles_own_counters_are_not_read(path: Path) -> None:
+def test_counters_of_the_ensemble_itself_are_not_read(path: Path) -> None:
     """Its pending count stays near 0, its queue time reads 0, and a failure in one of its models counts twice."""
     selectors = [
         selector for expr in expressions(path) for selector in re.findall(r"nv_inference_\w+(\{[^}]*\})?", expr)
@@ -85,7 +85,7 @@ def test_an_ensembles_own_counters_are_not_read(path: Path) -> None:
     assert all('model=~".+[.](text_encoder|denoiser|vae_decoder)"' in selector for selector in selectors), selectors
 
 
-def test_gauges_of_operators_that_stand_by_are_left_out(path: Path) -> None:
+def test_gauges_of_followers_are_left_out(path: Path) -> None:
     """Each operator exports every job that it sees; a plain sum would count it once for each."""
     state = re.compile(
         r"videojob_(jobs|jobs_waiting|pool_(?!scalings|cold)\w+|heartbeat_age_seconds|orphaned_prefixes)\b"
@@ -103,7 +103,7 @@ def test_jobs_that_end_are_counted_once(path: Path) -> None:
         assert len(counted) == len(ended.findall(expr)), expr
 
 
-def test_panels_say_what_they_show_and_do_not_overlap(path: Path) -> None:
+def test_panels_have_descriptions_and_units_and_do_not_overlap(path: Path) -> None:
     board = json.loads(path.read_text())
     shown = [panel for panel in board["panels"] if panel["type"] not in ("row", "text")]
     ids = [panel["id"] for panel in board["panels"]]

@@ -19,7 +19,7 @@ OTHERWISE = {
     "videojob_runner_model_load_seconds": (7_200, "weights of a hundred gigabytes from a slow store"),
     "videojob_runner_real_time_factor": (10_000, "a ratio: a second of video that takes three hours"),
 }
-"""Histograms that need not reach that far: the bucket that they need, and why."""
+"""Histograms that need not reach as far: the upper bound that they need, and why."""
 
 
 def histograms() -> list[Histogram]:
@@ -41,19 +41,19 @@ def bounds(histogram: Histogram) -> list[float]:
 
 
 @pytest.mark.parametrize("histogram", histograms(), ids=lambda histogram: str(histogram._name))
-def test_the_last_bucket_is_beyond_what_happens(histogram: Histogram) -> None:
+def test_the_last_bucket_is_above_every_expected_value(histogram: Histogram) -> None:
     needed, _ = OTHERWISE.get(histogram._name, (HOURS, ""))
     last = bounds(histogram)[-1]
     assert last >= needed
 
 
 @pytest.mark.parametrize("histogram", histograms(), ids=lambda histogram: str(histogram._name))
-def test_neighbouring_buckets_are_close_enough_for_a_quantile(histogram: Histogram) -> None:
+def test_adjacent_buckets_are_close_enough_for_a_quantile(histogram: Histogram) -> None:
     found = bounds(histogram)
     assert all(low < high <= 4 * low for low, high in pairwise(found))
 
 
-def test_what_is_excused_exists() -> None:
+def test_exempted_histograms_exist() -> None:
     assert OTHERWISE.keys() <= {histogram._name for histogram in histograms()}
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dev.dashboards import BOARDS
-from dev.dashboards.board import Board
+from dev.dashboards import DASHBOARDS
+from dev.dashboards.panels import Dashboard
 from tests.control_plane import local_cluster
 from tests.models.fixtures import tiny_model
 from tests.observability.live import JOBS_NAMESPACE, STEP_SECONDS, Run, watched_run
@@ -43,7 +43,7 @@ def values(run: Run, expr: str, **selected: str) -> dict[frozenset[tuple[str, st
 
 def panel(board_name: str, title: str, kind: str = "stat") -> Panel:
     """A panel of a dashboard."""
-    board = next(board for board in BOARDS if board.name == board_name)
+    board = next(board for board in DASHBOARDS if board.name == board_name)
     return next(panel for panel in panels(board.json()) if (panel.title, panel.kind) == (title, kind))
 
 
@@ -53,8 +53,8 @@ def shown(run: Run, board_name: str, title: str) -> float:
     return value
 
 
-@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
-def test_no_panel_is_empty(run: Run, board: Board) -> None:
+@pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.name)
+def test_no_panel_is_empty(run: Run, board: Dashboard) -> None:
     empty = []
     for found in panels(board.json()):
         if (board.name, found.title) in NOT_HERE:
@@ -70,8 +70,8 @@ def test_no_panel_is_empty(run: Run, board: Board) -> None:
     assert not empty, "\n".join(f"{title}: {query}" for title, query in empty)
 
 
-def test_panels_that_are_excused_exist() -> None:
-    assert NOT_HERE.keys() <= {(board.name, found.title) for board in BOARDS for found in panels(board.json())}
+def test_exempted_panels_exist() -> None:
+    assert NOT_HERE.keys() <= {(board.name, found.title) for board in DASHBOARDS for found in panels(board.json())}
 
 
 def test_dashboards_agree_with_the_api_server(run: Run) -> None:

@@ -131,7 +131,7 @@ def managed(
     scaling: Mapping[str, Any] | None = None,
     **spec: Any,
 ) -> GPUPool:
-    """A pool of pods with an accelerator, that may have four replicas of one job each."""
+    """A managed pool with an accelerator, which may have four replicas of one job each."""
     made = pool(name)
     annotations = {PAUSED_ANNOTATION: "true"} if paused else {}
     fields: dict[str, Any] = {

@@ -27,7 +27,7 @@ def decided(book: Book, now: Moment = MOMENT) -> list[JobDecision]:
 
 
 def brief(decision: JobDecision) -> tuple[object, ...]:
-    """A decision without its job: its type, and what it says."""
+    """A decision without its job: its type, and its contents."""
     values = (getattr(decision, field.name) for field in fields(decision) if field.name != "job")
     return (type(decision).__name__, *values)
 

@@ -60,7 +60,7 @@ def asked(found: Book) -> dict[str, Demand]:
         pytest.param(held(), Demand(30, 0, 1), id="a job that runs counts with what is left"),
         pytest.param(begun(), Demand(30, 1, 0), id="so does one that waits for its next replica"),
         pytest.param(job(failures=1, reason="BackingOff"), Demand(50, 1, 0), id="a job that pauses comes back"),
-        pytest.param(job(phase=Phase.SUSPENDED), Demand(), id="a job that was resumed waits once its status says so"),
+        pytest.param(job(phase=Phase.SUSPENDED), Demand(), id="a job that was resumed waits once its status shows it"),
         pytest.param(held(release="Drained"), Demand(30, 0, 1), id="a job that is handed back comes back"),
         pytest.param(held(chunks_done=5), Demand(0, 0, 1), id="a job that only has to be muxed still runs"),
         pytest.param(job(phase=Phase.SUCCEEDED), Demand(), id="a finished job"),
@@ -139,7 +139,7 @@ SMALL = PodTemplate(memory_bytes=10)
 @pytest.mark.parametrize(
     ("a", "replicas", "one", "deployed", "able"),
     [
-        pytest.param(pods("a"), {}, None, None, True, id="a pool at rest will start"),
+        pytest.param(pods("a"), {}, None, None, True, id="a pool that is scaled to zero will start"),
         pytest.param(pods("a", paused=True), {}, None, None, False, id="a paused one will not"),
         pytest.param(pods("a", paused=True), {}, None, (1, ""), True, id="but for the replicas that it has"),
         pytest.param(pods("a", mode="External", replicas=0), {}, None, None, False, id="nor one that is held at zero"),
@@ -175,7 +175,7 @@ def test_a_pool_that_cannot_take_jobs_is_asked_only_where_no_other_can(
         return {name: demand.waiting for name, demand in asked(found).items()}
 
     assert waits(a, pods("b")) == ({"a": 1, "b": 0} if able else {"a": 0, "b": 1})
-    assert waits(a) == {"a": 1}, "its own trouble is told, and passes"
+    assert waits(a) == {"a": 1}, "its own trouble is reported, and passes"
 
 
 def test_a_pool_without_the_memory_for_a_model_is_never_asked_and_placement_agrees() -> None:

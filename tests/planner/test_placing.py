@@ -136,15 +136,15 @@ def test_what_was_resolved_stays_as_it_is() -> None:
     ],
 )
 def test_why_a_job_waits(found: Book, expected: Reason) -> None:
-    told, message = reason(found)
-    assert told is expected
+    code, message = reason(found)
+    assert code is expected
     assert message.endswith((".", "full", "gone", "loaded yet.", "load: "))
 
 
 @pytest.mark.parametrize(
-    ("found", "told"),
+    ("found", "written"),
     [
-        pytest.param(job(), False, id="queued, as it says already"),
+        pytest.param(job(), False, id="queued, as its status has already"),
         pytest.param(job(reason="PoolNotReady"), True, id="another reason than before"),
         pytest.param(job(reason="PoolNotReady", created=ago(2)), False, id="not in the first seconds"),
         pytest.param(
@@ -152,9 +152,9 @@ def test_why_a_job_waits(found: Book, expected: Reason) -> None:
         ),
     ],
 )
-def test_a_wait_is_told_only_where_it_is_news(found: Job, told: bool) -> None:
+def test_a_wait_is_written_only_where_it_has_changed(found: Job, written: bool) -> None:
     full = replica(slots=0)
-    assert bool(decided(book(found, replicas={"p/r0": full}))) is told
+    assert bool(decided(book(found, replicas={"p/r0": full}))) is written
 
 
 @pytest.mark.parametrize(("failures", "seconds"), [(1, 10), (2, 20), (3, 40), (6, 320), (7, 600), (100, 600)], ids=str)
@@ -171,20 +171,20 @@ def test_a_lost_replica_costs_no_pause(reason: str) -> None:
 @pytest.mark.parametrize("reason", ["StoreUnavailable", "TritonUnavailable"])
 def test_a_job_that_was_handed_back_for_what_may_last_pauses(reason: str) -> None:
     found = begun(reason=reason, message="It does not answer.", since=ago(9))
-    (told,) = decided(book(found))
-    assert isinstance(told, Wait)
-    assert told.reason == Reason.BACKING_OFF
-    assert told.message.startswith("The job was handed back; the next attempt starts at 2026-11-22T12:00:01Z.")
+    (wait,) = decided(book(found))
+    assert isinstance(wait, Wait)
+    assert wait.reason == Reason.BACKING_OFF
+    assert wait.message.startswith("The job was handed back; the next attempt starts at 2026-11-22T12:00:01Z.")
     assert assigned(book(replace(found, since=ago(10)))) == {"a": "p/r0"}
 
 
-def test_a_job_that_backs_off_says_so_once() -> None:
+def test_a_job_that_backs_off_gets_the_reason_once() -> None:
     found = begun(failures=1, reason="ChunkFailed", message="Broken.", since=ago(5))
     (first,) = decided(book(found))
     assert isinstance(first, Wait)
     assert "ChunkFailed: Broken." in first.message
-    told = replace(found, reason=first.reason.value, message=first.message)
-    assert decided(book(told)) == []
+    waiting = replace(found, reason=first.reason.value, message=first.message)
+    assert decided(book(waiting)) == []
 
 
 def test_higher_priorities_then_older_jobs_come_first() -> None:

@@ -133,7 +133,7 @@ def test_members_are_endpoints_or_the_pods_whose_runners_have_shown_themselves()
         ({"a": PULLING}, 1, "The API server refuses it.", Reason.TEMPLATE_REFUSED, "refuses it."),
     ],
 )
-def test_why_a_pool_of_pods_has_no_live_replica(
+def test_why_a_managed_pool_has_no_live_replica(
     pods: dict[str, Pod], wanted: int | None, refused: str, reason: Reason, words: str
 ) -> None:
     found = with_pods(pods, job(), wanted=wanted, refused=refused)
@@ -156,7 +156,7 @@ def waits(found: Book) -> list[Wait]:
     return [one for one in decisions if isinstance(one, Wait)]
 
 
-def test_a_live_replica_says_more_than_its_pool() -> None:
+def test_the_obstacle_of_a_live_replica_goes_before_its_pools() -> None:
     found = with_pods(
         {"a": READY, "b": PENDING}, job(), wanted=2, replicas={"p/a": replica(store_error="The store is shut.")}
     )
@@ -183,8 +183,8 @@ def test_a_replica_that_has_the_model_loaded_comes_before_one_that_has_unloaded_
 def test_a_job_that_waits_for_pods_is_written_once_for_a_reason(pods: dict[str, Pod]) -> None:
     """However many of the pods have come so far: ten thousand jobs may wait for a hundred of them."""
     (wait,) = waits(with_pods(pods, job(), wanted=2))
-    told = job(reason=wait.reason.value, message=wait.message)
-    assert waits(with_pods({**pods, "c": READY}, told, wanted=3)) == []
+    waiting = job(reason=wait.reason.value, message=wait.message)
+    assert waits(with_pods({**pods, "c": READY}, waiting, wanted=3)) == []
 
 
 @pytest.mark.parametrize(
@@ -204,14 +204,14 @@ def test_a_job_that_waits_for_pods_is_written_once_for_a_reason(pods: dict[str, 
         ),
     ],
 )
-def test_whether_a_pool_of_pods_can_be_used(found: Book, ready: bool, reason: Reason) -> None:
+def test_whether_a_managed_pool_can_be_used(found: Book, ready: bool, reason: Reason) -> None:
     (decision,) = statuses(found)
     condition = find(decision.status.conditions, ConditionType.READY)
     assert condition is not None
     assert (condition.status == "True", condition.reason) == (ready, reason)
 
 
-def test_what_a_pool_of_pods_shows() -> None:
+def test_what_a_managed_pool_shows() -> None:
     found = with_pods(
         {"a": READY, "b": PENDING},
         held("one", replica="a", pool="p"),

@@ -87,7 +87,7 @@ def test_a_refused_template_that_is_put_back_is_no_trouble_any_more() -> None:
     assert plan.memory.refused is None
 
 
-def test_a_pool_without_an_image_says_so_and_keeps_its_size_true() -> None:
+def test_a_pool_without_an_image_reports_it_and_keeps_its_size_up_to_date() -> None:
     found = book(job(), pools=[managed()], replicas={}, deployments={"p": 0})
     plan = planned(found, making=make_without_image)
     assert briefly(plan) == ["resize 1"]

@@ -47,7 +47,7 @@ CHEAP = {"p/a": pod(), "p/b": pod(deletion_cost=-1000)}
         pytest.param(
             world(held(replica="a"), wanted=2, replicas={"a": idle(), "b": asked()}),
             [],
-            id="its runner has not said that it does",
+            id="its runner has not reported it",
         ),
         pytest.param(
             world(held("x", "a"), held("y", "b"), wanted=2, replicas={"a": idle(), "b": idle()}),

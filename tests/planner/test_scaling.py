@@ -94,14 +94,14 @@ NONE = Demand()
             10,
             "AtMaximum",
             "The backlog needs 15 replicas for targetSeconds (600 s), maxReplicas is 10.",
-            id="at its maximum it says what it lacks",
+            id="at its maximum the message has what it lacks",
         ),
         pytest.param(
             decide(load(50, jobs=1), wanted=2, min_replicas=2),
             2,
             "AtMinimum",
             "1 replica would be enough, minReplicas is 2.",
-            id="at its minimum it says what would do",
+            id="at its minimum the message has what would suffice",
         ),
         pytest.param(
             decide(NONE, wanted=2, min_replicas=2), 2, "Idle", "No job: 2 replicas.", id="a minimum stays without jobs"

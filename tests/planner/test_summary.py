@@ -1,4 +1,4 @@
-"""How pools and queues say they are."""
+"""The statuses of pools and queues."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -59,7 +59,7 @@ def queue_status(found: Book) -> VideoQueueStatus:
         pytest.param(book(replicas={"p/r0": replica(draining=True)}), False, Reason.DRAINED, id="draining"),
     ],
 )
-def test_a_pool_says_whether_it_can_be_used(found: Book, ready: bool, reason: Reason) -> None:
+def test_a_pool_is_ready_or_has_the_reason_why_not(found: Book, ready: bool, reason: Reason) -> None:
     condition = find(pool_status(found).conditions, ConditionType.READY)
     assert condition is not None
     assert (condition.status == "True", condition.reason) == (ready, reason.value)
@@ -78,8 +78,8 @@ def test_counts() -> None:
     )
     status = pool_status(found)
     assert (status.replicas, status.ready_replicas, status.running_jobs, status.slots) == (2, 1, 1, 2)
-    told = queue_status(found)
-    assert (told.pending_jobs, told.active_jobs) == (2, 1)
+    queue = queue_status(found)
+    assert (queue.pending_jobs, queue.active_jobs) == (2, 1)
 
 
 def shown(found: Book) -> Book:
@@ -128,8 +128,8 @@ def test_the_status_of_what_cannot_be_read_stays() -> None:
     ("stop", "active", "reason"),
     [("None", True, Reason.READY), ("Hold", False, Reason.STOPPED), ("HoldAndDrain", False, Reason.STOPPED)],
 )
-def test_a_stopped_queue_is_not_active_and_says_nothing_of_ready(stop: str, active: bool, reason: Reason) -> None:
-    """`helm upgrade --wait` and kstatus wait for Ready, and a queue that somebody holds is as it should be."""
+def test_a_stopped_queue_is_not_active_and_has_no_condition_ready(stop: str, active: bool, reason: Reason) -> None:
+    """`helm upgrade --wait` and kstatus wait for Ready, and a queue that somebody holds is healthy."""
     conditions = queue_status(book(stop=stop)).conditions
     condition = find(conditions, ConditionType.ACTIVE)
     assert condition is not None

@@ -89,6 +89,6 @@ class Stored:
 class NoModel:
     """A `Serving` that never gets the model."""
 
-    async def take(self, name: str, seconds: float, tell: Any) -> None:
-        tell("it is loading")
+    async def take(self, name: str, seconds: float, report_wait: Any) -> None:
+        report_wait("it is loading")
         raise TritonGoneError("The model was not ready.")

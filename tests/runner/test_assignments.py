@@ -1,4 +1,4 @@
-"""Which tasks run for what the watch says."""
+"""Which tasks run for the events of a watch."""
 
 import asyncio
 from typing import Any
@@ -123,7 +123,7 @@ async def test_a_job_that_cannot_be_read_is_left_alone_and_its_prompt_is_not_log
         pytest.param(modified(uid="b"), {}, id="another job"),
     ],
 )
-async def test_how_an_attempt_is_told_to_stop(event: Listing | Change, ended: dict[tuple[str, int], str]) -> None:
+async def test_how_an_attempt_is_asked_to_stop(event: Listing | Change, ended: dict[tuple[str, int], str]) -> None:
     runs = Runs()
     await runs.see(Listing([job("a")]), event)
 

@@ -1,4 +1,4 @@
-"""How a Triton is reached: on loopback never through a proxy, whatever the environment says, by IPv4 and by IPv6."""
+"""How a Triton is reached: on loopback never through a proxy, whatever the environment has, by IPv4 and by IPv6."""
 
 import asyncio
 import socket
@@ -65,6 +65,6 @@ def test_only_loopback_ignores_the_environment(url: str, direct: bool) -> None:
 
 
 def test_this_machine_has_ipv6_loopback() -> None:
-    """Else the test above says nothing of it."""
+    """Else the test above shows nothing."""
     with socket.socket(socket.AF_INET6) as probe:
         probe.bind(("::1", 0))

@@ -40,7 +40,7 @@ class Work:
         return self.registry.get_sample_value("videojob_runner_errors_total", labels)
 
 
-async def test_a_refusal_is_tried_again_without_end_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refusal_is_tried_again_without_end_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     work = Work(*[FORBIDDEN] * 50, None)
 
     await work.keep()

@@ -1,4 +1,4 @@
-"""The runner as a process: what it says where something is missing, and that it heals when it comes."""
+"""The runner as a process: what it logs while something is missing, and that it goes on when that exists."""
 
 import asyncio
 import itertools
@@ -35,8 +35,8 @@ def command(pool: str, folder: Path, *options: str) -> list[str]:
     ]
 
 
-def said(pool: str, folder: Path, *options: str, **environment: str) -> tuple[int, str]:
-    """Exit status and what was said, of a runner that ends by itself."""
+def failed_start(pool: str, folder: Path, *options: str, **environment: str) -> tuple[int, str]:
+    """Exit status and output of a runner that ends by itself."""
     ended = subprocess.run(
         command(pool, folder, *options),
         cwd=REPOSITORY,
@@ -50,7 +50,7 @@ def said(pool: str, folder: Path, *options: str, **environment: str) -> tuple[in
 
 
 def test_no_cluster_is_one_sentence(tmp_path: Path) -> None:
-    code, words = said("p", tmp_path, KUBECONFIG="")
+    code, words = failed_start("p", tmp_path, KUBECONFIG="")
 
     assert (code, words.count("\n")) == (1, 1)
     assert "set KUBECONFIG" in words
@@ -59,7 +59,7 @@ def test_no_cluster_is_one_sentence(tmp_path: Path) -> None:
 def test_a_kubeconfig_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "config").write_text("not a kubeconfig")
 
-    code, words = said("p", tmp_path, KUBECONFIG=str(tmp_path / "config"))
+    code, words = failed_start("p", tmp_path, KUBECONFIG=str(tmp_path / "config"))
 
     assert (code, words.count("\n")) == (1, 1)
     assert str(tmp_path / "config") in words
@@ -70,7 +70,7 @@ def test_rights_that_are_missing_are_one_sentence(cluster: Cluster, tmp_path: Pa
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody", "namespace": NAMESPACE}}
     )
 
-    code, words = said("p", tmp_path, KUBECONFIG=str(cluster.service_account("nobody")))
+    code, words = failed_start("p", tmp_path, KUBECONFIG=str(cluster.service_account("nobody")))
 
     assert (code, words.count("\n")) == (1, 1)
     assert "forbidden" in words
@@ -81,7 +81,7 @@ def test_a_metrics_port_that_is_taken_is_one_sentence(cluster: Cluster, tmp_path
         taken.bind(("0.0.0.0", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        code, words = said(
+        code, words = failed_start(
             "p", tmp_path, "--metrics-port", str(port), KUBECONFIG=str(cluster.service_account("videojob-runner"))
         )
 
@@ -94,7 +94,7 @@ def test_a_health_port_that_is_taken_is_one_sentence(cluster: Cluster, tmp_path:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        code, words = said(
+        code, words = failed_start(
             "p", tmp_path, "--health-port", str(port), KUBECONFIG=str(cluster.service_account("videojob-runner"))
         )
 
@@ -103,7 +103,7 @@ def test_a_health_port_that_is_taken_is_one_sentence(cluster: Cluster, tmp_path:
 
 
 def handles(process: subprocess.Popen[bytes], number: signal.Signals) -> bool:
-    """Whether the process has a handler for the signal, by what the kernel says."""
+    """Whether the process has a handler for the signal, according to the kernel."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     caught = next((line for line in lines if line.startswith("SigCgt:")), "SigCgt: 0")
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
@@ -129,7 +129,7 @@ class Runner:
         self._client = client
         self._log = log
 
-    async def says(self, words: str) -> None:
+    async def until_logged(self, words: str) -> None:
         """Wait until its log has these words."""
         await self._until(lambda: _true(words in self._log.read_text()))
 
@@ -154,7 +154,7 @@ class Runner:
 
     async def _until(self, holds: Callable[[], Any]) -> None:
         async with asyncio.timeout(PATIENCE):
-            while not await holds():  # noqa: ASYNC110 - nothing tells when it holds
+            while not await holds():  # noqa: ASYNC110 - nothing notifies
                 await asyncio.sleep(0.05)
 
 
@@ -215,19 +215,19 @@ def pool(name: str, folder: Path, **changes: Any) -> dict[str, Any]:
 
 async def test_a_runner_without_a_pool_waits_for_it(cluster: Cluster, admin: KubeClient, tmp_path: Path) -> None:
     async with running(cluster, admin, tmp_path) as runner:
-        await runner.says(f"there is no GPUPool called {runner.pool}")
+        await runner.until_logged(f"there is no GPUPool called {runner.pool}")
 
         other = {"name": "other", "url": "127.0.0.1:1"}
         await admin.create(GPU_POOLS, pool(runner.pool, tmp_path, endpoints=[other]))
-        await runner.says(f"the GPUPool {runner.pool} has no endpoint called r")
+        await runner.until_logged(f"the GPUPool {runner.pool} has no endpoint called r")
 
         await admin.merge_patch(GPU_POOLS, runner.pool, {"spec": pool(runner.pool, tmp_path)["spec"]})
         await runner.reports(lambda report: report.slots == 3)
 
 
-async def test_a_pool_of_pods_needs_no_endpoint(cluster: Cluster, admin: KubeClient, tmp_path: Path) -> None:
+async def test_a_managed_pool_needs_no_endpoint(cluster: Cluster, admin: KubeClient, tmp_path: Path) -> None:
     async with running(cluster, admin, tmp_path) as runner:
-        await runner.says(f"there is no GPUPool called {runner.pool}")
+        await runner.until_logged(f"there is no GPUPool called {runner.pool}")
         assert await runner.probe("/livez") == (200, "ok")
         assert await runner.probe("/readyz") == (503, "The replica's Lease is not held.")
 

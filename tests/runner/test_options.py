@@ -52,9 +52,9 @@ def test_a_wrong_option(changes: dict[str, str], sentence: str, capsys: pytest.C
         parse(arguments(**changes))
 
     assert ended.value.code == 1
-    said = capsys.readouterr().err
-    assert sentence in said
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert sentence in printed
+    assert printed.count("\n") == 1
 
 
 def test_a_missing_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,7 +81,7 @@ async def test_credentials_come_from_the_secret(
         assert len(await (await store.job("team", "0b5c")).committed()) == 1
 
 
-async def test_a_secret_that_is_missing_is_told_and_heals(
+async def test_a_secret_that_is_missing_is_reported_until_it_exists(
     kube: KubeClient, s3_server: S3Server, secret: Callable[..., str]
 ) -> None:
     async with watching(kube, spec_of(s3_server, "later")) as (_, until):
@@ -116,7 +116,7 @@ async def test_a_changed_spec_is_used_and_what_runs_goes_on(
         await until("")
 
 
-async def test_a_store_that_fails_is_told_until_it_works_again(kube: KubeClient, tmp_path: Path) -> None:
+async def test_a_store_that_fails_is_reported_until_it_works_again(kube: KubeClient, tmp_path: Path) -> None:
     folder = tmp_path / "store"
     async with watching(kube, Store(url=folder.as_uri())) as (store, until):
         await until("")

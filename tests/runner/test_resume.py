@@ -3,7 +3,7 @@
 import pytest
 
 from videojob.chunks import ChunkLayout
-from videojob.runner.resume import Resume, resume_at
+from videojob.runner.resume import ResumePoint, resume_at
 
 LAYOUT = ChunkLayout(first_latents=1, latents=3, frames_per_latent=4)
 
@@ -21,8 +21,8 @@ LAYOUT = ChunkLayout(first_latents=1, latents=3, frames_per_latent=4)
 def test_resume_at(committed: int, memory: tuple[int, ...], tail: tuple[int, ...]) -> None:
     resume = resume_at(committed, LAYOUT, sink_latents=1, window_latents=6, tail_latents=33)
 
-    assert resume == Resume(committed, memory, tail)
+    assert resume == ResumePoint(committed, memory, tail)
 
 
 def test_what_both_need_is_read_once() -> None:
-    assert Resume(20, (0, 18, 19), (17, 18, 19)).needed == (0, 17, 18, 19)
+    assert ResumePoint(20, (0, 18, 19), (17, 18, 19)).needed == (0, 17, 18, 19)

@@ -1,4 +1,4 @@
-"""Models on a real Triton: loaded, found again, lost, replaced, and what is said when they do not load."""
+"""Models on a real Triton: loaded, found again, lost, replaced, and what is reported when they do not load."""
 
 import asyncio
 import shutil
@@ -159,7 +159,7 @@ async def test_a_model_from_its_first_failure_to_its_end(
         second.serving.want({})
         assert second.serving.report() == ()
         async with asyncio.timeout(PATIENCE):
-            while await triton.model_ready(ENSEMBLE) or rendered(server):  # noqa: ASYNC110 - nothing tells
+            while await triton.model_ready(ENSEMBLE) or rendered(server):  # noqa: ASYNC110 - nothing notifies
                 await asyncio.sleep(0.05)
     assert await triton.model_ready(f"{MODEL}.video_chunk"), "another model was unloaded as well"
 
@@ -211,7 +211,7 @@ async def test_two_models_where_there_is_memory_for_one(
         await again.until_states(left=ModelState.UNLOADED, right=ModelState.READY)
         again.serving.want({})
         async with asyncio.timeout(PATIENCE):
-            while await triton.model_ready("right.video_chunk"):  # noqa: ASYNC110 - nothing tells
+            while await triton.model_ready("right.video_chunk"):  # noqa: ASYNC110 - nothing notifies
                 await asyncio.sleep(0.05)
     looking.cancel()
     await asyncio.gather(looking, return_exceptions=True)
@@ -219,7 +219,7 @@ async def test_two_models_where_there_is_memory_for_one(
     assert {"left.video_chunk", "right.video_chunk"} not in both, "both were on the accelerator at once"
 
 
-async def test_a_server_that_does_not_answer_is_told() -> None:
+async def test_a_server_that_does_not_answer_is_reported() -> None:
     changed = asyncio.Event()
     triton = Triton("127.0.0.1:1")
     serving = Serving(

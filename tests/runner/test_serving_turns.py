@@ -1,4 +1,4 @@
-"""How models take turns on an accelerator, and what is said of their weights: on a Triton that is slow, or refuses."""
+"""How models take turns on an accelerator, and reports on their weights: on a slow Triton, and one that refuses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -29,7 +29,7 @@ ROOM_FOR_ONE = 12
 
 
 class Memory:
-    """A Triton that outlives runners. What it does is told by its fields."""
+    """A Triton that outlives runners. Its fields decide what it does."""
 
     def __init__(self) -> None:
         self.present_models: set[str] = set()
@@ -168,7 +168,7 @@ async def test_a_job_begins_only_once_what_makes_room_for_it_is_gone(replica: Re
         assert [job.name for job in jobs] == ["a"] * 3
 
 
-async def test_a_job_hears_at_once_that_its_model_does_not_load(replica: Replica) -> None:
+async def test_a_job_gets_an_error_at_once_if_its_model_does_not_load(replica: Replica) -> None:
     """And what had made room for that model comes back."""
     replica.triton.refused = {"b"}
     async with replica.runner() as serving:
@@ -291,38 +291,38 @@ async def test_weights_that_change_while_they_are_loaded_are_loaded_again(replic
     assert replica.triton.loads == ["a"] * 3
 
 
-async def test_weights_that_never_stop_changing_are_told(replica: Replica) -> None:
+async def test_weights_that_never_stop_changing_are_reported(replica: Replica) -> None:
     replica.triton.while_loading = lambda: replica.write("a", f"load {len(replica.triton.loads)}")
     async with replica.runner("a") as serving:
         with pytest.raises(TritonGoneError, match="is written to while the model is loaded"):
             await serving.take("a", PATIENCE)
 
 
-async def test_a_job_that_waits_hears_why(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_job_that_waits_gets_the_reason(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving_module, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(serving_module, "TELL_SECONDS", 0.2)
-    heard: list[str] = []
+    monkeypatch.setattr(serving_module, "REPORT_WAIT_SECONDS", 0.2)
+    reported: list[str] = []
     async with replica.runner() as serving:
-        (await serving.take("a", PATIENCE, heard.append), await serving.take("a", PATIENCE, heard.append))
-        assert heard == [], "a job that does not wait was told something"
+        (await serving.take("a", PATIENCE, reported.append), await serving.take("a", PATIENCE, reported.append))
+        assert reported == [], "a job that does not wait was given a reason"
 
         with pytest.raises(TritonGoneError):
-            await serving.take("b", 1, heard.append)
-        assert heard == ["jobs that run take the memory that it needs"]
+            await serving.take("b", 1, reported.append)
+        assert reported == ["jobs that run take the memory that it needs"]
 
 
-async def test_a_job_whose_model_waits_for_another_one_to_leave_hears_so(
+async def test_a_job_whose_model_waits_for_an_unload_gets_that_reason(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving_module, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(serving_module, "TELL_SECONDS", 0.2)
-    heard: list[str] = []
+    monkeypatch.setattr(serving_module, "REPORT_WAIT_SECONDS", 0.2)
+    reported: list[str] = []
     async with replica.runner() as serving:
         serving.give_back(await serving.take("a", PATIENCE))
         replica.triton.may_unload.clear()
         with pytest.raises(TritonGoneError, match=r"was not ready within 1 s: it is loading\."):
-            await serving.take("b", 1, heard.append)
-        assert heard == ["it is loading"]
+            await serving.take("b", 1, reported.append)
+        assert reported == ["it is loading"]
 
 
 async def test_no_model_is_loaded_or_unloaded_while_the_runner_is_cut_off(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How work ends when it is told to."""
+"""How work ends when it is asked to."""
 
 import asyncio
 

@@ -54,7 +54,7 @@ class Shown:
         self.status = status
 
 
-async def test_a_job_that_waits_for_its_model_says_why_until_it_runs() -> None:
+async def test_a_job_that_waits_for_its_model_has_the_reason_until_it_runs() -> None:
     assigned = transitions.assigned(
         VideoJobStatus(), pool="p", replica="r", resolved=RESOLVED, store_uri="file:///s", now=NOW, generation=1
     )

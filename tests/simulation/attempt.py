@@ -54,7 +54,7 @@ class Attempt:
         self._gaps = runner.gaps
         self._release = ""
         self._lost = False
-        self._told = asyncio.Event()
+        self._stopping = asyncio.Event()
         assert job.status.store_uri is not None
         meta = job.metadata
         bucket = runner.stores.open(job.status.store_uri.removesuffix(f"/{meta.namespace}/{meta.uid}"))
@@ -64,12 +64,12 @@ class Attempt:
         """Give the job back, for that reason."""
         if not self._release:
             self._release = reason
-            self._told.set()
+            self._stopping.set()
 
     def lose(self) -> None:
         """Leave the job alone."""
         self._lost = True
-        self._told.set()
+        self._stopping.set()
 
     async def run(self) -> None:
         """Make the video, or leave the job with the reason why not."""
@@ -164,10 +164,10 @@ class Attempt:
             raise Lost
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, unless the attempt is told to stop."""
+        """Wait, unless the attempt is asked to stop."""
         try:
             async with asyncio.timeout(seconds):
-                await self._told.wait()
+                await self._stopping.wait()
         except TimeoutError:
             return
 

@@ -26,7 +26,7 @@ class Happenings:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._mended: dict[tuple[str, str, str], Any] = {}
+        self._original_fields: dict[tuple[str, str, str], Any] = {}
         """What was there before an object became unreadable, by plural, namespace and name."""
 
     def happen(self, one: Happening) -> None:
@@ -41,9 +41,9 @@ class Happenings:
             world.ledger.note(f"=== not so: {refused}")
 
     def settle(self) -> None:
-        """People put right what they have held, changed or broken, but jobs that cannot be read."""
+        """Users undo what they have held, changed or broken, except for jobs that cannot be read."""
         world = self._world
-        self.mend(("videoqueues", "videomodels", "gpupools"))
+        self.restore(("videoqueues", "videomodels", "gpupools"))
         world.patch(VIDEO_QUEUES, "default", {"spec": {"stopPolicy": "None"}}, TEAM)
         for pool in world.scenario.pools:
             world.patch(GPU_POOLS, pool.name, {"spec": {"endpoints": endpoints(pool.endpoints)}})
@@ -52,11 +52,11 @@ class Happenings:
                 resumed: Callable[[Json], Json] = lambda body: {**body, "spec": {**body["spec"], "suspend": False}}  # noqa: E731
                 world.server.force("videojobs", TEAM, job["metadata"]["name"], resumed, "user")
 
-    def mend(self, kinds: Sequence[str] = tuple(_BROKEN)) -> None:
-        """Whatever of these kinds cannot be read is readable again, as it was."""
-        mended = {key: value for key, value in self._mended.items() if key[0] in kinds}
-        for (plural, namespace, name), value in mended.items():
-            del self._mended[plural, namespace, name]
+    def restore(self, kinds: Sequence[str] = tuple(_BROKEN)) -> None:
+        """Restore the fields that made objects of these kinds unreadable."""
+        restored = {key: value for key, value in self._original_fields.items() if key[0] in kinds}
+        for (plural, namespace, name), value in restored.items():
+            del self._original_fields[plural, namespace, name]
             field = _BROKEN[plural][0]
             spec_of: Callable[[Json], Json] = lambda body, field=field, value=value: {  # type: ignore[misc]  # noqa: E731
                 **body,
@@ -130,7 +130,7 @@ class Happenings:
     def _unreadable(self, one: Happening, end: float) -> None:
         names = {"videoqueues": (TEAM, "default"), "videomodels": ("", MODEL)}
         self._break(one.whom, *names.get(one.whom, ("", self._world.scenario.pools[0].name)))
-        self._after(end, lambda: self.mend((one.whom,)))
+        self._after(end, lambda: self.restore((one.whom,)))
 
     def _unreadable_report(self, one: Happening, end: float) -> None:
         runner = self._world.runners[one.whom]
@@ -140,9 +140,9 @@ class Happenings:
     def _break(self, plural: str, namespace: str, name: str) -> None:
         field, value = _BROKEN[plural]
         found = self._world.server.collection(plural).objects.get((namespace, name))
-        if found is None or (plural, namespace, name) in self._mended:
+        if found is None or (plural, namespace, name) in self._original_fields:
             return
-        self._mended[plural, namespace, name] = found["spec"].get(field)
+        self._original_fields[plural, namespace, name] = found["spec"].get(field)
         broken: Callable[[Json], Json] = lambda body: {**body, "spec": {**body["spec"], field: value}}  # noqa: E731
         self._world.server.force(plural, namespace, name, broken, "user")
 

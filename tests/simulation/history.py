@@ -102,7 +102,7 @@ async def _play(world: World) -> None:
     happenings.settle()
     for text in await _until_ended(world, unreadable_too=False):
         world.ledger.fault(f"held up by an unreadable object: {text}")
-    happenings.mend()
+    happenings.restore()
     world.ledger.note("=== all is readable")
     still = await _until_ended(world, unreadable_too=True)
     for text in still:

@@ -116,7 +116,7 @@ class Ledger:
             return
         before: Json = (old or {}).get("status") or {}
         after: Json = new.get("status") or {}
-        self._said(who, uid, before, after)
+        self._note_changes(who, uid, before, after)
         if before.get("phase") in FINISHED:
             changed = [key for key in _FROZEN if before.get(key) != after.get(key)]
             if changed:
@@ -126,7 +126,7 @@ class Ledger:
         if after.get("phase") in FINISHED and before.get("phase") != after["phase"]:
             self._ended(new, after)
 
-    def _said(self, who: str, uid: str, before: Json, after: Json) -> None:
+    def _note_changes(self, who: str, uid: str, before: Json, after: Json) -> None:
         keys = ("phase", "reason", "attempts", "failures", "losses", "handBacks", "assignment")
         news = {key: after.get(key) for key in keys if before.get(key) != after.get(key)}
         if news:

@@ -22,7 +22,7 @@ from tests.simulation.clock import Clock
 from tests.simulation.documents import selector
 from tests.simulation.process import Process
 from videojob.kube import client as kube_client
-from videojob.kube.client import Contact, KubeClient
+from videojob.kube.client import KubeClient, Reachability
 
 BOOKMARK_SECONDS = 60.0
 NOTHING = b""
@@ -85,7 +85,7 @@ class Network:
         """Whether the API server is out of reach of the process now."""
         return self.clock.monotonic() < max(self.away_until, self.cut_until.get(process.name, 0.0))
 
-    def client(self, process: Process, contact: Contact | None = None) -> KubeClient:
+    def client(self, process: Process, contact: Reachability | None = None) -> KubeClient:
         """The real client, on this network."""
         more: dict[str, Any] = {} if contact is None else {"contact": contact}
         transport = _Transport(self, process)

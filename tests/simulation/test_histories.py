@@ -39,14 +39,14 @@ def test_a_seed_replays_its_history_exactly() -> None:
         f"print(hashlib.sha256(str(history({seed}, events=10**6).trace).encode()).hexdigest())"
     )
     environments = [os.environ | {"PYTHONHASHSEED": number} for number in ("1", "2")]
-    said = [
+    digests = [
         subprocess.run([sys.executable, "-c", code], env=one, capture_output=True, text=True, check=True).stdout.strip()
         for one in environments
     ]
 
     trace = history(seed, events=10**6).trace
     assert len(trace) > 50
-    assert said == [hashlib.sha256(str(trace).encode()).hexdigest()] * 2
+    assert digests == [hashlib.sha256(str(trace).encode()).hexdigest()] * 2
 
 
 STALE = Scenario(

@@ -1,4 +1,4 @@
-"""A store is used only if it keeps what the commit protocol rests on; else a sentence says what it lacks."""
+"""A store is used only if it keeps what the commit protocol rests on; else the error names what it lacks."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

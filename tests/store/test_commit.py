@@ -75,7 +75,7 @@ async def test_a_successor_resumes_after_a_crash(
     job = place.job()
     assert len(await job.committed()) == (2 if finished else 1)
     again = await commit(job, 1, attempt=successor, variant=variant)
-    # The same attempt with the same bytes cannot tell its own record from that of its predecessor, and need not.
+    # The same attempt with the same bytes cannot distinguish its own record from that of its predecessor, and need not.
     ours = (successor, variant) == (1, "")
     assert again.adopted == (finished and not ours)
     expected = "" if finished else variant

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a store, a person gets a sentence that says so, and no secret."""
+"""Whatever is wrong with a store, the error is a sentence for a person, without a secret."""
 
 import asyncio
 import dataclasses

@@ -152,7 +152,7 @@ class Stream:
         self._client.start_stream(lambda result, error: self._answers.put((result, error)))
 
     def send(self, chunk: int, *, start: bool | None = None, end: bool = False, **inputs: Any) -> None:
-        """Send a chunk's request; chunk 0 starts the sequence unless told otherwise."""
+        """Send a chunk's request; chunk 0 starts the sequence by default."""
         values = {**self._job, contract.CHUNK: chunk, **inputs}
         self._client.async_stream_infer(
             self._model,

@@ -8,7 +8,7 @@ from videojob.triton.claim import Claim, ServerClaim
 from videojob.triton.contract import ChunkError, ErrorCode
 
 
-def test_the_newer_runner_has_it_and_the_older_is_refused(tmp_path: Path) -> None:
+def test_the_newer_runner_has_the_claim_and_the_older_is_refused(tmp_path: Path) -> None:
     writer, stage = ServerClaim(tmp_path), ServerClaim(tmp_path)
     stage.check(0)
     assert writer.claim(Claim(3, "old")) == Claim(3, "old")
@@ -22,7 +22,7 @@ def test_the_newer_runner_has_it_and_the_older_is_refused(tmp_path: Path) -> Non
     assert stage.superseded(3) and not stage.superseded(4)
 
 
-def test_a_number_is_one_runners(tmp_path: Path) -> None:
+def test_a_claim_number_belongs_to_one_runner(tmp_path: Path) -> None:
     claim = ServerClaim(tmp_path)
     claim.claim(Claim(3, "first"))
 
@@ -31,7 +31,7 @@ def test_a_number_is_one_runners(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"number": 1, "more": 2}'])
-def test_a_file_that_says_nothing_claims_nothing(tmp_path: Path, text: str) -> None:
+def test_a_file_that_cannot_be_read_is_no_claim(tmp_path: Path, text: str) -> None:
     """Nothing but a power failure leaves one. Whoever holds the Lease claims again."""
     (tmp_path / "claim.json").write_text(text)
 

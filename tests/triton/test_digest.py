@@ -58,8 +58,8 @@ def test_any_change_changes_the_digest(tmp_path: Path, change: Callable[[dict[st
     assert weights_digest(write(tmp_path / "a", FILES)) != weights_digest(write(tmp_path / "b", change(FILES)))
 
 
-async def test_nobody_waits_for_a_digest_once_it_is_stopped(tmp_path: Path) -> None:
-    """A runner that is told to end while it reads weights of many gigabytes ends."""
+async def test_a_stop_interrupts_a_digest(tmp_path: Path) -> None:
+    """A runner that is asked to end while it reads weights of many gigabytes ends."""
     digests = Digests()
     with (tmp_path / "weights").open("wb") as file:
         file.truncate(1 << 40)  # Reading so many zeros takes many minutes.
@@ -73,6 +73,6 @@ async def test_nobody_waits_for_a_digest_once_it_is_stopped(tmp_path: Path) -> N
         await asyncio.wait_for(computing, 10)
 
 
-def test_no_model_is_said_so(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no model in"):
         weights_digest(tmp_path / "nowhere")

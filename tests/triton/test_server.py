@@ -238,7 +238,7 @@ def test_an_end_without_start_works_on_a_living_sequence(stream: Open) -> None:
     assert job.answer().frames.size == 0
 
 
-def test_a_model_that_cannot_be_loaded_says_why(server: Server, settings: ModelSettings, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_reports_why(server: Server, settings: ModelSettings, tmp_path: Path) -> None:
     broken = ModelSettings(**{**settings.__dict__, "name": "broken", "directory": str(tmp_path)})
     name = render(MODEL_REPO, server.repository, broken, ReplicaSettings(str(tmp_path / "control")), "cpu")
     with grpc.InferenceServerClient(server.grpc) as client, pytest.raises(InferenceServerException) as raised:

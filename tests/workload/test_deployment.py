@@ -13,7 +13,7 @@ from videojob.workload.deployment import STOP_MARGIN_SECONDS, NoImageError, PodD
 SITE = PodDefaults(namespace="here", triton_image="triton:1", runner_image="runner:1", runner_account="account")
 
 
-def pod_pool(template: dict[str, Any] | None = None, **spec: Any) -> GPUPool:
+def managed_pool(template: dict[str, Any] | None = None, **spec: Any) -> GPUPool:
     """Pool p with that template, given as in YAML."""
     made = pool("p", accelerator="nvidia-h200")
     rest = made.spec.model_dump(exclude={"endpoints", "template"})
@@ -24,11 +24,11 @@ def pod_pool(template: dict[str, Any] | None = None, **spec: Any) -> GPUPool:
 
 def pod(template: dict[str, Any] | None = None, **spec: Any) -> Any:
     """The spec of the pool's pods."""
-    return deployment(pod_pool(template, **spec), [model()], SITE, 1)["spec"]["template"]["spec"]
+    return deployment(managed_pool(template, **spec), [model()], SITE, 1)["spec"]["template"]["spec"]
 
 
 def test_a_pod_leaves_before_another_one_comes() -> None:
-    found = deployment(pod_pool(), [model()], SITE, 3)
+    found = deployment(managed_pool(), [model()], SITE, 3)
     assert found["metadata"]["name"] == "pool-p"
     assert found["metadata"]["namespace"] == "here"
     (owner,) = found["metadata"]["ownerReferences"]
@@ -38,17 +38,17 @@ def test_a_pod_leaves_before_another_one_comes() -> None:
     assert found["spec"]["selector"]["matchLabels"].items() <= found["spec"]["template"]["metadata"]["labels"].items()
 
 
-def test_replicas_that_somebody_else_owns_are_left_out() -> None:
-    assert "replicas" not in deployment(pod_pool(), [], SITE, None)["spec"]
+def test_replicas_that_another_controller_owns_are_left_out() -> None:
+    assert "replicas" not in deployment(managed_pool(), [], SITE, None)["spec"]
 
 
 def test_the_same_pool_gives_the_same_deployment() -> None:
-    assert deployment(pod_pool(), [model()], SITE, 1) == deployment(pod_pool(), [model()], SITE, 1)
+    assert deployment(managed_pool(), [model()], SITE, 1) == deployment(managed_pool(), [model()], SITE, 1)
 
 
 def test_labels_of_the_template_cannot_take_the_place_of_ours() -> None:
     labels = {"videojob.dev/pool": "another", "team": "film"}
-    found = deployment(pod_pool({"labels": labels}), [], SITE, 1)["spec"]["template"]["metadata"]["labels"]
+    found = deployment(managed_pool({"labels": labels}), [], SITE, 1)["spec"]["template"]["metadata"]["labels"]
     assert found["videojob.dev/pool"] == "p"
     assert found["team"] == "film"
 
@@ -77,7 +77,7 @@ def test_every_pod_keeps_to_restricted_pod_security() -> None:
 
 @pytest.mark.parametrize("share", [1, 40, "10%"])
 def test_as_many_pods_are_replaced_at_a_time_as_the_pool_allows(share: int | str) -> None:
-    found = deployment(pod_pool(rollout=Rollout(max_unavailable=share)), [model()], SITE, 134)
+    found = deployment(managed_pool(rollout=Rollout(max_unavailable=share)), [model()], SITE, 134)
     assert found["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": share}
 
 
@@ -90,9 +90,9 @@ def test_as_many_pods_are_replaced_at_a_time_as_the_pool_allows(share: int | str
         (UserIDs.NAMESPACE, {"userIDs": "Fixed"}, True),
     ],
 )
-def test_a_cluster_that_assigns_users_may_do_so(default: UserIDs, template: dict[str, Any], named: bool) -> None:
+def test_users_that_the_cluster_assigns_are_left_to_it(default: UserIDs, template: dict[str, Any], named: bool) -> None:
     site = replace(SITE, user_ids=default)
-    context = deployment(pod_pool(template), [], site, 1)["spec"]["template"]["spec"]["securityContext"]
+    context = deployment(managed_pool(template), [], site, 1)["spec"]["template"]["spec"]["securityContext"]
     ids = {"runAsUser": 10001, "runAsGroup": 10001, "fsGroup": 10001}
     assert {key: value for key, value in context.items() if key in ids} == (ids if named else {})
     assert context["runAsNonRoot"] is True
@@ -122,13 +122,15 @@ def test_the_runner_alone_has_a_token() -> None:
         ({"tritonResources": {"limits": {"nvidia.com/gpu": 8}}}, {}, {"nvidia.com/gpu": 1}),
     ],
 )
-def test_accelerators_are_tritons(template: dict[str, Any], spec: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_accelerators_belong_to_triton(
+    template: dict[str, Any], spec: dict[str, Any], expected: dict[str, Any]
+) -> None:
     found = pod(template, **spec)
     assert found["initContainers"][0]["resources"]["limits"] == expected
     assert found["containers"][0]["resources"]["limits"] == {}
 
 
-def test_what_the_template_says_of_the_pod() -> None:
+def test_the_template_decides_fields_of_the_pod() -> None:
     given: dict[str, Any] = {
         "image": "own-triton:2",
         "runnerImage": "own-runner:2",
@@ -163,7 +165,7 @@ def test_what_the_template_says_of_the_pod() -> None:
 def test_pull_secrets_of_the_operator_and_of_the_pool_are_in_every_pod_once() -> None:
     site = replace(SITE, image_pull_secrets=("registry", "mirror"))
     own = {"imagePullSecrets": [{"name": "own"}, {"name": "mirror"}]}
-    pods = [deployment(pod_pool(given), [], site, 1)["spec"]["template"]["spec"] for given in ({}, own)]
+    pods = [deployment(managed_pool(given), [], site, 1)["spec"]["template"]["spec"] for given in ({}, own)]
     assert [each["name"] for each in pods[0]["imagePullSecrets"]] == ["registry", "mirror"]
     assert [each["name"] for each in pods[1]["imagePullSecrets"]] == ["own", "mirror", "registry"]
     assert "imagePullSecrets" not in pod()
@@ -179,15 +181,15 @@ def test_a_model_may_load_for_as_long_as_the_pool_allows() -> None:
 )
 def test_a_missing_image_is_an_error(site: PodDefaults, words: str) -> None:
     with pytest.raises(NoImageError, match=words):
-        deployment(pod_pool(), [], site, 1)
+        deployment(managed_pool(), [], site, 1)
 
 
 def test_shared_memory_holds_the_largest_chunk_of_any_model_for_every_slot() -> None:
     small, large = model("small", limits={"max_width": 64, "max_height": 64}), model("large")
-    alone = shared_memory_bytes(pod_pool(), [large])
-    assert shared_memory_bytes(pod_pool(), [small, large]) == alone
-    assert shared_memory_bytes(pod_pool(), [small]) < alone
-    assert shared_memory_bytes(pod_pool(jobs_per_replica=4), [large]) > alone
-    assert shared_memory_bytes(pod_pool({"sharedMemoryBytes": 1 << 30}), [large]) == 1 << 30
+    alone = shared_memory_bytes(managed_pool(), [large])
+    assert shared_memory_bytes(managed_pool(), [small, large]) == alone
+    assert shared_memory_bytes(managed_pool(), [small]) < alone
+    assert shared_memory_bytes(managed_pool(jobs_per_replica=4), [large]) > alone
+    assert shared_memory_bytes(managed_pool({"sharedMemoryBytes": 1 << 30}), [large]) == 1 << 30
     shm = next(volume for volume in pod({"sharedMemoryBytes": 1 << 30})["volumes"] if volume["name"] == "shm")
     assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "1024Mi"}

@@ -81,7 +81,7 @@ def test_a_pod_that_was_just_made() -> None:
         (container(restartCount=4), "restarts", 4),
     ],
 )
-def test_what_its_status_says(status: dict[str, Any], field: str, value: object) -> None:
+def test_the_fields_that_a_status_gives(status: dict[str, Any], field: str, value: object) -> None:
     assert getattr(read_pod(body(status)), field) == value
 
 

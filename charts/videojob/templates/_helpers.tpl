@@ -31,7 +31,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{ include "videojob.image" (dict "root" . "image" .Values.image) }}
 {{- end }}
 
-{{/* What restricted Pod Security asks of a pod, and what it asks of a container. */}}
+{{/* What restricted Pod Security requires of a pod, and of a container. */}}
 {{- define "videojob.podSecurityContext" -}}
 runAsNonRoot: true
 {{- if eq .Values.userIDs "Fixed" }}
@@ -57,7 +57,7 @@ helm.sh/resource-policy: keep
 {{/*
 Annotations of an object of our own kinds. Helm refuses a release with kinds that the cluster does not serve yet. So a first
 installation makes these objects in a hook, after the CRDs, marked as the release's own; from then on they are ordinary
-objects of it. "never" is no policy that Helm knows: nothing deletes them.
+objects of it. "never" is no policy of Helm's: nothing deletes them.
 */}}
 {{- define "videojob.customResourceAnnotations" -}}
 {{ include "videojob.keep" . }}

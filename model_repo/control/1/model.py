@@ -15,7 +15,7 @@ class TritonPythonModel:
     """Marks a sequence as cancelled, or takes a runner's claim; the stages look for both between two steps."""
 
     def initialize(self, args):
-        """Load, once, as Triton's python backend asks."""
+        """Load the model; Triton calls it once."""
         parameters = json.loads(args["model_config"])["parameters"]
         directory = Path(parameters["control_dir"]["string_value"])
         self._marks = CancelMarks(directory)

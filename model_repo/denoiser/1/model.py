@@ -13,7 +13,7 @@ class TritonPythonModel:
     """Embeddings, noise and the sequence's memory to the latents of a chunk."""
 
     def initialize(self, args):
-        """Load, once, as Triton's python backend asks."""
+        """Load the model; Triton calls it once."""
         instance = Instance(args)
         fix_kernels(instance.replica.threads)
         self._dtype = DTYPES[instance.model.precision]

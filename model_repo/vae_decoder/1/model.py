@@ -13,7 +13,7 @@ class TritonPythonModel:
     """Latents and the sequence's feature cache to the frames of a chunk."""
 
     def initialize(self, args):
-        """Load, once, as Triton's python backend asks."""
+        """Load the model; Triton calls it once."""
         instance = Instance(args)
         fix_kernels(instance.replica.threads)
         self._marks = instance.marks

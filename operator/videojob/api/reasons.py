@@ -172,8 +172,8 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType({
         "Nothing within a cold start (`status.coldStartSeconds`), at most `template.modelLoadSeconds`; then "
         "`kubectl get pods -n videojob-system -l videojob.dev/pool=POOL`"),
     Reason.POOL_EMPTY: ReasonInfo(_WAITING | _POOL, _ADMIN, NO, NO, NO, NO, NO, NO, NO,
-        "The pool has no replica: it is new, paused or scaled by somebody else. The condition ScalingActive has which.",
-        "[Resume it](scaling.md#pause), or scale it: [External](scaling.md#somebody-else-decides-mode-external)"),
+        "The pool has no replica: it is new, paused or scaled from outside. The condition ScalingActive has which.",
+        "[Resume it](scaling.md#pause), or scale it: [External](scaling.md#another-controller-decides-mode-external)"),
     Reason.UNSCHEDULABLE: ReasonInfo(_WAITING | _POOL, _SYSTEM, NO, NO, NO, NO, NO, YES, NO,
         "The scheduler finds no node for the pool's pods.",
         "[Pods without a node](#pods-without-a-node)"),

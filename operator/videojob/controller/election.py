@@ -256,9 +256,9 @@ def _is_time(text: object) -> bool:
         return False
 
 
-def _call(told: Callable[[], None]) -> None:
+def _call(callback: Callable[[], None]) -> None:
     try:
-        told()
+        callback()
     except Exception:
         logger.exception("The change of leadership met an error")
 

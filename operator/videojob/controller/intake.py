@@ -41,7 +41,7 @@ KINDS = (VIDEO_JOBS, VIDEO_QUEUES, VIDEO_MODELS, GPU_POOLS)
 
 
 class Observer(Protocol):
-    """What dashboards and people are told of."""
+    """What is reported to dashboards and people."""
 
     def ended(self, job: VideoJob) -> None:
         """A job has come to its end."""

@@ -31,7 +31,7 @@ import kopf
 from kubernetes.aio.client.configuration import Configuration
 
 from videojob.api import GROUP, VERSION
-from videojob.kube.client import Contact, Json, ResourceKind, refuse_redirects
+from videojob.kube.client import Json, Reachability, ResourceKind, refuse_redirects
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Shell:
         *,
         restarted: Callable[[str], None],
         signals: Mapping[signal.Signals, Callable[[], object]],
-        contact: Contact,
+        contact: Reachability,
         monotonic: Callable[[], float],
         draw: Callable[[], float],
         timing: ShellTiming = ShellTiming(),

@@ -41,13 +41,13 @@ __all__ = [
     "VIDEO_QUEUES",
     "AnswerError",
     "Change",
-    "Contact",
     "CredentialsError",
     "Json",
     "KubeClient",
     "KubeError",
     "Listing",
     "Observer",
+    "Reachability",
     "ResourceKind",
     "Watch",
     "WatchTiming",
@@ -65,8 +65,8 @@ _TRANSPORT = (aiohttp.ClientError, OSError, TimeoutError, ValueError, RuntimeErr
 """What the libraries raise where a request has no answer: token files, TLS, sockets and HTTP are theirs."""
 
 
-class Contact(Protocol):
-    """Told how every request ended, reads and the beginnings of watches included."""
+class Reachability(Protocol):
+    """Called with how every request ended, reads and the beginnings of watches included."""
 
     def answered(self) -> None:
         """The API server answered, be it with a refusal."""
@@ -83,8 +83,8 @@ class _Nobody:
         pass
 
 
-NOBODY: Contact = _Nobody()
-"""For those who do not ask."""
+NOBODY: Reachability = _Nobody()
+"""For clients that do not need it."""
 
 
 class CredentialsError(ConfigException):
@@ -166,7 +166,7 @@ class KubeClient:
         settings: Configuration,
         observe: Observer = lambda verb, kind, code, seconds: None,
         *,
-        contact: Contact = NOBODY,
+        contact: Reachability = NOBODY,
         timing: WatchTiming = WatchTiming(),  # noqa: B008 - it never changes
         monotonic: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,

@@ -12,7 +12,7 @@ class MediaError(Exception):
 
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
-    """Turn FFmpeg's errors within the block into a MediaError that says what was being done."""
+    """Turn FFmpeg's errors within the block into a MediaError that names the step that failed."""
     try:
         yield
     except av.FFmpegError as error:

@@ -13,7 +13,7 @@ def tick(fps: int) -> Fraction:
 
 
 def muxer_options(fps: int, *movflags: str) -> dict[str, str]:
-    """Options of FFmpeg's MP4 muxer for exact times and bytes that tell neither the hour nor the muxer's version."""
+    """Options of FFmpeg's MP4 muxer for exact times, and bytes without the time of day or the muxer's version."""
     timescale = str(fps * TICKS_PER_FRAME)
     return {
         "movflags": "+".join(movflags),

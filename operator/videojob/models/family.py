@@ -14,7 +14,7 @@ import torch
 from videojob.families import FamilyName
 
 Cancelled = Callable[[], bool]
-"""Says whether to stop. Asked between two steps of work."""
+"""Returns whether to stop. Called between two steps of work."""
 
 
 class TextEncoder(Protocol):
@@ -60,7 +60,7 @@ class Denoiser(Protocol):
             noise: `[1, C, T, h, w]` float32.
             steps: denoising steps.
             guidance_scale: strength of classifier-free guidance.
-            cancelled: asked between two steps; raises ChunkError (Cancelled) once it says yes.
+            cancelled: called between two steps; raises ChunkError (Cancelled) once it returns True.
         """
         ...
 
@@ -82,7 +82,7 @@ class VideoDecoder(Protocol):
     def decode(self, latents: torch.Tensor, cache: Any, cancelled: Cancelled) -> torch.Tensor:
         """Frames `[1, 3, F, H, W]` in -1..1 of the next latents `[1, C, T, h, w]`.
 
-        `cancelled` is asked between two latents; raises ChunkError (Cancelled) once it says yes.
+        `cancelled` is called between two latents; raises ChunkError (Cancelled) once it returns True.
         """
         ...
 

@@ -53,7 +53,7 @@ class Agenda:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self.now = EPOCH
-        """Time as far as it was told: see `advance`."""
+        """The time of the last `advance`."""
         self.held: dict[ReplicaKey, dict[str, Job]] = {}
         self.pending = Pending()
         self.attention: dict[Need, dict[str, Job]] = {need: {} for need in ATTENTION}

@@ -36,10 +36,10 @@ class NamedPod(NamedTuple):
 
 
 def troubles(pods: Iterable[NamedPod], now: datetime) -> Iterator[Trouble]:
-    """Every kind of trouble that the pods have, the gravest first, each told of the first pod that has it."""
+    """Every kind of trouble that the pods have, the gravest first, each with the first pod that has it."""
     staying = [one for one in pods if not one.pod.ending]
     for find in (_image, _crash, _node):
-        found = [(name, told) for name, pod in staying if (told := find(pod, now)) is not None]
+        found = [(name, trouble) for name, pod in staying if (trouble := find(pod, now)) is not None]
         if found:
             name, trouble = found[0]
             who = f"{len(found)} of {len(staying)} pods, such as {name}: "
@@ -67,12 +67,12 @@ def _crash(pod: Pod, _: datetime) -> Trouble | None:
             if last.reason == "OOMKilled"
             else "See its log: kubectl logs POD --all-containers --previous."
         )
-        told = f"a container has ended {pod.restarts} times, the last time by {how}. {advice}"
+        message = f"a container has ended {pod.restarts} times, the last time by {how}. {advice}"
     elif pod.waiting is not None and waiting not in PULL_REASONS | SILENT_REASONS:
-        told = f"a container does not start: {waiting}: {pod.waiting.message}"
+        message = f"a container does not start: {waiting}: {pod.waiting.message}"
     else:
         return None
-    return Trouble(ConditionType.PODS_STABLE, Reason.CRASH_LOOP, told)
+    return Trouble(ConditionType.PODS_STABLE, Reason.CRASH_LOOP, message)
 
 
 def _node(pod: Pod, now: datetime) -> Trouble | None:

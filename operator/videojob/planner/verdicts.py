@@ -10,7 +10,7 @@ from videojob.planner.facts import Health, Replica, ReplicaKey
 
 
 class Rank(IntEnum):
-    """How near a replica is to taking a job; of a pool's replicas the nearest is told."""
+    """How near a replica is to taking a job; of a pool's replicas the nearest is reported."""
 
     NO_HEARTBEAT = 0
     BLIND = 1

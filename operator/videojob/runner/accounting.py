@@ -12,7 +12,7 @@ RECENT_CHUNKS = 8
 
 @dataclass(frozen=True)
 class Account:
-    """What the status said when the attempt began; everything the attempt spends is added to it."""
+    """The cost on the status when the attempt began; everything the attempt spends is added to it."""
 
     created: datetime
     fps: int

@@ -158,7 +158,7 @@ class Assignments:
             try:
                 await self._run_in_slot(job, work)
             except Exception:
-                # The attempt has not made a status of it. Nobody works on the job from now on, and the report says so.
+                # The attempt has not made a status of it. Nobody works on the job from now on, and the report shows it.
                 self._metrics.error("attempt", known=False)
                 log.exception("The task of %s/%s failed, and the job is left", meta.namespace, meta.name)
 

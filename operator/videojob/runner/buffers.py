@@ -71,7 +71,7 @@ class FrameBuffers:
         self._made = 0
         self._free: list[Buffer] = []
         self._all: dict[str, Buffer] = {}
-        self._told = False
+        self._warned = False
 
     async def borrow(self, count: int, size: int) -> list[Buffer]:
         """`count` buffers of at least `size` bytes each, which the server knows. Raises TritonGoneError.
@@ -84,9 +84,9 @@ class FrameBuffers:
                 borrowed.append(await self._take(size))
             await self._register(borrowed)
         except (OSError, TritonRefusedError) as error:
-            if not self._told:
+            if not self._warned:
                 log.warning("Frames come through gRPC, because Triton and the runner share no memory: %s", error)
-                self._told = True
+                self._warned = True
             for buffer in borrowed:
                 await self.retire(buffer)
             return [Buffer(None) for _ in range(count)]

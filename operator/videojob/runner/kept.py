@@ -32,7 +32,7 @@ async def keep(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Do the work until it returns. Raises what is in `passing`, and the last of DEFECTS errors in a row."""
-    failures, defects, said = 0, 0, ""
+    failures, defects, logged = 0, 0, ""
     while True:
         began = monotonic()
         try:
@@ -43,13 +43,13 @@ async def keep(
             known = isinstance(error, KubeError)
             metrics.error(name, known=known)
             if monotonic() - began >= HEALTHY_SECONDS:
-                failures, defects, said = 0, 0, ""
+                failures, defects, logged = 0, 0, ""
             failures, defects = failures + 1, 0 if known else defects + 1
             if not known:
                 log.exception("The task %s met an error that it does not know, and begins again", name)
-            elif str(error) != said:
+            elif str(error) != logged:
                 log.warning("The task %s is refused, and tries again: %s", name, error)
-            said = str(error)
+            logged = str(error)
             if defects >= DEFECTS:
                 raise
         await sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (failures - 1)))

@@ -82,7 +82,7 @@ class Lease:
         return self._turned is not None and self._clock.monotonic() - self._turned > STALLED_DURATIONS * self._seconds
 
     def report_changed(self) -> None:
-        """Renew now, because the report says something new."""
+        """Renew now, because the report has changed."""
         self._changed.set()
 
     async def take(self, report: Callable[[], ReplicaReport], *, wait_for_holder: bool) -> None:
@@ -95,7 +95,7 @@ class Lease:
 
     async def _take(self, report: Callable[[], ReplicaReport], wait_for_holder: bool) -> None:
         seen: tuple[object, float] = (None, self._clock.monotonic())
-        said = ""
+        logged = ""
         while True:
             self._turn()
             try:
@@ -116,9 +116,9 @@ class Lease:
                 if await self._replace(lease, _json(report()), self.hold.take):
                     return
             except (KubeError, TimeoutError) as error:
-                if (why := _why(error)) != said:
+                if (why := _why(error)) != logged:
                     log.warning("Cannot take the Lease %s yet: %s", self._name, why)
-                    said = why
+                    logged = why
             await asyncio.sleep(POLL_SECONDS)
 
     async def keep(self, report: Callable[[], ReplicaReport], renewed: Callable[[], None]) -> None:

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT. Exits with status 1 and a sentence where that is not possible."""
     options = parse(arguments)
     logs.configure(options.log_format, "runner")
-    logging.getLogger("kubernetes").setLevel(logging.ERROR)  # It warns of what we tell in a sentence.
+    logging.getLogger("kubernetes").setLevel(logging.ERROR)  # It warns of what we log as a sentence.
     try:
         asyncio.run(_run(options))
     except (StartError, RefusedError) as error:

@@ -19,7 +19,7 @@ from videojob.media import encode_segment
 from videojob.runner.accounting import hidden_decode
 from videojob.runner.buffers import Buffer, FrameBuffers
 from videojob.runner.clock import Clock
-from videojob.runner.resume import Resume
+from videojob.runner.resume import ResumePoint
 from videojob.runner.stop import Stop, StoppedError
 from videojob.runner.triton import (
     Answer,
@@ -134,7 +134,7 @@ class Pipeline:
         self._clock = clock
         self._commit = commit
 
-    async def run(self, resume: Resume, past: Past, stop: Stop) -> None:
+    async def run(self, resume: ResumePoint, past: Past, stop: Stop) -> None:
         """Make every chunk from `resume.index` on, as one sequence.
 
         Raises ChunkError, TritonGoneError, StoppedError, or what `commit` raises. Then the sequence is ended on the
@@ -165,7 +165,9 @@ class Pipeline:
                     await self._buffers.retire(buffer)
             await flow.stream.close()
 
-    async def _request(self, flow: _Flow, resume: Resume, past: Past, stop: Stop, finisher: asyncio.Task[None]) -> bool:
+    async def _request(
+        self, flow: _Flow, resume: ResumePoint, past: Past, stop: Stop, finisher: asyncio.Task[None]
+    ) -> bool:
         """Send all requests, unless a drain comes first, and take all answers; whether all were sent."""
         total, following, drained = self._recipe.resolved.chunks, resume.index, False
         while True:

@@ -61,7 +61,7 @@ class PoolStore:
         except StoreError as error:
             self._metrics.store_error()
             if error.unavailable:
-                self._say(str(error))
+                self._set_error(str(error))
             raise
 
     async def run(self) -> None:
@@ -74,11 +74,11 @@ class PoolStore:
                 await check_store(self._store)
                 if spec == self._spec:
                     self._suspect.clear()
-                    self._say("")
+                    self._set_error("")
             except StoreError as error:
                 # Nobody else asks a store that is down: the pool gets no jobs.
                 self._metrics.store_error()
-                self._say(str(error))
+                self._set_error(str(error))
                 await asyncio.sleep(CHECK_SECONDS)
 
     async def _open(self, spec: StoreSpec) -> Store:
@@ -92,7 +92,7 @@ class PoolStore:
             raise StoreError(f"The store's credentials or its CA cannot be read: {error}", retryable=True) from error
         return await asyncio.to_thread(partial(open_store, spec.url, **options))
 
-    def _say(self, error: str) -> None:
+    def _set_error(self, error: str) -> None:
         if error:
             self._suspect.set()
         if error != self.error:

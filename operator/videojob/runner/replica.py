@@ -43,7 +43,7 @@ STOP_SECONDS = END_SECONDS + FLUSH_SECONDS + 10
 RIGHTS_SECONDS = 8.0
 """For an API server that refuses at first to take it back."""
 ANSWER_SECONDS = 10.0
-"""Silence of the API server after which the log says so."""
+"""Silence of the API server after which a warning is logged."""
 SPARE_SEQUENCES = 2
 """Sequences beyond the slots whose state a stage keeps: of attempts that are just ending."""
 
@@ -152,7 +152,7 @@ class ReplicaRunner:
 
     async def _place(self, stopping: asyncio.Event) -> tuple[GPUPool, Endpoint] | None:
         """The pool and our endpoint in it, once they exist; None where the runner stops before."""
-        said = ""
+        logged = ""
         await _first(self._looked.wait(), stopping.wait(), asyncio.sleep(ANSWER_SECONDS))
         if not self._looked.is_set():
             log.warning("Waiting, because the API server does not show the GPUPool.")
@@ -168,9 +168,9 @@ class ReplicaRunner:
                 waiting = f"the GPUPool {self._options.pool} cannot be read"
             else:
                 waiting = f"there is no GPUPool called {self._options.pool}"
-            if waiting != said:
+            if waiting != logged:
                 log.warning("Waiting, because %s.", waiting)
-                said = waiting
+                logged = waiting
             await _first(self._news.wait(), stopping.wait())
         return None
 

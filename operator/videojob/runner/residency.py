@@ -1,6 +1,6 @@
 """Which models are on the accelerator when not all of them fit. Pure: what is loaded and used is passed in.
 
-Memory is what VideoModels say of themselves: their weights, and so much for each job that runs on them. A model that a
+Memory is what VideoModels declare: their weights, and so much for each job that runs on them. A model that a
 job uses stays; of the others the least recently used makes room.
 """
 

@@ -6,7 +6,7 @@ from videojob.chunks import ChunkLayout, memory_chunks, tail_chunks
 
 
 @dataclass(frozen=True)
-class Resume:
+class ResumePoint:
     """The next chunk to make, and the chunks whose latents its request has to bring."""
 
     index: int
@@ -23,9 +23,9 @@ class Resume:
 
 def resume_at(
     committed: int, layout: ChunkLayout, *, sink_latents: int, window_latents: int, tail_latents: int
-) -> Resume:
+) -> ResumePoint:
     """How to go on after `committed` chunks, which are 0 to committed - 1."""
-    return Resume(
+    return ResumePoint(
         index=committed,
         memory=memory_chunks(committed, layout, sink_latents, window_latents),
         tail=tail_chunks(committed, layout, tail_latents),

@@ -1,4 +1,4 @@
-"""Keeps the pool's VideoModels loaded on the Triton server, through its restarts, and says how each of them is.
+"""Keeps the pool's VideoModels loaded on the Triton server, through its restarts, and reports the state of each.
 
 Where the replica's memory is known and not all models fit, the least recently used that no job needs makes room for the
 one that a job waits for. Weights count as on the accelerator from before they are loaded until Triton has dropped them.
@@ -42,8 +42,8 @@ LOADS = 3
 """In a row of weights that are written to while they are loaded."""
 FAILED_SECONDS = 300.0
 """For so long a model that did not load, and made room, does not count as one that a job could have loaded."""
-TELL_SECONDS = 3.0
-"""After which a job that waits for its model hears why."""
+REPORT_WAIT_SECONDS = 3.0
+"""After which a job that waits for its model gets the reason on its status."""
 MESSAGE_LIMIT = 512
 
 
@@ -102,7 +102,7 @@ class Served:
 
 
 class Serving:
-    """The models of one server. `changed` is called whenever the report says something new."""
+    """The models of one server. `changed` is called whenever the report changes."""
 
     def __init__(
         self,
@@ -154,14 +154,15 @@ class Serving:
             for name, served in sorted(self._served.items())
         )
 
-    async def take(self, name: str, seconds: float, tell: Callable[[str], None] = lambda why: None) -> Served:
+    async def take(self, name: str, seconds: float, report_wait: Callable[[str], None] = lambda why: None) -> Served:
         """The model, once the server has it, with room for one more job: it stays until it is given back.
 
         Others that no job uses make room, and are gone by then. Raises TritonGoneError, with the reason, after
-        `seconds`, and as soon as the model does not load. `tell` hears why it is not there when that takes a while.
+        `seconds`, and as soon as the model does not load. `report_wait` is called with the reason,
+        and with each new one, where that takes a while.
         """
         admitted: Served | None = None
-        began, told = self._clock.monotonic(), ""
+        began, reported = self._clock.monotonic(), ""
         try:
             async with asyncio.timeout(seconds):
                 while True:
@@ -176,9 +177,9 @@ class Serving:
                         if admitted is not None and served.ready and self._fits(served):
                             return served
                     why = self._why_not(name, admitted)
-                    if why != told and self._clock.monotonic() - began >= TELL_SECONDS:
-                        tell(why)
-                        told = why
+                    if why != reported and self._clock.monotonic() - began >= REPORT_WAIT_SECONDS:
+                        report_wait(why)
+                        reported = why
                     await self._news.wait(POLL_SECONDS)
         except BaseException as error:
             why = self._why_not(name, admitted)
@@ -216,27 +217,27 @@ class Serving:
         self._served = {name: self._served[name] for name in models}  # In the pool's order.
         self._preload()
         for served in new:
-            work = keep("model", partial(self._look_after, served), self._metrics, monotonic=self._clock.monotonic)
+            work = keep("model", partial(self._reconcile, served), self._metrics, monotonic=self._clock.monotonic)
             served.task = asyncio.create_task(work, name=f"model {served.name}")
         self._changed()
 
     async def run(self) -> None:
-        """Look after the server, for ever: whether it answers, and whether it hangs."""
+        """Check the server, for ever: whether it answers, and whether it hangs."""
         silent = 0
         while True:
             try:
                 await self._triton.check()
                 silent = 0
-                self._say("")
+                self._set_error("")
             except TritonGoneError as error:
                 silent += 1
-                self._say(str(error))
+                self._set_error(str(error))
                 if silent == HUNG_POLLS:
                     self._triton.give_up(str(error))
             await asyncio.sleep(POLL_SECONDS)
 
     async def close(self) -> None:
-        """Stop looking after models; what is loaded stays loaded."""
+        """Stop reconciling models; what is loaded stays loaded."""
         self._digests.stop()
         tasks = [served.task for served in (*self._served.values(), *self._leaving) if served.task]
         for task in tasks:
@@ -244,7 +245,7 @@ class Serving:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _admit(self, served: Served) -> bool:
-        """Whether there is room for one more job on the model, which takes it; what makes room is told to leave."""
+        """Whether there is room for one more job on the model, which takes it; models that make room are unloaded."""
         leaving = make_room(served.name, self._residents(), self._memory)
         if leaving is None:
             return False
@@ -300,7 +301,7 @@ class Serving:
                 self._news.give()
             served.turned.give()
 
-    async def _look_after(self, served: Served) -> None:
+    async def _reconcile(self, served: Served) -> None:
         """Have the model on the accelerator while it is wanted there, and off it while it is not, until dropped."""
         for before in tuple(self._leaving):
             if before.name == served.name and before.task:
@@ -511,15 +512,15 @@ class Serving:
 
         Or earlier, where it is wanted again before Triton has dropped it.
         """
-        told = ""
+        logged = ""
         while served.there and not served.wanted:
             try:
                 async with self._alone():
                     await self._take_off(served.name)
                 served.there = False
             except (TritonGoneError, TritonRefusedError) as error:
-                if str(error) != told:
-                    told = str(error)
+                if str(error) != logged:
+                    logged = str(error)
                     log.warning("The model %s is not unloaded yet: %s", served.name, error)
                 await asyncio.sleep(POLL_SECONDS)
         self._news.give()
@@ -533,12 +534,12 @@ class Serving:
             await self._triton.unload(each)
         try:
             async with asyncio.timeout(UNLOAD_SECONDS):
-                while stages & await self._triton.present():  # noqa: ASYNC110 - nothing tells
+                while stages & await self._triton.present():  # noqa: ASYNC110 - nothing notifies
                     await asyncio.sleep(UNLOAD_POLL_SECONDS)
         except TimeoutError:
             raise TritonGoneError(f"Triton has not dropped the model {name} for {UNLOAD_SECONDS:g} s.") from None
 
-    def _say(self, error: str) -> None:
+    def _set_error(self, error: str) -> None:
         if error != self.error:
             log.log(logging.WARNING if error else logging.INFO, error or "Triton answers.")
             self.error = error[:MESSAGE_LIMIT]
@@ -546,7 +547,7 @@ class Serving:
 
 
 def settings_of(model: VideoModel, weights_digest: str) -> ModelSettings:
-    """A VideoModel, with those weights, as the stages are told about it."""
+    """A VideoModel, with those weights, as settings of the stages."""
     spec = model.spec
     return ModelSettings(
         name=model.metadata.name,

@@ -1,4 +1,4 @@
-"""How a job is told to stop."""
+"""How a job is asked to stop."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -239,7 +239,7 @@ class Video:
         """The model, loaded, to be given back. Raises HandBackError where it is another, or does not come."""
         serving, seconds = self._services.serving, self._services.ready_seconds
         try:
-            served = await self._stop.race(serving.take(self._model, seconds, self._tell_why_not), new=True)
+            served = await self._stop.race(serving.take(self._model, seconds, self._report_wait), new=True)
         except TritonGoneError as error:
             raise HandBackError(Reason.TRITON_UNAVAILABLE, str(error)) from error
         if (served.model.metadata.uid, served.digest) != (self._resolved.model_uid, self._resolved.weights_digest):
@@ -251,8 +251,8 @@ class Video:
             )
         return served
 
-    def _tell_why_not(self, why: str) -> None:
-        """Let the status say why the model is not there yet."""
+    def _report_wait(self, why: str) -> None:
+        """Write to the status why the model is not ready yet."""
         message = f"The model {self._model} is not ready on replica {self._owner.replica} yet: {why}."
         now, generation = self._clock.now(), self._generation.newest
         self._status.show(transitions.loading(self._status.status, message=message, now=now, generation=generation))
@@ -338,7 +338,7 @@ class Video:
                 self._services.metrics.stage(self._model, stage, value, accelerators)
 
     def _show(self, chunks_done: int, frames_ready: int) -> None:
-        """Let the status say how far the job is."""
+        """Write the job's progress to the status."""
         now, spent, status = self._clock.now(), self._spent, self._status.status
         running = self._clock.monotonic() - spent.began
         if frames_ready and spent.first_frames is None:

@@ -25,7 +25,7 @@ class StoreError(Exception):
 
 
 class CorruptObject(StoreError):  # noqa: N818  # it names what was found, as `StoreError` names who failed
-    """An object is missing or is not what its record says."""
+    """An object is missing, or does not match its record."""
 
     unavailable = False
 
@@ -112,7 +112,7 @@ _BY_STATUS: Final = {
     429: _OVERLOADED,
     507: _FULL,
 }
-# What rustls says of a server's certificate.
+# Messages of rustls about a server's certificate.
 _BY_CERTIFICATE: Final = {
     "NotValidForName": _WRONG_NAME,
     "Expired": _EXPIRED_CERTIFICATE,

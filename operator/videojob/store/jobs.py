@@ -14,7 +14,7 @@ closing is safe to repeat and nobody can lower it. From that moment on the log t
 to it later: the attempts that follow write, and everybody reads, the log below `after/<attempt>/`. So no request of an
 old runner, however late, can land where it counts, and a sweeper deletes only keys that no living attempt writes. A
 runner learns of it at its next commit: it looks for `closed` once its record is put, and only a commit with no new
-`closed` counts. If its record was put before the closing, whoever looks after closing sees that record; if after, the
+`closed` counts. If its record was put before the closing, whoever reads after closing sees that record; if after, the
 runner sees that it is closed. A finished video counts in whatever log it is, as long as its attempt is not closed. An
 attempt is closed while it is the job's newest: closing an older one takes the chunks, though never the video, of the
 attempt that is at work.

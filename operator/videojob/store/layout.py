@@ -1,4 +1,4 @@
-"""Where the objects of a job are: keys relative to its folder, and what a key says.
+"""Where the objects of a job are: keys relative to its folder, and what a key contains.
 
 A log is named by the attempt that was closed before it began, 0 for the first.
 """

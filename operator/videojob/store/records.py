@@ -1,4 +1,4 @@
-"""What the log of a job says: small JSON objects that are written once."""
+"""Records of a job's log: small JSON objects that are written once."""
 
 import re
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class OutputRecord(StoredObject):
 
 @dataclass(frozen=True)
 class Commit:
-    """What the log says after a commit."""
+    """The record in the log after a commit."""
 
     record: ChunkRecord
     adopted: bool

@@ -20,7 +20,7 @@ from videojob.triton.settings import ModelSettings, ReplicaSettings, from_parame
 
 
 class Instance:
-    """What Triton told this model instance when it loaded it.
+    """What Triton passed to this model instance when it loaded it.
 
     Raises pb_utils.TritonModelException with a sentence where the configuration is unusable.
     """

@@ -1,4 +1,4 @@
-"""What the models on a Triton server are called, take and answer: one place for the models, the runner and the tests.
+"""Names, inputs and outputs of the models on a Triton server, for the models, the runner and the tests.
 
 One request to the ensemble `<model>.video_chunk` makes one chunk. Tensors have no batch dimension added by Triton
 (`max_batch_size: 0`): the shapes below are the shapes sent. Requests of a job carry one correlation id
@@ -111,9 +111,9 @@ class ChunkError(Exception):
 
 
 _REASON = re.compile(r"\b(" + "|".join(ErrorCode) + r"): (.+)", re.DOTALL)
-# Triton's own words for a sequence it does not know: it dropped an idle one, was restarted, or the START failed.
+# Triton's own message for a sequence it does not know: it dropped an idle one, was restarted, or the START failed.
 _UNKNOWN_SEQUENCE = "must specify the START flag on the first request of the sequence"
-# What the python backend makes of an exception while a model loads: its type and words, then the stack.
+# What the python backend makes of an exception while a model loads: its type and message, then the stack.
 _LOAD_FAILURE = re.compile(r"Internal: (?:\w+: )?(.+?)\s*\nAt:\n", re.DOTALL)
 
 

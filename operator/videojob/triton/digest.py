@@ -36,7 +36,7 @@ def weights_digest(directory: Path, stopped: Callable[[], bool] = lambda: False)
     """`sha256:<hex>` over the relative paths, sizes and contents of all files below `directory`, in sorted order.
 
     Equal folders have equal digests wherever they lie. Raises FileNotFoundError where there is no file, and
-    InterruptedError as soon as `stopped` says yes.
+    InterruptedError as soon as `stopped` returns True.
     """
     files = sorted((path.relative_to(directory).as_posix(), path) for path in directory.rglob("*") if path.is_file())
     if not files:

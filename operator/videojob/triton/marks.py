@@ -1,4 +1,4 @@
-"""Marks that tell the stages of a server to stop a sequence.
+"""Marks by which the stages of a server stop a sequence.
 
 A gRPC cancel does not reach the models inside an ensemble (triton-inference-server/server #6739), and each model is a
 process of its own: a file in a folder that they share is what all of them can see between two denoising steps.

@@ -65,7 +65,7 @@ class Sequences(Generic[State]):
         self._entries.pop(correlation_id, None)
 
     def expire(self) -> None:
-        """Forget sequences that were idle for too long: Triton does not tell a model that it dropped one."""
+        """Forget sequences that were idle for too long: Triton does not notify a model that it dropped one."""
         oldest = self._clock() - self._idle_seconds
         for correlation_id in [name for name, entry in self._entries.items() if entry.used < oldest]:
             del self._entries[correlation_id]

@@ -1,4 +1,4 @@
-"""What a Triton model must know of its VideoModel: written to config.pbtxt when rendered, read when it is loaded."""
+"""Settings of a Triton model from its VideoModel: written to config.pbtxt when rendered, read when it is loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -38,7 +38,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class ReplicaSettings:
-    """What the stages must know of the replica they run on."""
+    """Settings of the stages that depend on the replica they run on."""
 
     control_dir: str
     """Folder that the models of one server share, where cancelled sequences are marked."""

@@ -1,4 +1,4 @@
-"""What the dashboards are made of: variables, panels with queries, and the frame that is the same for all four."""
+"""Parts of the dashboards: variables, panels with queries, and the frame that is the same for all four."""
 
 import json
 from collections.abc import Sequence
@@ -27,18 +27,18 @@ RUNBOOKS = "docs/runbooks"
 """Where the runbooks are in the repository; the chart puts the repository's address before it."""
 WINDOWS = "1m,5m,15m,1h,6h"
 SIZES = {
-    "number": (4, 4),
-    "graph": (8, 8),
+    "stat": (4, 4),
+    "time series": (8, 8),
     "half": (12, 8),
     "quarter": (6, 8),
-    "bars": (8, 8),
-    "states": (8, 8),
-    "words": (24, 5),
+    "bar gauge": (8, 8),
+    "state timeline": (8, 8),
+    "text": (24, 5),
 }
 """Width (of 24 columns) and height of each kind of panel."""
 
 Thresholds = Sequence[tuple[float | None, str]]
-"""From which value on which colour; the first one from the bottom up (None)."""
+"""Lower bound and colour of each range; the first one has no bound (None)."""
 Panel = Builder[models.Panel]
 
 
@@ -69,7 +69,7 @@ def or_zero(expr: str) -> str:
 
 
 def counted(counter: str, labels: str, selector: str, window: str, function: str = "increase") -> str:
-    """What a counter of jobs that ended has counted, for each value of the labels.
+    """The increase of a counter of ended jobs, for each value of the labels.
 
     Every operator counts all jobs that it sees end, so the largest count is the complete one and the sum is too high.
     """
@@ -77,24 +77,24 @@ def counted(counter: str, labels: str, selector: str, window: str, function: str
 
 
 def quantile(q: float, histogram: str, selector: str, by: str = "", window: str = "$window") -> str:
-    """That quantile of what a histogram saw within the window, for each value of the labels `by`."""
+    """The quantile of a histogram within the window, for each value of the labels `by`."""
     labels = f"le, {by}" if by else "le"
     return f"histogram_quantile({q}, sum by ({labels}) (rate({histogram}_bucket{{{selector}}}[{window}])))"
 
 
 def mean(histogram: str, selector: str, by: str, window: str = "$window") -> str:
-    """The mean of what a histogram saw within the window, for each value of the labels `by`."""
+    """The mean of a histogram within the window, for each value of the labels `by`."""
     total, count = (f"sum by ({by}) (rate({histogram}_{part}{{{selector}}}[{window}]))" for part in ("sum", "count"))
     return f"{total} / {count}"
 
 
 def overall(histogram: str, selector: str, by: str) -> str:
-    """The mean of all that a histogram has seen: for what happens too rarely for a window."""
+    """The mean of a histogram over all time: for events that are too rare for a window."""
     total, count = (f"sum by ({by}) ({histogram}_{part}{{{selector}}})" for part in ("sum", "count"))
     return f"{total} / {count}"
 
 
-def number(
+def stat_panel(
     title: str, query: Query, description: str, *, unit: str = "short", thresholds: Thresholds = (), runbook: str = ""
 ) -> Panel:
     """One number, the last, with its curve behind it."""
@@ -102,10 +102,10 @@ def number(
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     if query.legend:
         panel.text_mode(looks.BigValueTextMode.VALUE_AND_NAME)
-    return _finish(panel, "number", title, (query,), description, unit, thresholds or ((None, "blue"),), runbook)
+    return _finish(panel, "stat", title, (query,), description, unit, thresholds or ((None, "blue"),), runbook)
 
 
-def graph(
+def time_series(
     title: str,
     queries: Sequence[Query],
     description: str,
@@ -113,10 +113,10 @@ def graph(
     unit: str = "short",
     thresholds: Thresholds = (),
     stacked: bool = False,
-    size: str = "graph",
+    size: str = "time series",
     runbook: str = "",
 ) -> Panel:
-    """Curves over time; thresholds are dashed lines."""
+    """Lines over time; thresholds are dashed lines."""
     panel = timeseries.Panel().line_width(1).fill_opacity(60 if stacked else 8).show_points(looks.VisibilityMode.AUTO)
     panel.legend(
         common.VizLegendOptions()
@@ -133,31 +133,31 @@ def graph(
     return _finish(panel, size, title, queries, description, unit, thresholds or ((None, "green"),), runbook)
 
 
-def bars(title: str, query: Query, description: str, *, unit: str = "short") -> Panel:
-    """A bar for each series: what came together in the time range."""
+def bar_gauge(title: str, query: Query, description: str, *, unit: str = "short") -> Panel:
+    """A bar for each series: its total in the time range."""
     panel = bargauge.Panel().display_mode(looks.BarGaugeDisplayMode.BASIC).orientation(looks.VizOrientation.HORIZONTAL)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
-    return _finish(panel, "bars", title, (query,), description, unit, ((None, "blue"),), "", instant=True)
+    return _finish(panel, "bar gauge", title, (query,), description, unit, ((None, "blue"),), "", instant=True)
 
 
-def states(
-    title: str, query: Query, description: str, words: dict[str, tuple[str, str]], *, runbook: str = ""
+def state_timeline(
+    title: str, query: Query, description: str, values: dict[str, tuple[str, str]], *, runbook: str = ""
 ) -> Panel:
-    """A band for each series, coloured by its value; `words` has text and colour for each value."""
+    """A band for each series, coloured by its value; `values` has text and colour for each value."""
     panel = statetimeline.Panel().show_value(looks.VisibilityMode.NEVER).merge_values(True)
     mapping = models.ValueMap(
         options={
-            value: models.ValueMappingResult(text=word, color=color, index=index)
-            for index, (value, (word, color)) in enumerate(words.items())
+            value: models.ValueMappingResult(text=name, color=color, index=index)
+            for index, (value, (name, color)) in enumerate(values.items())
         }
     )
     panel.mappings([mapping])
-    return _finish(panel, "states", title, (query,), description, "short", ((None, "text"),), runbook)
+    return _finish(panel, "state timeline", title, (query,), description, "short", ((None, "text"),), runbook)
 
 
-def words(title: str, markdown: str) -> Panel:
-    """Text."""
-    width, height = SIZES["words"]
+def text_panel(title: str, markdown: str) -> Panel:
+    """A panel with text."""
+    width, height = SIZES["text"]
     return text.Panel().title(title).mode(TextMode.MARKDOWN).content(markdown).span(width).height(height)
 
 
@@ -209,7 +209,7 @@ def label_values(name: str, label: str, metric: str, description: str) -> dashbo
 
 
 @dataclass(frozen=True)
-class Board:
+class Dashboard:
     """One dashboard. Its uid is `videojob-NAME` for ever: links and bookmarks point to it."""
 
     name: str
