@@ -35,7 +35,7 @@ class NoBuffers:
         """There is nothing."""
 
 
-async def hand_back(api: Left) -> CollectorRegistry:
+async def hand_back(api: Left, cut_off_seconds: int = 0) -> CollectorRegistry:
     registry = CollectorRegistry()
     leftovers = Leftovers(
         kube=api.client,
@@ -45,6 +45,7 @@ async def hand_back(api: Left) -> CollectorRegistry:
         buffers=cast("Any", NoBuffers()),
         pool="p",
         replica="r",
+        cut_off_seconds=cut_off_seconds,
     )
     await leftovers.hand_back(None, "")
     return registry
@@ -59,6 +60,18 @@ async def test_a_job_that_is_left_waits_for_a_replica_with_its_newest_generation
     assert (api.status["phase"], api.status["reason"], api.status["losses"]) == ("Pending", "ReplicaLost", 1)
     assert "assignment" not in api.status
     assert {each["observedGeneration"] for each in api.status["conditions"]} == {4}
+
+
+async def test_a_runner_before_that_may_go_on_is_reckoned_with() -> None:
+    """Another runner has taken the replica's Lease: the one before may be cut off, and add files after a deletion."""
+    ended, cut_off = Left(), Left()
+
+    await hand_back(ended)
+    await hand_back(cut_off, 1800)
+
+    assert "cutOffUntil" not in ended.status
+    began = cut_off.status["conditions"][0]["lastTransitionTime"]
+    assert "cutOffUntil" in cut_off.status and cut_off.status["cutOffUntil"] > began
 
 
 async def test_one_that_was_asked_for_is_released() -> None:

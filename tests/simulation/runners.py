@@ -10,8 +10,8 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -346,11 +346,14 @@ class Runner:
         except ValidationError:
             return
         old, meta = job.status, job.metadata
-        now: dict[str, Any] = {"now": self.clock.now(), "generation": meta.generation}
-        if old.assignment is not None and old.assignment.release:
-            new = transitions.released(old, reason=old.assignment.release, **now)
-        else:
-            new = transitions.waiting(old, reason=Reason.REPLICA_LOST, message="The runner was restarted.", **now)
+        now = self.clock.now()
+        new = transitions.reclaimed(
+            old,
+            message="The runner was restarted.",
+            cut_off_until=now + timedelta(seconds=self.settings.cut_off_seconds),
+            now=now,
+            generation=meta.generation,
+        )
         operations = status_patch(attempt_fence(old.attempts, self.pool, self.replica), old, new)
         try:
             await self.kube.json_patch(VIDEO_JOBS, meta.name, operations, meta.namespace, "status")

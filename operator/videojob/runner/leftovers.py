@@ -8,6 +8,7 @@ import asyncio
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,7 +16,6 @@ from tenacity import AsyncRetrying, retry_if_exception, wait_exponential_jitter
 
 from videojob.api import transitions
 from videojob.api.patch import attempt_fence, status_patch
-from videojob.api.reasons import Reason
 from videojob.api.videojob import VideoJob
 from videojob.kube.client import VIDEO_JOBS, KubeClient, KubeError
 from videojob.logs import about
@@ -41,6 +41,8 @@ class Leftovers:
     buffers: FrameBuffers
     pool: str
     replica: str
+    cut_off_seconds: int
+    """For so long the runner before this one may go on, cut off; 0 where it has certainly ended."""
 
     async def hand_back(self, namespace: str | None, selector: str) -> None:
         """Give back the jobs that match, and free what they hold on the server. Raises KubeError."""
@@ -66,17 +68,13 @@ class Leftovers:
     async def _hand_back(self, job: VideoJob) -> None:
         meta, status = job.metadata, job.status
         now = self.clock.now()
-        if status.assignment is not None and status.assignment.release:
-            new = transitions.released(status, reason=status.assignment.release, now=now, generation=meta.generation)
-        else:
-            new = transitions.waiting(
-                status,
-                reason=Reason.REPLICA_LOST,
-                message=f"The runner of replica {self.replica} was restarted; finished chunks are kept.",
-                now=now,
-                generation=meta.generation,
-            )
-        new = transitions.observed(new, meta.generation)
+        new = transitions.reclaimed(
+            status,
+            message=f"The runner of replica {self.replica} was restarted; finished chunks are kept.",
+            cut_off_until=now + timedelta(seconds=self.cut_off_seconds) if self.cut_off_seconds else None,
+            now=now,
+            generation=meta.generation,
+        )
         operations = status_patch(attempt_fence(status.attempts, self.pool, self.replica), status, new)
         with about(meta.uid, meta.namespace, meta.name, status.attempts):
             try:

@@ -284,6 +284,7 @@ class ReplicaRunner:
             buffers=site.buffers,
             pool=self._options.pool,
             replica=self._options.replica,
+            cut_off_seconds=0 if self._options.pod_uid else self._options.cut_off_seconds,  # In a pod it has ended.
         )
         site.triton.claim_number = max(site.triton.claim_number, self._lease.order)
         await self._keep("claim", site.serving.claim)
