@@ -192,6 +192,18 @@ def move(status: VideoJobStatus, number: int) -> VideoJobStatus:
     )
 
 
+def test_a_job_that_comes_back_to_an_earlier_folder_has_it_as_its_own() -> None:
+    """Whatever is removed of earlier folders must not be the video that was made there afterwards."""
+    earlier = (
+        EarlierStore(pool="p", store_uri="file:///s", until=CUT_OFF),
+        EarlierStore(pool="q", store_uri="file:///t", until=CUT_OFF),
+    )
+    back = on_replica(VideoJobStatus(attempts=2, earlier_stores=earlier))
+    assert back.store_uri == "file:///s"
+    assert back.earlier_stores == earlier[1:]
+    assert back.cut_off_until == CUT_OFF
+
+
 def test_a_move_keeps_the_earlier_folder_until_it_is_swept() -> None:
     lost = transitions.reclaimed(at_work(), message="x", cut_off_until=CUT_OFF, **BACK)
     moved = move(lost, 2)

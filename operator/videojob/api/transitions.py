@@ -50,11 +50,16 @@ def assigned(
 ) -> VideoJobStatus:
     """A replica was chosen: raises `attempts`, which fences off whoever held the job before.
 
-    Where the store is another one than before, the earlier folder is kept in `earlierStores` until it is `swept`.
+    Where the store is another one than before, the earlier folder is kept in `earlierStores` until it is `swept`; where
+    it is one of those, the job's folder is there again, and no longer an earlier one.
     Raises ValueError where there is no room for it: `may_move` is to be asked first.
     """
     change = (ConditionType.ASSIGNED, True, Reason.ASSIGNED, f"Replica {replica} of pool {pool} holds the job.")
     moved = status.store_uri is not None and status.store_uri != store_uri
+    earlier = _earlier_stores(status, now) if moved else status.earlier_stores
+    times = [one.until for one in earlier if one.store_uri == store_uri]
+    if status.cut_off_until is not None and not moved:
+        times.append(status.cut_off_until)
     return _to(
         status,
         Phase.ASSIGNED,
@@ -68,8 +73,8 @@ def assigned(
         resolved=resolved,
         store_uri=store_uri,
         start_time=status.start_time or now,
-        earlier_stores=_earlier_stores(status, now) if moved else status.earlier_stores,
-        cut_off_until=None if moved else status.cut_off_until,
+        earlier_stores=tuple(one for one in earlier if one.store_uri != store_uri),
+        cut_off_until=max(times, default=None),
     )
 
 
