@@ -208,10 +208,13 @@ def _text(value: object) -> str:
 
 
 def _owned(metadata: Mapping[str, Any]) -> bool:
-    return any(
-        entry.get("manager") == FIELD_MANAGER and "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+    """Whether `spec.replicas` is this operator's alone: it would fall back to its default if the operator let it go."""
+    owners = {
+        entry.get("manager")
         for entry in metadata.get("managedFields") or []
-    )
+        if "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+    }
+    return owners == {FIELD_MANAGER}
 
 
 def _sentence(error: ValidationError) -> str:

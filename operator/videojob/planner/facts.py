@@ -207,7 +207,7 @@ class Deployed:
     generation: int = 0
     """Rises whenever anybody changes its spec."""
     owned: bool = True
-    """The number of replicas is one of the fields that this operator owns."""
+    """The number of replicas is owned by this operator, and by nobody else."""
     version: int = 0
 
 
