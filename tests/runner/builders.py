@@ -89,6 +89,9 @@ class Stored:
 class NoModel:
     """A `Serving` that never gets the model."""
 
+    def doubt(self, name: str) -> None:
+        """It is not there anyway."""
+
     async def take(self, name: str, seconds: float, report_wait: Any) -> None:
         report_wait("it is loading")
         raise TritonGoneError("The model was not ready.")

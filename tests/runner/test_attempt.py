@@ -15,12 +15,14 @@ from tests.runner.fakes import FORBIDDEN, INVALID, Api, Time
 from videojob.api.videojob import VideoJob
 from videojob.runner import attempt as attempt_module
 from videojob.runner import status as status_module
+from videojob.runner import video as video_module
 from videojob.runner.accounting import Checkpoints
 from videojob.runner.attempt import Attempt
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.status import Generation
 from videojob.runner.stop import Stop
-from videojob.runner.video import Video
+from videojob.runner.triton import TritonGoneError
+from videojob.runner.video import RESTARTS, Video
 from videojob.store import JobStore
 
 PATIENCE = 30.0
@@ -288,6 +290,28 @@ async def test_a_hand_back_of_a_model_that_does_not_come(world: World) -> None:
     await world.run()
 
     assert (world.api.status["reason"], world.api.status["handBacks"]) == ("TritonUnavailable", 1)
+
+
+async def test_a_triton_that_ends_with_every_sequence_counts_for_no_failure(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finding 8: such an outage backs off, and counts only where the replica served another job meanwhile."""
+    sequences = 0
+
+    class Ends(Video):
+        async def _run_sequence(self) -> None:
+            nonlocal sequences
+            sequences += 1
+            raise TritonGoneError("Triton does not answer.")
+
+    monkeypatch.setattr(attempt_module, "Video", Ends)
+    monkeypatch.setattr(video_module, "FIRST_PAUSE", 0.01)
+
+    await world.run()
+
+    assert sequences == RESTARTS + 1
+    assert (world.api.status["reason"], world.api.status["handBacks"]) == ("TritonUnavailable", 1)
+    assert world.api.status["failures"] == 0
 
 
 async def test_a_hand_back_after_progress_begins_the_row_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
