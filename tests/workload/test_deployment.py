@@ -59,6 +59,7 @@ def test_triton_starts_before_the_runner_and_stops_after_it() -> None:
     assert (triton["name"], triton["restartPolicy"]) == ("triton", "Always")
     assert runner["name"] == "runner"
     assert f"--drain-seconds={100 - STOP_MARGIN_SECONDS}" in runner["args"]
+    assert f"--cut-off-seconds={SITE.cut_off_seconds}" in runner["args"]
     assert found["terminationGracePeriodSeconds"] == 100
 
 

@@ -55,6 +55,14 @@ def main() -> int:
         "--runner-service-account", default=site.runner_account, help="of the pods of pools [%(default)s]"
     )
     parser.add_argument(
+        "--runner-cut-off-seconds",
+        type=int,
+        choices=range(86401),
+        metavar="SECONDS",
+        default=site.cut_off_seconds,
+        help="the pods of pools go on without the API server for so long [%(default)s]",
+    )
+    parser.add_argument(
         "--image-pull-secret",
         action="append",
         default=[],
@@ -84,6 +92,7 @@ def main() -> int:
                 triton_image=given.triton_image,
                 runner_image=given.runner_image,
                 runner_account=given.runner_service_account,
+                cut_off_seconds=given.runner_cut_off_seconds,
                 image_pull_secrets=tuple(given.image_pull_secret),
                 log_format=given.log_format,
                 user_ids=given.pod_user_ids,

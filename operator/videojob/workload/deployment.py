@@ -44,6 +44,8 @@ class PodDefaults:
     runner_account: str = "videojob-runner"
     image_pull_secrets: tuple[str, ...] = ()
     """Secrets with the registries' credentials: every pod gets them, beside those of its pool."""
+    cut_off_seconds: int = 1800
+    """For so long a runner goes on without the API server."""
     log_format: str = "json"
     user_ids: UserIDs = UserIDs.FIXED
     """Of pools whose template does not decide."""
@@ -210,6 +212,7 @@ def _runner(pool: GPUPool, site: PodDefaults) -> Json:
         "health-port": HEALTH_PORT,
         "metrics-port": METRICS_PORT,
         "ready-seconds": template.model_load_seconds,
+        "cut-off-seconds": site.cut_off_seconds,
         "drain-seconds": template.termination_grace_period_seconds - STOP_MARGIN_SECONDS,
         "memory-bytes": template.memory_bytes,
         "log-format": site.log_format,
