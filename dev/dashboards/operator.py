@@ -185,6 +185,23 @@ DASHBOARD = Dashboard(
                     "Within the window; an audit found them. They should be none.",
                     runbook="VideojobWatchReconnects",
                 ),
+                time_series(
+                    "Objects that cannot be read",
+                    (
+                        Query(
+                            or_zero(f"max by (kind) (videojob_operator_unreadable_objects{{{OPERATORS}}})"),
+                            "{{kind}}",
+                        ),
+                    ),
+                    "Each stays as it last could be read, and nothing new is decided on it.",
+                    runbook="VideojobUnreadableObjects",
+                ),
+                time_series(
+                    "Jobs that their replica does not name",
+                    (Query("max(" + leading(f"videojob_jobs_unclaimed{{{OPERATORS}}}") + ")", "jobs"),),
+                    "Of assigned jobs, by the latest reports. One that stays so is taken back.",
+                    runbook="VideojobUnclaimedJobs",
+                ),
             ),
         ),
         Section(
