@@ -23,7 +23,8 @@ from tests.planner.builders import (
 )
 from tests.planner.deciding import assigned, brief, decided
 from videojob.api.reasons import Reason
-from videojob.api.replica import ModelState
+from videojob.api.replica import HeldJob, ModelState
+from videojob.api.videojob import Phase
 from videojob.planner.book import Book
 from videojob.planner.decisions import Assign, Cancel, Purge, Release, Wait
 from videojob.planner.facts import Job, Moment, ReplicaKey
@@ -211,6 +212,21 @@ def test_jobs_go_where_most_is_free() -> None:
 def test_endpoints_bound_the_slots_that_a_runner_offers() -> None:
     found = book(*(job(name) for name in "abc"), pools=[pool(max_jobs=1)], replicas={"p/r0": replica(slots=8)})
     assert len(assigned(found)) == 1
+
+
+@pytest.mark.parametrize(
+    ("uid", "attempt", "free"),
+    [("uid-b", 1, 1), ("uid-c", 1, 2), ("uid-c", 2, 1), ("uid-d", 1, 2), ("uid-unknown", 1, 1)],
+    ids=["there", "over", "assigned again", "ended", "not known"],
+)
+def test_a_job_that_was_assigned_unseen_takes_its_place(uid: str, attempt: int, free: int) -> None:
+    """The watch of a leader that was a follower may have stood still; what a replica reports is newer then."""
+    found = replica(slots=2)
+    report = found.report.model_copy(update={"jobs": (HeldJob(uid=uid, attempt=attempt),)})
+    ended = job("d", phase=Phase.SUCCEEDED, attempts=1, finalizers=())
+    known = [held("b", attempts=1)] if uid == "uid-b" else [begun("c", attempts=1, suspend=True)]
+    made = book(*known, ended, job("x"), job("y"), replicas={"p/r0": replace(found, report=report)})
+    assert len([one for one in decided(made) if isinstance(one, Assign)]) == free
 
 
 def test_a_replica_that_its_pool_does_not_list_gets_nothing() -> None:

@@ -8,13 +8,14 @@ at (lazy evaluation, as in greedy submodular algorithms).
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
 
 from videojob.api.reasons import Reason
+from videojob.api.replica import HeldJob
 from videojob.api.videomodel import VideoModel
 from videojob.api.videoqueue import StopPolicy
 from videojob.planner.book import Book
@@ -248,9 +249,10 @@ def rooms(book: Book, seen: View) -> dict[ReplicaKey, Room]:
     for key, replica in seen.replicas.items():
         report = replica.report
         slots = min(report.slots, seen.places.get(key, 0))
-        if slots <= seen.held[key]:
+        slots -= opaque[key] + _unseen(book, key, report.jobs)
+        if slots <= len(book.agenda.held.get(key, ())):
             continue
-        room = Room(slots - opaque[key], report.memory_bytes or float("inf"))
+        room = Room(slots, report.memory_bytes or float("inf"))
         for job in book.agenda.held.get(key, {}).values():
             model = book.models.get(job.model)
             if model is not None:
@@ -259,3 +261,18 @@ def rooms(book: Book, seen: View) -> dict[ReplicaKey, Room]:
                 room.slots -= 1
         found[key] = room
     return found
+
+
+def _unseen(book: Book, key: ReplicaKey, reported: Iterable[HeldJob]) -> int:
+    """Jobs that a replica reports, and that are known neither to be there nor to be over.
+
+    A leader whose watch of jobs stood still while it was a follower learns from reports alone what was assigned.
+    """
+    there = book.agenda.held.get(key, {})
+    return sum(one.uid not in there and book.opaque.get(one.uid) != key and _is_ahead(book, one) for one in reported)
+
+
+def _is_ahead(book: Book, reported: HeldJob) -> bool:
+    """Whether a runner has seen a job that is not known yet, or a later attempt of it."""
+    known = book.jobs.get(reported.uid)
+    return reported.uid not in book.finished if known is None else known.attempts < reported.attempt
