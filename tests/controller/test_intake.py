@@ -193,6 +193,24 @@ def test_a_job_that_could_never_be_read_takes_its_place(bench: Bench) -> None:
     assert not bench.book.opaque
 
 
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed", "Cancelled"])
+def test_a_job_that_ended_while_it_could_not_be_read_takes_no_place(bench: Bench, phase: str) -> None:
+    bench.intake.apply(VIDEO_JOBS, held_body())
+    for version, status, there in [
+        (2, {"phase": phase}, True),
+        (3, {"phase": "Pending", "assignment": None}, True),
+        (4, {"phase": phase, "assignment": None}, False),
+    ]:
+        body = held_body(version=version)
+        body["spec"]["priority"] = "high"
+        body["status"] |= status
+        bench.intake.apply(VIDEO_JOBS, body)
+        assert ("a" in bench.book.agenda.held.get(R0, ())) == there
+        assert bench.book.frozen("a"), "no decision rests on it"
+    bench.intake.apply(VIDEO_JOBS, held_body(version=5))
+    assert "a" in bench.book.agenda.held[R0], "what can be read again counts"
+
+
 def test_an_unreadable_object_that_goes_is_forgotten(bench: Bench) -> None:
     bench.intake.apply(VIDEO_JOBS, job_body(status=NO_JOB))
     assert bench.book.unreadable

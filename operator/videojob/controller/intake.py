@@ -336,8 +336,8 @@ class Intake:
             return False
         self._unread[key] = version
         # A Lease has a new version every few seconds, and a job with each chunk: the same fault is no news.
-        holder = reading.holder_of(body) if kind is VIDEO_JOBS else None
-        news = self._book.put_unreadable(kind.plural, identity, why, holder)
+        holder, end = (reading.holder_of(body), reading.end_of(body)) if kind is VIDEO_JOBS else (None, None)
+        news = self._book.put_unreadable(kind.plural, identity, why, holder, end)
         if news:
             logger.warning("%s %s cannot be read, and stays as it was: %s", kind.plural, _where(metadata), why)
             self._observer.unreadable(kind, metadata, why)

@@ -18,7 +18,7 @@ from videojob.api.replica import (
     ReplicaReport,
     lease_name,
 )
-from videojob.api.videojob import VideoJob, VideoJobStatus
+from videojob.api.videojob import Phase, VideoJob, VideoJobStatus
 from videojob.planner.facts import EPOCH, Deployed, Job, Pod, Replica, ReplicaKey
 from videojob.planner.liveness import DEFAULT_LEASE_SECONDS, Beat
 from videojob.workload.deployment import deployment_name
@@ -235,3 +235,11 @@ def holder_of(body: Json) -> ReplicaKey | None:
     held = status.get("assignment") if isinstance(status, dict) else None
     pool, name = (held.get("pool"), held.get("replica")) if isinstance(held, dict) else (None, None)
     return ReplicaKey(pool, name) if isinstance(pool, str) and isinstance(name, str) else None
+
+
+def end_of(body: Json) -> Phase | None:
+    """The phase in which a job has ended whose other fields cannot be read: it takes no place; None if it has not."""
+    status = body.get("status")
+    if not isinstance(status, dict) or status.get("assignment") is not None:
+        return None
+    return next((phase for phase in Phase if phase.finished and phase.value == status.get("phase")), None)

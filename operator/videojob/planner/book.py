@@ -235,20 +235,23 @@ class Book:
         del catalogue[key]
         return True
 
-    def put_unreadable(self, kind: str, uid: str, why: str, holder: ReplicaKey | None = None) -> bool:
+    def put_unreadable(
+        self, kind: str, uid: str, why: str, holder: ReplicaKey | None = None, end: Phase | None = None
+    ) -> bool:
         """The newest version of an object cannot be read: its last readable state stays; whether that is news.
 
-        `holder` is the replica that a job names, where as much can be read of it.
+        Where as much of a job can be read, `holder` is the replica that it names, and `end` the phase in which it has
+        ended: nobody holds it then.
         """
         news = self.unreadable.get((kind, uid)) != why
         self.unreadable[kind, uid] = why
-        if kind == "videojobs":
-            if uid not in self.jobs:
-                self.opaque.pop(uid, None)
-                if holder is not None:
-                    self.opaque[uid] = holder
-            elif news:
-                self._settle(uid)
+        if (known := self.jobs.get(uid)) is not None:
+            self.jobs[uid] = known if end is None else replace(known, phase=end, assignment=None)
+            self._settle(uid)
+        elif holder is not None:
+            self.opaque[uid] = holder
+        else:
+            self.opaque.pop(uid, None)
         return news
 
     # Replicas
