@@ -25,6 +25,10 @@ class _Released(Exception):
     """The operator asks for the job."""
 
 
+class _Refused(Exception):
+    """The endpoint's Triton was claimed by a newer runner: it makes no chunk for this one."""
+
+
 class _Failed(Exception):
     """The job itself fails."""
 
@@ -93,6 +97,11 @@ class Attempt:
                 return transitions.attempt_failed(
                     self._written, reason=Reason.CHUNK_FAILED, message=str(failed), **self._now()
                 )
+            except _Refused:
+                message = "Another runner has claimed Triton."
+                return transitions.waiting(
+                    self._written, reason=Reason.TRITON_UNAVAILABLE, message=message, **self._now()
+                )
             except JobClosed:
                 raise Lost from None
             except StoreError as error:
@@ -131,6 +140,8 @@ class Attempt:
         self._runner.begun(meta.uid, index, self.number)
         await self._pause(self._runner.settings.chunk_seconds)
         self._check()
+        if self._runner.refused:
+            raise _Refused
         failures = self._runner.settings.failures.get(meta.name, [])
         if index in failures:
             failures.remove(index)

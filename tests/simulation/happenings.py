@@ -159,8 +159,9 @@ class Happenings:
             body = {"metadata": {"labels": labels}, "spec": {"leaseDurationSeconds": "x"}}
         found = server.collection(one.whom).objects.get((namespace, name))
         if found is not None:
-            data = {"data": {**(found.get("data") or {}), **GARBAGE}} if one.whom == "configmaps" else body
-            server.force(one.whom, namespace, name, lambda old: {**old, **data, "metadata": old["metadata"]}, "user")
+            data: Json = {**found.get("data", {}), **GARBAGE}
+            kept = {"metadata": found["metadata"]} | ({"data": data} if one.whom == "configmaps" else {})
+            server.force(one.whom, namespace, name, lambda old: {**old, **body, **kept}, "user")
             return
         metadata = {**body.get("metadata", {}), "name": name}
         whole: Json = {**body, "metadata": {**metadata, "uid": f"garbage-{one.whom}", "generation": 1}}

@@ -20,10 +20,11 @@ Json = dict[str, Any]
 LOOK_SECONDS = 5.0
 PATIENCE_SECONDS = 2400.0
 """Of virtual time, after the last fault: pauses of 10 minutes, stores that are given up after 5, B, TTLs."""
+SETTLED_SECONDS = 60.0
+"""So long after the last fault its traces are gone: a request that nobody answered is given up after 30 s, an operator
+that started in vain starts again, and a Lease that nobody holds expires."""
 QUIET_SECONDS = 30.0
-"""So long after the end hardly anybody writes anything but Leases."""
-LAST_WRITES = 4
-"""Statuses that may still change then: a request that nobody has answered is given up after 30 s."""
+"""So long after the end, and when all has settled, nobody writes anything but Leases."""
 FINISHED = ("Succeeded", "Failed", "Cancelled")
 WRITES_AT_FIRST, WRITES_AN_ATTEMPT = 25, 12
 
@@ -108,9 +109,10 @@ async def _play(world: World) -> None:
     for text in still:
         world.ledger.fault(text)
     if not still:
+        await asyncio.sleep(max(scenario.calm_at + SETTLED_SECONDS - world.clock.monotonic(), LOOK_SECONDS))
         before = world.ledger.all_writes
         await asyncio.sleep(QUIET_SECONDS)
-        if world.ledger.all_writes > before + LAST_WRITES:
+        if world.ledger.all_writes > before:
             world.ledger.fault("something is still written although nothing is to be done")
     _check_end(world)
     keeper.cancel()
@@ -132,8 +134,9 @@ async def _until_ended(world: World, unreadable_too: bool) -> list[str]:
 def _unended(world: World, unreadable_too: bool) -> list[str]:
     jobs = [job for job in world.server.objects("videojobs") if job["metadata"]["name"] != "garbage"]
     unreadable = [job for job in jobs if isinstance(job["spec"].get("priority"), str)]
-    # Those keep the slots that they had when they could last be read, for which others may have to wait.
-    full = any((job.get("status") or {}).get("attempts") for job in unreadable)
+    # Those that have not ended keep the slots that they had, for which others may have to wait.
+    statuses = [job.get("status") or {} for job in unreadable]
+    full = any(status.get("attempts") and status.get("phase") not in FINISHED for status in statuses)
     found = []
     for job in jobs:
         metadata, spec, status = job["metadata"], job["spec"], job.get("status") or {}

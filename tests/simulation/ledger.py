@@ -172,9 +172,7 @@ class Ledger:
         now, sizes = self.clock.monotonic(), self._sizes[replica]
         current = sizes[-1][1] if sizes else 0
         recent = [size for index, (_, size) in enumerate(sizes[:-1]) if sizes[index + 1][0] > now - RESIZE_SECONDS]
-        # An operator that started after a job became unreadable cannot know that it holds a slot: its runner does.
-        held = [uid for uid in self._held[replica] if not isinstance(self.jobs[uid]["spec"].get("priority"), str)]
-        if len(held) > max([current, *recent]):
+        if len(self._held[replica]) > max([current, *recent]):
             self.fault(f"{replica} holds {sorted(self._held[replica])}, and takes {current} jobs")
 
     def _counted(self, uid: str, before: Json, after: Json, who: str) -> None:

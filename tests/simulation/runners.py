@@ -65,6 +65,8 @@ class Runner:
     settings: Settings
     begun: Callable[[str, int, int], None]
     """Called with uid, index and attempt when the making of a chunk begins."""
+    claims: dict[str, str]
+    """By replica: the process that has claimed its Triton. Requests of others are refused."""
     unreadable: bool = False
     """Its reports are those of a version that nobody can read."""
     attempts: dict[str, Attempt] = field(default_factory=dict)
@@ -92,6 +94,11 @@ class Runner:
     def lost(self) -> bool:
         """It may do nothing."""
         return self.age >= self.settings.cut_off_seconds
+
+    @property
+    def refused(self) -> bool:
+        """Its Triton serves a newer runner."""
+        return self.claims.get(f"{self.pool}.{self.replica}") != self.process.name
 
     @property
     def slots(self) -> int:
@@ -274,6 +281,7 @@ class Runner:
 
     async def _work(self) -> None:
         selected = f"status.assignment.pool={self.pool},status.assignment.replica={self.replica}"
+        self.claims[f"{self.pool}.{self.replica}"] = self.process.name
         await self._hand_back_leftovers(selected)
         async for event in self.kube.watch(VIDEO_JOBS, fieldSelector=selected):
             if isinstance(event, Listing):

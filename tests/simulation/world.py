@@ -44,6 +44,8 @@ class World:
         self.operators: dict[str, Process] = {}
         self.runners: dict[str, Runner] = {}
         """By replica: the newest process."""
+        self.claims: dict[str, str] = {}
+        """By replica: the process that has claimed its Triton."""
         self.retired: list[Process] = []
         """Processes that were replaced, and may still run."""
         self._operator = operator
@@ -140,6 +142,7 @@ class World:
             self.clock,
             self.scenario.settings,
             self.ledger.chunk_begun,
+            self.claims,
         )
         process.start(runner.run())
         self.ledger.note(f"{process.name} starts")
