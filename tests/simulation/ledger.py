@@ -28,8 +28,6 @@ class Ledger:
     clock: Clock
     stores: Stores
     outages: Callable[[], list[tuple[float, float]]]
-    blind: Callable[[str], bool]
-    """Whether the watches of a process stand still."""
     trace: deque[str]
     faults: list[str] = field(default_factory=list)
     writes: Counter[str] = field(default_factory=Counter)
@@ -148,8 +146,7 @@ class Ledger:
         if was is None and holder is not None:
             if not who.startswith("operator"):
                 self.fault(f"{who} has assigned {uid}")
-            if not self.blind(who):  # It cannot know what another leader has assigned.
-                self._over_committed(".".join(holder))
+            self._over_committed(".".join(holder))
             self._wanted(uid)
         if who.startswith("runner") and was is not None:
             replica = f"{was['pool']}.{was['replica']}"

@@ -37,7 +37,7 @@ class World:
         self.clock = Clock(loop)
         self.rng = random.Random(scenario.seed + 1)
         self.stores = Stores(self.clock, random.Random(scenario.seed + 2))
-        self.ledger = Ledger(self.clock, self.stores, lambda: self.outages, self._blind, deque(maxlen=events))
+        self.ledger = Ledger(self.clock, self.stores, lambda: self.outages, deque(maxlen=events))
         self.outages: list[tuple[float, float]] = []
         self.server = ApiServer(self.clock, self.ledger.changed)
         self.network = Network(self.server, self.clock, random.Random(scenario.seed + 3), trace=lambda text: None)
@@ -52,10 +52,6 @@ class World:
         self._starts = 0
         self._down_until: dict[str, float] = {}
         self._began: dict[str, float] = {}
-
-    def _blind(self, process: str) -> bool:
-        """Whether the watches of a process stand still."""
-        return self.network.blind_until.get(process, 0.0) > self.clock.monotonic()
 
     def create(self, kind: ResourceKind, name: str, spec: Json, namespace: str = "") -> None:
         """Somebody creates an object."""
