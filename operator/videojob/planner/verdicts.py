@@ -13,12 +13,12 @@ class Rank(IntEnum):
     """How near a replica is to taking a job; of a pool's replicas the nearest is reported."""
 
     NO_HEARTBEAT = 0
-    BLIND = 1
-    DRAINING = 2
-    LOADING = 3
-    NO_STORE = 4
-    NO_TRITON = 5
-    LOAD_FAILED = 6
+    DRAINING = 1
+    LOADING = 2
+    NO_STORE = 3
+    NO_TRITON = 4
+    LOAD_FAILED = 5
+    BLIND = 6
     OTHER_WEIGHTS = 7
     TOO_SMALL = 8
     ELIGIBLE = 9
@@ -47,9 +47,6 @@ def judge(replica: Replica | None, model: VideoModel) -> Verdict:
     report = replica.report
     if replica.draining or report.draining:
         return Verdict(Rank.DRAINING, "its live replicas are draining.", Reason.DRAINED)
-    if report.jobs_error:
-        note = f"its runner does not see which jobs are assigned to it: {report.jobs_error}"
-        return Verdict(Rank.BLIND, note, Reason.REPLICAS_UNAVAILABLE)
     if report.store_error:
         return Verdict(Rank.NO_STORE, report.store_error, Reason.STORE_UNAVAILABLE)
     if report.triton_error:
@@ -60,6 +57,9 @@ def judge(replica: Replica | None, model: VideoModel) -> Verdict:
         return Verdict(Rank.LOAD_FAILED, note, Reason.MODEL_LOAD_FAILED)
     if loaded is None or loaded.state is ModelState.LOADING or not loaded.digest:
         return Verdict(Rank.LOADING, f"VideoModel {model.metadata.name} is not loaded yet.", Reason.MODEL_LOADING)
+    if report.jobs_error:
+        note = f"its runner does not see which jobs are assigned to it: {report.jobs_error}"
+        return Verdict(Rank.BLIND, note, Reason.REPLICAS_UNAVAILABLE)
     return Verdict(Rank.ELIGIBLE, "", Reason.READY, digest=loaded.digest, loaded=loaded.state is ModelState.READY)
 
 
