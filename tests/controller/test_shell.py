@@ -239,6 +239,18 @@ async def test_kinds_that_are_not_there_at_the_start_are_looked_for_again(tmp_pa
             await watcher.until(lambda: VIDEO_JOBS in dict(watcher.listings), "jobs are watched")
 
 
+async def test_what_a_listing_brings_proves_no_watch(tmp_path: Path) -> None:
+    async with serving(Apis([listing(item("early"))], [raw(b"", 503)])) as server:
+        settings = await configuration(kubeconfig(tmp_path / "config", server.url), {})
+        async with running(Watcher(settings)) as watcher:
+            await watcher.brings("LISTED", "early")
+            await watcher.until(lambda: VIDEO_MODELS in dict(watcher.listings), "the others are watched")
+            assert "videojobs has not begun" in (watcher.shell.healthy() or "")
+            server.watches = [stream(stays=True)]
+            await watcher.until(lambda: watcher.shell.healthy() is None, "all watches are well")
+            assert VIDEO_JOBS in dict(watcher.listings)
+
+
 async def test_what_cannot_be_taken_in_stops_nothing(tmp_path: Path) -> None:
     events = b"".join(event("ADDED", item(name, version)) for version, name in enumerate(["bad", "good", "bad"], 2))
     async with serving(Apis([listing(item("bad"))], [stream(events, stays=True)])) as server:

@@ -202,7 +202,8 @@ class Shell:
     def _handle(self, registry: kopf.OperatorRegistry, kind: ResourceKind) -> None:
         @kopf.on.event(GROUP, VERSION, kind.plural, registry=registry, id=kind.plural)
         async def handle(event: kopf.RawEvent, **_: Any) -> None:
-            self.proved[kind] = self._monotonic()
+            if kind not in self._listing:  # A listing may break off before its end: it proves no watch.
+                self.proved[kind] = self._monotonic()
             try:
                 self._seen(kind, event["type"] or "LISTED", dict(event["object"]))
             except Exception:
