@@ -21,7 +21,7 @@ from videojob.runner.attempt import Attempt
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.status import Generation
 from videojob.runner.stop import Stop
-from videojob.runner.triton import TritonGoneError
+from videojob.runner.triton import TritonGoneError, TritonRefusedError
 from videojob.runner.video import RESTARTS, Video
 from videojob.store import JobStore
 
@@ -292,8 +292,9 @@ async def test_a_hand_back_of_a_model_that_does_not_come(world: World) -> None:
     assert (world.api.status["reason"], world.api.status["handBacks"]) == ("TritonUnavailable", 1)
 
 
-async def test_a_triton_that_ends_with_every_sequence_counts_for_no_failure(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [TritonGoneError, TritonRefusedError], ids=["ends", "answers with an error"])
+async def test_a_triton_that_fails_every_sequence_counts_for_no_failure(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     """Finding 8: such an outage backs off, and counts only where the replica served another job meanwhile."""
     sequences = 0
@@ -302,7 +303,7 @@ async def test_a_triton_that_ends_with_every_sequence_counts_for_no_failure(
         async def _run_sequence(self) -> None:
             nonlocal sequences
             sequences += 1
-            raise TritonGoneError("Triton does not answer.")
+            raise error("Triton does not answer.")
 
     monkeypatch.setattr(attempt_module, "Video", Ends)
     monkeypatch.setattr(video_module, "FIRST_PAUSE", 0.01)

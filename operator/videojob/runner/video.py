@@ -185,10 +185,9 @@ class Video:
                 raise HandBackError(Reason.TRITON_UNAVAILABLE, error.sentence) from error
             reason = of_chunk_error(error.reason)
             raise AttemptFailedError(reason, error.sentence, final=REASONS[reason].final) from error
-        except TritonGoneError as error:  # Where the job itself is the cause, the replica still serves others.
+        except (TritonGoneError, TritonRefusedError) as error:
+            # Where the job itself is the cause, the replica still serves others.
             raise HandBackError(Reason.TRITON_UNAVAILABLE, str(error)) from error
-        except TritonRefusedError as error:
-            raise AttemptFailedError(Reason.TRITON_UNAVAILABLE, str(error)) from error
 
     async def _run_sequence(self) -> None:
         """Make the chunks from the last commit on, as one sequence."""
