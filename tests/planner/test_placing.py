@@ -338,6 +338,42 @@ class TestHandBacks:
             assert isinstance(decision, Wait)
             assert decision.counts is counts
 
+    @pytest.mark.parametrize("second", ["r0", "r1"])
+    @pytest.mark.parametrize("served", [True, False])
+    def test_a_replica_of_one_slot_can_serve_another_only_after_the_job_has_left(
+        self, second: str, served: bool
+    ) -> None:
+        """So what it did meanwhile is known when the job comes back the next time, from whichever replica."""
+        made = self.made(self.returned("TritonUnavailable"))
+        (first,) = decided(made)
+        assert isinstance(first, Wait) and not first.counts
+        if served:
+            made.service.put(ReplicaKey("p", "r0"), "uid-b", NOW)
+        made.put_job(held(replica=second, attempts=2, hand_backs=1, since=ago(-20), version=3))
+        made.put_job(replace(self.returned("TritonUnavailable"), hand_backs=2, since=ago(-40), version=4))
+        (decision,) = decided(made, Moment(ago(-44), MOMENT.mono + 44))
+        assert isinstance(decision, Wait)
+        assert (decision.reason, decision.counts) == (Reason.BACKING_OFF, served)
+
+    def test_a_hand_back_counts_once(self) -> None:
+        made = self.made(self.returned("TritonUnavailable"))
+        made.service.put(ReplicaKey("p", "r0"), "uid-b", ago(10))
+        (first,) = decided(made)
+        assert isinstance(first, Wait) and first.counts
+        made.put_job(held(attempts=2, hand_backs=1, failures=1, since=ago(-20), version=3))
+        again = replace(self.returned("TritonUnavailable"), hand_backs=2, failures=1, since=ago(-40), version=4)
+        made.put_job(again)
+        (decision,) = decided(made, Moment(ago(-44), MOMENT.mono + 44))
+        assert isinstance(decision, Wait) and not decision.counts
+
+    def test_progress_begins_anew(self) -> None:
+        made = self.made(self.returned("TritonUnavailable"))
+        made.service.put(ReplicaKey("p", "r0"), "uid-b", NOW)
+        made.put_job(held(attempts=2, chunks_done=3, since=ago(-20), version=3))
+        made.put_job(replace(self.returned("TritonUnavailable"), since=ago(-40), version=4))
+        (decision,) = decided(made, Moment(ago(-44), MOMENT.mono + 44))
+        assert isinstance(decision, Wait) and not decision.counts
+
     @pytest.mark.parametrize(("hand_backs", "seconds"), [(1, 10), (3, 40), (7, 600), (50, 600)])
     def test_pauses_grow_with_the_hand_backs(self, hand_backs: int, seconds: float) -> None:
         found = begun(reason="StoreUnavailable", hand_backs=hand_backs, since=ago(0))

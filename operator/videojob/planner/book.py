@@ -18,7 +18,6 @@ from typing import TypeVar
 from sortedcontainers import SortedDict
 
 from videojob.api.gpupool import GPUPool
-from videojob.api.reasons import Reason
 from videojob.api.videojob import Assignment, Phase
 from videojob.api.videomodel import VideoModel
 from videojob.api.videoqueue import VideoQueue
@@ -28,9 +27,9 @@ from videojob.planner.estimate import Estimates
 from videojob.planner.facts import Deployed, Job, Moment, Pod, QueueKey, ReplicaKey
 from videojob.planner.liveness import Beat, Contact, Liveness
 from videojob.planner.memory import PoolMemory
-from videojob.planner.observations import Claim, Departure, Labels
+from videojob.planner.observations import Claim, Labels
 from videojob.planner.rules import DEFAULT_RULES, Rules
-from videojob.planner.service import Service
+from videojob.planner.service import Departures, Service
 from videojob.planner.verdicts import Verdicts
 
 Key = TypeVar("Key")
@@ -67,8 +66,7 @@ class Book:
         """Jobs by labels."""
         self.service = Service()
         """Who was served lately by which pool's store and which replica."""
-        self.departures: dict[str, Departure] = {}
-        """How jobs that wait now have left their last replica, by uid."""
+        self.departures = Departures()
         self.claims: dict[str, Claim] = {}
         """Of jobs that a replica holds, by uid."""
 
@@ -92,7 +90,7 @@ class Book:
         self.unreadable.pop(("videojobs", job.uid), None)
         self.opaque.pop(job.uid, None)
         self.finished.pop(job.uid, None)
-        self._depart(self.jobs.get(job.uid), job)
+        self.departures.put(self.jobs.get(job.uid), job)
         self.jobs[job.uid] = job
         self._count(job.uid, Labels(job.namespace, job.queue, job.pool or "", job.phase.value))
         self._settle(job.uid)
@@ -101,7 +99,7 @@ class Book:
     def drop_job(self, uid: str) -> None:
         """A job does not exist any more."""
         self.opaque.pop(uid, None)
-        self.departures.pop(uid, None)
+        self.departures.drop(uid)
         self.jobs.pop(uid, None)
         self.finished.pop(uid, None)
         self._assumed.pop(uid, None)
@@ -112,17 +110,7 @@ class Book:
 
     def served_another(self, job: Job) -> bool:
         """Whether the store, or the replica, that handed the job back has served another job meanwhile."""
-        departure = self.departures.get(job.uid)
-        if departure is None:
-            return False
-        server = departure.replica if job.reason == Reason.TRITON_UNAVAILABLE else departure.replica.pool
-        return self.service.served_other(server, job.uid, departure.began)
-
-    def _depart(self, old: Job | None, new: Job) -> None:
-        if new.replica_key is not None or new.phase.finished:
-            self.departures.pop(new.uid, None)
-        elif old is not None and old.replica_key is not None:
-            self.departures[new.uid] = Departure(old.replica_key, old.since)
+        return self.departures.served_another(job, self.service)
 
     def version(self, uid: str) -> int | None:
         """The resource version of a job, as known."""

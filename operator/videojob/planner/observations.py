@@ -1,11 +1,8 @@
 """What the book notes of jobs beside the objects themselves."""
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import NamedTuple
 
 from videojob.api.replica import ReplicaReport
-from videojob.planner.facts import ReplicaKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +38,3 @@ class Claim:
             self.unnamed = 0
         elif not report.jobs_error or now - self.since >= patience:
             self.unnamed += 1
-
-
-class Departure(NamedTuple):
-    """How a job has left a replica."""
-
-    replica: ReplicaKey
-    began: datetime
-    """When it was assigned there."""
