@@ -183,6 +183,18 @@ DASHBOARD = Dashboard(
                         ),
                     ),
                     "Within the window; an audit found them. They should be none.",
+                    runbook="VideojobMissedChanges",
+                ),
+                time_series(
+                    "Seconds since a watch proved itself",
+                    (
+                        Query(
+                            f"max by (kind) (videojob_operator_watch_age_seconds{{{OPERATORS}}})",
+                            "{{kind}}",
+                        ),
+                    ),
+                    "The longest of all operators: what has changed since then may not be known to it.",
+                    unit="s",
                     runbook="VideojobWatchReconnects",
                 ),
                 time_series(

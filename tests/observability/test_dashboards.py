@@ -14,6 +14,7 @@ from dev.dashboards import DASHBOARDS
 from dev.programs import program
 from tests.observability.exported import exported, named
 from tests.observability.queries import chosen, panels, substituted
+from tests.observability.test_alerts import rules
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / "charts" / "videojob" / "dashboards"
@@ -58,6 +59,13 @@ def test_every_metric_is_exported(path: Path) -> None:
     assert not missing
 
 
+def test_whatever_an_alert_reads_is_on_a_dashboard() -> None:
+    """Whoever is called looks there for how much, and since when."""
+    shown = {name for path in FILES for expr in expressions(path) for name in named(expr)}
+
+    assert {name for rule in rules() for name in named(rule["expr"])} <= shown
+
+
 def test_every_query_parses(path: Path, tmp_path: Path) -> None:
     values = chosen(step=15, scrape=15, seconds=3 * 3600)
     rules = [{"record": "parsed", "expr": substituted(expr, values)} for expr in expressions(path)]
@@ -88,7 +96,7 @@ def test_counters_of_the_ensemble_itself_are_not_read(path: Path) -> None:
 def test_gauges_of_followers_are_left_out(path: Path) -> None:
     """Each operator exports every job that it sees; a plain sum would count it once for each."""
     state = re.compile(
-        r"videojob_(jobs|jobs_waiting|pool_(?!scalings|cold)\w+|heartbeat_age_seconds|orphaned_prefixes)\b"
+        r"videojob_(jobs|jobs_waiting|jobs_unclaimed|pool_(?!scalings|cold)\w+|heartbeat_age_seconds|orphaned_prefixes)\b"
     )
     for expr in expressions(path):
         if state.search(expr):
