@@ -84,6 +84,7 @@ class Supervisor:
         self._commands = cast("IO[bytes]", self._process.stdin)
         self._answers = cast("IO[bytes]", self._process.stdout)
         if self._answers.readline() != b"ready\n":
+            self._close()
             self._process.wait()
             raise DevError(f"The supervisor of {self.folder} did not start: {log.read_text().strip()[-300:]}")
 

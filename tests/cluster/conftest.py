@@ -44,11 +44,12 @@ def real(real_pods: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A cluster with one node, DNS and the store; nothing of this project is installed in it."""
     make_model(print)
     folder = tmp_path_factory.mktemp("pods")
-    _, started = clusters.start(folder, MODEL.parent, print)
+    supervisor, started = clusters.start(folder, MODEL.parent, print)
     try:
         yield started
     finally:
         clusters.stop(folder)
+        supervisor.stop()  # It has ended: what is left are its pipes, and its exit status.
 
 
 @pytest.fixture

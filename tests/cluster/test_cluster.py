@@ -133,7 +133,7 @@ def test_pods_and_accelerators_survive_the_kubelet(real: RealCluster, restricted
 
 @pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
 def test_nothing_is_left_of_a_cluster(real_pods: None, tmp_path: Path, killed: bool) -> None:
-    _, other = clusters.start(tmp_path, MODEL.parent, print)
+    starter, other = clusters.start(tmp_path, MODEL.parent, print)
     try:
         other.cluster.apply(pod("stays", "default", command=["sleep", "1000"]))
         other.wait_for("pod", "stays", "default", "condition=Ready")
@@ -145,6 +145,7 @@ def test_nothing_is_left_of_a_cluster(real_pods: None, tmp_path: Path, killed: b
             wait_until(lambda: not running(processes), "Processes outlive the supervisor", 30)
     finally:
         assert clusters.stop(tmp_path)
+        starter.stop()  # It has ended: what is left are its pipes, and its exit status.
     assert not running(processes)
     assert other.addresses.block not in used_networks()
     assert not Path("/sys/class/net", other.addresses.interface).exists()

@@ -142,6 +142,28 @@ def test_stop_cleans_up_what_a_killed_supervisor_left(supervisor: Supervisor) ->
     assert marked(supervisor.folder) == []
 
 
+def open_files() -> int:
+    """How many files this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_supervisor_that_somebody_else_has_stopped_leaves_the_starter_no_open_pipe(tmp_path: Path) -> None:
+    before = open_files()
+    supervisor = Supervisor(tmp_path)
+    assert supervisors.stop(tmp_path)
+    supervisor.stop()
+    assert open_files() == before
+
+
+def test_a_supervisor_that_does_not_start_leaves_no_open_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    before = open_files()
+    with pytest.raises(DevError, match="did not start") as refused:
+        Supervisor(tmp_path)
+    assert open_files() == before
+    del refused  # Until here its traceback has kept the supervisor.
+
+
 def test_stop_never_signals_another_process_that_got_an_old_pid(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     stranger = subprocess.Popen(("sleep", "600"))
