@@ -1,9 +1,10 @@
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from dev.control_plane import Cluster
+from tests.e2e.described import described
 from tests.e2e.system import System
 from tests.models.fixtures import tiny_model
 from videojob.kube.client import KubeClient, configuration
@@ -12,6 +13,16 @@ __all__ = ["tiny_model"]
 
 REPLICAS = ("blue", "green")
 """Two replicas; green is started by the tests that need a second one."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure is printed with what the system was like."""
+    report = yield
+    system = getattr(item, "funcargs", {}).get("system")
+    if report.failed and isinstance(system, System):
+        report.sections.extend(described(system))
+    return report
 
 
 @pytest.fixture(scope="session")
