@@ -279,11 +279,11 @@ class ApiServer:
         return self._store(where.plural, old, _with_generation(old, new), who)
 
     def _apply(self, where: Where, body: Json, manager: str, who: str) -> Json:
+        entry = {"manager": manager, "fieldsV1": {"f:spec": {f"f:{key}": {} for key in body.get("spec", {})}}}
         old = self.collection(where.plural).objects.get((where.namespace, where.name))
         if old is None:
-            made = {**body, "metadata": {**body["metadata"], "name": where.name}}
+            made = {**body, "metadata": {**body["metadata"], "name": where.name, "managedFields": [entry]}}
             return self._create(where, made, who)
-        entry = {"manager": manager, "fieldsV1": {"f:spec": {f"f:{key}": {} for key in body.get("spec", {})}}}
         new = merge_patch(old, body)
         others = [other for other in old["metadata"].get("managedFields", []) if other["manager"] != manager]
         new["metadata"] = {**new["metadata"], "managedFields": [*others, entry]}

@@ -59,6 +59,7 @@ class Attempt:
         self._release = ""
         self._lost = False
         self._stopping = asyncio.Event()
+        self.done = asyncio.Event()
         assert job.status.store_uri is not None
         meta = job.metadata
         bucket = runner.stores.open(job.status.store_uri.removesuffix(f"/{meta.namespace}/{meta.uid}"))

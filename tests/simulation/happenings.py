@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.simulation.api_server import Refused
-from tests.simulation.scenario import MODEL, TEAM, Happening
+from tests.simulation.runners import Runner
+from tests.simulation.scenario import MODEL, TEAM, Happening, PoolPlan
 from tests.simulation.world import KIND_OF, SYSTEM, World, endpoints
 from videojob.api.replica import COMPONENT_LABEL, DRAIN_ANNOTATION, REPLICA_COMPONENT
-from videojob.kube.client import GPU_POOLS, LEASES, VIDEO_JOBS, VIDEO_QUEUES
+from videojob.kube.client import GPU_POOLS, LEASES, PODS, VIDEO_JOBS, VIDEO_QUEUES
 
 Json = dict[str, Any]
 _BROKEN: dict[str, tuple[str, Any]] = {
@@ -45,7 +46,7 @@ class Happenings:
         world = self._world
         self.restore(("videoqueues", "videomodels", "gpupools"))
         world.patch(VIDEO_QUEUES, "default", {"spec": {"stopPolicy": "None"}}, TEAM)
-        for pool in world.scenario.pools:
+        for pool in [pool for pool in world.scenario.pools if pool.managed is None]:
             world.patch(GPU_POOLS, pool.name, {"spec": {"endpoints": endpoints(pool.endpoints)}})
         for job in world.server.objects("videojobs"):
             if (job.get("spec") or {}).get("suspend") is True:
@@ -73,6 +74,12 @@ class Happenings:
 
         self._world.loop.call_at(end, act)
 
+    def _runner(self, one: Happening) -> Runner:
+        return self._world.runners[self._world.replica(one.whom)]
+
+    def _plan(self, one: Happening) -> PoolPlan:
+        return next(pool for pool in self._world.scenario.pools if pool.name == one.whom.split(".")[0])
+
     def _operator(self, one: Happening) -> str:
         return self._world.leader() if one.whom == "leader" else one.whom
 
@@ -82,18 +89,20 @@ class Happenings:
         self._world.outages.append((self._world.clock.monotonic(), end))
 
     def _kill_runner(self, one: Happening, end: float) -> None:
-        self._world.kill(one.whom, self._world.runners[one.whom].process, one.seconds)
+        self._world.kill(self._world.replica(one.whom), self._runner(one).process, one.seconds)
 
     def _pause_runner(self, one: Happening, end: float) -> None:
-        process = self._world.runners[one.whom].process
+        process = self._runner(one).process
         process.pause()
         self._after(end, process.resume)
 
     def _cut_runner(self, one: Happening, end: float) -> None:
-        self._world.network.cut_until[self._world.runners[one.whom].process.name] = end
+        self._world.network.cut_until[self._runner(one).process.name] = end
 
     def _replace_runner(self, one: Happening, end: float) -> None:
         """The machine is cut off, and another one takes its place while the first goes on."""
+        if self._plan(one).managed is not None:
+            raise Refused(404, "a pod never has two runners")
         self._cut_runner(one, end)
         self._world.start_runner(*one.whom.split("."))
 
@@ -133,7 +142,7 @@ class Happenings:
         self._after(end, lambda: self.restore((one.whom,)))
 
     def _unreadable_report(self, one: Happening, end: float) -> None:
-        runner = self._world.runners[one.whom]
+        runner = self._runner(one)
         runner.unreadable = True
         self._after(end, lambda: setattr(runner, "unreadable", False))
 
@@ -170,7 +179,11 @@ class Happenings:
         server.insert(kind.plural, whole, "user")
 
     def _endpoint_gone(self, one: Happening, end: float) -> None:
-        """Where it is the only one, the pool gets another name for it meanwhile."""
+        """Where it is the only one, the pool gets another name for it meanwhile; of a managed pool a pod is evicted."""
+        if self._plan(one).managed is not None:
+            path = PODS.path(SYSTEM, self._world.replica(one.whom).split(".")[1])
+            self._world.server.handle("DELETE", path, {}, None, "application/json", "user")
+            return
         name, replica = one.whom.split(".")
         sizes = next(pool.endpoints for pool in self._world.scenario.pools if pool.name == name)
         left = {key: jobs for key, jobs in sizes.items() if key != replica} or {"spare": 1}
@@ -178,14 +191,18 @@ class Happenings:
         self._after(end, lambda: self._world.patch(GPU_POOLS, name, {"spec": {"endpoints": endpoints(sizes)}}))
 
     def _endpoint_resized(self, one: Happening, end: float) -> None:
+        if self._plan(one).managed is not None:
+            raise Refused(404, "all pods take as many jobs")
         name, replica = one.whom.split(".")
         sizes = next(pool.endpoints for pool in self._world.scenario.pools if pool.name == name)
         sizes = {**sizes, replica: int(one.detail)}
         self._world.patch(GPU_POOLS, name, {"spec": {"endpoints": endpoints(sizes)}})
 
     def _drain(self, one: Happening, end: float) -> None:
+        replica = self._world.replica(one.whom)
+
         def annotate(value: str | None) -> None:
-            self._world.patch(LEASES, one.whom, {"metadata": {"annotations": {DRAIN_ANNOTATION: value}}}, SYSTEM)
+            self._world.patch(LEASES, replica, {"metadata": {"annotations": {DRAIN_ANNOTATION: value}}}, SYSTEM)
 
         annotate("a person asks for it")
         self._after(end, lambda: annotate(None))

@@ -154,7 +154,9 @@ def _unended(world: World, unreadable_too: bool) -> list[str]:
             found.append(f"{name} ({uid}) has files that are still to be swept: {status.get('earlierStores')}")
     orphans = world.server.collection("configmaps").objects.get((SYSTEM, "videojob-orphans"), {})
     left = [key for key in orphans.get("data") or {} if key not in GARBAGE]
-    return [*found, f"files are still to be removed: {left}"] if left else found
+    if left:
+        found.append(f"files are still to be removed: {left}")
+    return [*found, *(world.deployments.unrested() if unreadable_too else ())]
 
 
 def _check_end(world: World) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from tests.simulation.clock import BEGIN, Clock
 from tests.simulation.model_store import Stores, committed
 from videojob.api.reasons import Reason
-from videojob.api.replica import REPORT_ANNOTATION
+from videojob.api.replica import DRAIN_ANNOTATION, POOL_LABEL, REPORT_ANNOTATION
+from videojob.planner.removal import SCALE_DOWN
 
 Json = dict[str, Any]
 FINISHED = ("Succeeded", "Failed", "Cancelled")
@@ -47,6 +48,10 @@ class Ledger:
     _reports: dict[str, str] = field(default_factory=dict)
     _reports_before: dict[str, str] = field(default_factory=dict)
     _sizes: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
+    _per_pod: dict[str, int] = field(default_factory=dict)
+    """Jobs that each replica of a managed pool takes."""
+    _gone: set[str] = field(default_factory=set)
+    """Replicas whose pod is gone, or on its way."""
     _held: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def note(self, text: str) -> None:
@@ -74,7 +79,7 @@ class Ledger:
     def changed(self, plural: str, old: Json | None, new: Json | None, who: str) -> None:
         """An object of the API server has changed."""
         if plural == "leases":
-            self._lease(new)
+            self._lease(old, new)
             return
         self.all_writes += 1
         if plural == "videojobs":
@@ -84,10 +89,23 @@ class Ledger:
         self.note(f"{who}: {plural} {body['metadata']['name']} has changed")
         if plural == "gpupools" and new is not None:
             self._pool(new)
+        if plural == "pods" and (new is None or "deletionTimestamp" in new["metadata"]):
+            self._gone.add(f"{body['metadata']['labels'][POOL_LABEL]}.{body['metadata']['name']}")
 
-    def _lease(self, new: Json | None) -> None:
+    def removed(self, replica: str, *, ready: bool) -> None:
+        """Kubernetes chooses this pod, because there are too many; those that are not ready go whatever they cost."""
+        if ready and self._held[replica]:
+            self.fault(f"the pod of {replica} goes, which holds {sorted(self._held[replica])}")
+
+    def _lease(self, old: Json | None, new: Json | None) -> None:
         if new is None:
             return
+        drains = [
+            ((body or {}).get("metadata", {}).get("annotations") or {}).get(DRAIN_ANNOTATION) for body in (old, new)
+        ]
+        if drains[1] == SCALE_DOWN != drains[0] and self._held[new["metadata"]["name"]]:
+            held = sorted(self._held[new["metadata"]["name"]])
+            self.fault(f"{new['metadata']['name']} is to leave a pool that shrinks, and holds {held}")
         name, spec = new["metadata"]["name"], new.get("spec") or {}
         text = str(spec.get("renewTime"))
         if self._reports_before.get(f"{name} renewTime") != text:
@@ -99,6 +117,9 @@ class Ledger:
     def _pool(self, new: Json) -> None:
         spec = new.get("spec") or {}
         now, pool = self.clock.monotonic(), new["metadata"]["name"]
+        if "jobsPerReplica" in spec:
+            self._per_pod[pool] = spec["jobsPerReplica"]
+            return
         there = {one["name"]: one["maxJobs"] for one in spec.get("endpoints", ()) if isinstance(one, dict)}
         for name in {key.split(".")[1] for key in self._sizes if key.startswith(f"{pool}.")} | there.keys():
             self._sizes[f"{pool}.{name}"].append((now, there.get(name, 0)))
@@ -167,7 +188,7 @@ class Ledger:
 
     def _over_committed(self, replica: str) -> None:
         now, sizes = self.clock.monotonic(), self._sizes[replica]
-        current = sizes[-1][1] if sizes else 0
+        current = sizes[-1][1] if sizes else self._per_pod.get(replica.partition(".")[0], 0)
         recent = [size for index, (_, size) in enumerate(sizes[:-1]) if sizes[index + 1][0] > now - RESIZE_SECONDS]
         if len(self._held[replica]) > max([current, *recent]):
             self.fault(f"{replica} holds {sorted(self._held[replica])}, and takes {current} jobs")
@@ -185,6 +206,8 @@ class Ledger:
 
     def _lost(self, uid: str, replica: str, attempt: int) -> None:
         """A loss is true where the Lease stood still while the API server was there, or no report named the job."""
+        if replica in self._gone:
+            return
         now, renewed = self.clock.monotonic(), self._renewed.get(replica, float("-inf"))
         back = max([end for begin, end in self.outages() if begin < now and end > renewed], default=renewed)
         if now - max(renewed, back) >= LEASE_SECONDS - 1.0:

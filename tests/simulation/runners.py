@@ -10,19 +10,17 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from tests.simulation.attempt import Attempt, Lost, Settings
 from tests.simulation.clock import Clock
+from tests.simulation.leftovers import hand_back, selected
 from tests.simulation.model_store import Stores
 from tests.simulation.network import Network
 from tests.simulation.process import Process
-from videojob.api import transitions
 from videojob.api.gpupool import GPUPool
-from videojob.api.patch import attempt_fence, status_patch
 from videojob.api.reasons import Reason
 from videojob.api.replica import (
     COMPONENT_LABEL,
@@ -72,6 +70,8 @@ class Runner:
     attempts: dict[str, Attempt] = field(default_factory=dict)
     gaps: int = 0
     drain_reason: str = ""
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Its pod ends: it hands back its jobs, gives up the Lease, and ends too."""
     _renewed: float | None = None
     _ended: dict[str, int] = field(default_factory=dict)
     _models: tuple[LoadedModel, ...] = ()
@@ -96,6 +96,16 @@ class Runner:
         return self.age >= self.settings.cut_off_seconds
 
     @property
+    def serves(self) -> bool:
+        """It holds the replica, whether or not it can renew now."""
+        return self._renewed is not None and not self.lost
+
+    def stop(self) -> None:
+        """As by SIGTERM."""
+        self._stop.set()
+        self._drain()
+
+    @property
     def refused(self) -> bool:
         """Its Triton serves a newer runner."""
         return self.claims.get(f"{self.pool}.{self.replica}") != self.process.name
@@ -108,7 +118,7 @@ class Runner:
     async def run(self) -> None:
         """Serve the replica, for ever."""
         first = True
-        while True:
+        while not self._stop.is_set():
             await self._look()
             if self.slots:
                 await self._take(wait=not first)
@@ -148,7 +158,15 @@ class Runner:
     async def _follow(self) -> None:
         """Leave when the endpoint is none of the pool's any more; jobs are handed back first."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._stop.wait()
+            except TimeoutError:
+                pass
+            else:
+                await asyncio.gather(*(one.done.wait() for one in tuple(self.attempts.values())))
+                await self._leave()
+                return
             if self.fresh:
                 await self._look()
             if not self.slots:
@@ -192,12 +210,29 @@ class Runner:
         self.gaps += 1
         self._notes(lease)
 
+    async def _leave(self) -> None:
+        """Give the Lease up, so that nobody has to wait until it expires."""
+        operations = [
+            {"op": "test", "path": "/spec/holderIdentity", "value": self.process.name},
+            {"op": "remove", "path": "/spec/holderIdentity"},
+        ]
+        try:
+            async with asyncio.timeout(LEASE_SECONDS / 3):
+                await self.kube.json_patch(LEASES, lease_name(self.pool, self.replica), operations, NAMESPACE)
+        except (KubeError, TimeoutError):
+            return
+
     def _notes(self, lease: Json) -> None:
         self.drain_reason = lease.get("metadata", {}).get("annotations", {}).get(DRAIN_ANNOTATION, "")
         self._drain()
 
+    @property
+    def draining(self) -> bool:
+        """It takes no job."""
+        return self._stop.is_set() or bool(self.drain_reason)
+
     def _drain(self) -> None:
-        if self.drain_reason:
+        if self.draining:
             for attempt in self.attempts.values():
                 attempt.release(Reason.DRAINED.value)
 
@@ -255,7 +290,7 @@ class Runner:
         down = bucket is not None and self.clock.monotonic() < bucket.down_until
         report = ReplicaReport(
             slots=self.slots,
-            draining=bool(self.drain_reason),
+            draining=self.draining,
             models=self._models,
             jobs=held,
             store_error="The store does not answer." if down else "",
@@ -280,10 +315,9 @@ class Runner:
     # Jobs
 
     async def _work(self) -> None:
-        selected = f"status.assignment.pool={self.pool},status.assignment.replica={self.replica}"
         self.claims[f"{self.pool}.{self.replica}"] = self.process.name
-        await self._hand_back_leftovers(selected)
-        async for event in self.kube.watch(VIDEO_JOBS, fieldSelector=selected):
+        await hand_back(self.kube, self.clock, self.pool, self.replica, self.settings.cut_off_seconds)
+        async for event in self.kube.watch(VIDEO_JOBS, fieldSelector=selected(self.pool, self.replica)):
             if isinstance(event, Listing):
                 present = {item["metadata"]["uid"] for item in event.items}
                 for uid in [uid for uid in self.attempts if uid not in present]:
@@ -318,7 +352,7 @@ class Runner:
             known.generation = max(known.generation, item["metadata"]["generation"])
             if assignment.get("release"):
                 known.release(assignment["release"])
-            if self.drain_reason:
+            if self.draining:
                 known.release(Reason.DRAINED.value)
 
     def _start(self, uid: str, job: VideoJob) -> Attempt:
@@ -330,41 +364,9 @@ class Runner:
             self._ended[uid] = max(self._ended.get(uid, 0), attempt.number)
             if self.attempts.get(uid) is attempt:
                 del self.attempts[uid]
+            attempt.done.set()
             if not done.cancelled() and done.exception() is not None and not isinstance(done.exception(), Lost):
                 self.process.ended = done.exception()
 
         task.add_done_callback(ended)
         return attempt
-
-    async def _hand_back_leftovers(self, selected: str) -> None:
-        """Jobs of the runner before this one, or of this one before it lost the Lease."""
-        while True:
-            try:
-                items = (await self.kube.list(VIDEO_JOBS, fieldSelector=selected))["items"]
-                for item in items:
-                    await self._hand_back(item)
-            except KubeError:
-                await asyncio.sleep(1.0)
-            else:
-                return
-
-    async def _hand_back(self, item: Json) -> None:
-        try:
-            job = VideoJob.model_validate(item)
-        except ValidationError:
-            return
-        old, meta = job.status, job.metadata
-        now = self.clock.now()
-        new = transitions.reclaimed(
-            old,
-            message="The runner was restarted.",
-            cut_off_until=now + timedelta(seconds=self.settings.cut_off_seconds),
-            now=now,
-            generation=meta.generation,
-        )
-        operations = status_patch(attempt_fence(old.attempts, self.pool, self.replica), old, new)
-        try:
-            await self.kube.json_patch(VIDEO_JOBS, meta.name, operations, meta.namespace, "status")
-        except KubeError as error:
-            if not (error.conflict or error.not_found):
-                raise

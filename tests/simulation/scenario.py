@@ -12,15 +12,33 @@ Json = dict[str, Any]
 TEAM = "team"
 MODEL = "tiny"
 FPS = 4
+MANAGED_SHARE = 0.3
+"""Of histories: their first pool has pods."""
+
+
+@dataclass(frozen=True)
+class Managed:
+    """The replicas of a pool whose pods the operator asks for."""
+
+    least: int
+    most: int
+    jobs: int
+    """That each takes."""
+    start_seconds: float
+    """From the making of a pod until its runner starts."""
+    target_seconds: int
+    stabilization_seconds: int
+    idle_seconds: int
 
 
 @dataclass(frozen=True)
 class PoolPlan:
-    """A pool of endpoints, by name of the replica: how many jobs each takes."""
+    """A pool of endpoints, by name of the replica: how many jobs each takes. A managed one has none."""
 
     name: str
     store: str
     endpoints: dict[str, int]
+    managed: Managed | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +99,7 @@ def draw(seed: int) -> Scenario:
     happenings = sorted(_happenings(rng, pools, jobs, operators, calm_at), key=lambda one: (one.at, one.what, one.whom))
     return Scenario(
         seed,
-        pools,
+        _managed(random.Random(f"pods {seed}"), pools),
         jobs,
         tuple(happenings),
         _faults(rng),
@@ -99,6 +117,23 @@ def _pools(rng: random.Random) -> tuple[PoolPlan, ...]:
         return PoolPlan(name, f"file:///{name}", replicas)
 
     return tuple(pool(name) for name in ("a", "b")[: rng.choice((1, 1, 2))])
+
+
+def _managed(rng: random.Random, pools: tuple[PoolPlan, ...]) -> tuple[PoolPlan, ...]:
+    """In some histories the first pool is a managed one; what happens to an endpoint happens to one of its pods."""
+    if rng.random() < MANAGED_SHARE:
+        least = rng.choice((0, 0, 1, 2))
+        managed = Managed(
+            least,
+            max(least, rng.choice((1, 2, 4))),
+            rng.choice((1, 1, 2)),
+            rng.choice((2.0, 10.0, 40.0)),
+            rng.choice((1, 20, 120)),
+            rng.choice((0, 10, 60)),
+            rng.choice((0, 20, 60)),
+        )
+        return replace(pools[0], endpoints={}, managed=managed), *pools[1:]
+    return pools
 
 
 def _job(rng: random.Random, number: int, calm_at: float) -> JobPlan:

@@ -14,8 +14,11 @@ import pytest
 from tests.simulation.attempt import Settings
 from tests.simulation.history import history, play
 from tests.simulation.network import Faults
-from tests.simulation.scenario import MODEL, Happening, JobPlan, PoolPlan, Scenario
+from tests.simulation.scenario import MODEL, Happening, JobPlan, Managed, PoolPlan, Scenario
 from videojob.controller import effects
+from videojob.planner import pools as planned_pools
+from videojob.planner.removal import Candidate, candidates_of
+from videojob.planner.view import View
 from videojob.store import JobStore
 
 SEEDS = (*range(300), 2288, 2934, 3468, 3469, 4038, 4928, 5571)
@@ -83,6 +86,40 @@ def test_files_that_stay_would_be_found() -> None:
         faults = [fault for seed in range(5) for fault in history(seed).faults]
 
     assert any("files are left" in fault for fault in faults)
+
+
+SHRINKING = Scenario(
+    seed=1,
+    pools=(PoolPlan("a", "file:///a", {}, Managed(0, 2, 1, 2.0, 1, 0, 60)),),
+    jobs=(
+        JobPlan("j0", 1.0, 5, {"model": MODEL, "shots": [{"prompt": "A fox.", "seconds": 4.25}]}),
+        JobPlan("j1", 1.0, 30, {"model": MODEL, "shots": [{"prompt": "A fox.", "seconds": 29.25}]}),
+    ),
+    happenings=(),
+    faults=Faults(),
+    store_failing=0.0,
+    calm_at=60.0,
+    settings=Settings(chunk_seconds=3.0),
+)
+"""A pool of pods that has one too many as soon as the shorter job is done."""
+
+
+def test_a_managed_pool_grows_shrinks_and_rests() -> None:
+    outcome = play(SHRINKING, events=10**6)
+
+    assert not outcome.faults, outcome
+    assert {f"kubelet: pods pool-a-{number} has changed" for number in (1, 2)} < {line[10:] for line in outcome.trace}
+
+
+def test_a_busy_replica_that_is_to_leave_would_be_found() -> None:
+    with patch.object(planned_pools, "candidates_of", _all_idle):
+        outcome = play(SHRINKING)
+
+    assert any("is to leave a pool that shrinks" in fault for fault in outcome.faults), outcome
+
+
+def _all_idle(pool: str, seen: View) -> list[Candidate]:
+    return [one._replace(jobs=0) for one in candidates_of(pool, seen)]
 
 
 async def _never(*_: object, **__: object) -> None:

@@ -6,14 +6,15 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.simulation.api_server import ApiServer
+from tests.simulation.api_server import ApiServer, Refused
 from tests.simulation.clock import Clock
+from tests.simulation.deployments import Deployments
 from tests.simulation.ledger import Ledger
 from tests.simulation.model_store import Stores
 from tests.simulation.network import Network
 from tests.simulation.process import Process
 from tests.simulation.runners import NAMESPACE, Runner
-from tests.simulation.scenario import FPS, MODEL, TEAM, Scenario
+from tests.simulation.scenario import FPS, MODEL, TEAM, PoolPlan, Scenario
 from videojob.api import API_VERSION
 from videojob.controller.operator import OperatorError
 from videojob.kube.client import CONFIG_MAPS, GPU_POOLS, LEASES, VIDEO_JOBS, VIDEO_MODELS, VIDEO_QUEUES, ResourceKind
@@ -44,6 +45,7 @@ class World:
         self.operators: dict[str, Process] = {}
         self.runners: dict[str, Runner] = {}
         """By replica: the newest process."""
+        self.deployments = Deployments(self)
         self.claims: dict[str, str] = {}
         """By replica: the process that has claimed its Triton."""
         self.retired: list[Process] = []
@@ -72,12 +74,7 @@ class World:
         for pool in self.scenario.pools:
             bucket = self.stores.open(pool.store)
             bucket.failing = self.scenario.store_failing
-            spec = {
-                "accelerator": "cpu",
-                "endpoints": endpoints(pool.endpoints),
-                "models": [MODEL],
-                "store": {"url": pool.store},
-            }
+            spec = {"accelerator": "cpu", "models": [MODEL], "store": {"url": pool.store}, **_replicas(pool)}
             self.create(GPU_POOLS, pool.name, spec)
 
     async def keep_running(self) -> None:
@@ -92,12 +89,28 @@ class World:
                     self._start_operator(name)
             for pool in self.scenario.pools:
                 for replica in pool.endpoints:
-                    key = f"{pool.name}.{replica}"
-                    runner = self.runners.get(key)
-                    if (runner is None or runner.process.dead) and now >= self._down_until.get(key, 0.0):
-                        self._check(runner.process if runner is not None else None)
-                        self.start_runner(pool.name, replica)
+                    self.keep_runner(pool.name, replica)
+            self.deployments.step()
             await asyncio.sleep(RESTART_SECONDS)
+
+    def keep_runner(self, pool: str, replica: str) -> None:
+        """Start a runner, or start it again a while after it died."""
+        key = f"{pool}.{replica}"
+        runner = self.runners.get(key)
+        if (runner is None or runner.process.dead) and self.clock.monotonic() >= self._down_until.get(key, 0.0):
+            self._check(runner.process if runner is not None else None)
+            self.start_runner(pool, replica)
+
+    def replica(self, whom: str) -> str:
+        """The replica by that name of a pool and an endpoint; of a managed pool, one of the pods. Raises Refused."""
+        pool, endpoint = whom.split(".")
+        plan = next(one for one in self.scenario.pools if one.name == pool)
+        if plan.managed is None:
+            return whom
+        pods = self.deployments.running(pool)
+        if not pods:
+            raise Refused(404, f"pool {pool} has no pod that runs")
+        return f"{pool}.{pods[int(endpoint.removeprefix('r')) % len(pods)]}"
 
     def _check(self, process: Process | None) -> None:
         """Nobody may end by itself, but an operator that cannot read the cluster when it starts."""
@@ -179,6 +192,24 @@ MODEL_SPEC: Json = {
 def endpoints(sizes: dict[str, int]) -> list[Json]:
     """The endpoints of a pool."""
     return [{"name": name, "url": "127.0.0.1:1", "maxJobs": jobs} for name, jobs in sizes.items()]
+
+
+def _replicas(pool: PoolPlan) -> Json:
+    """What a pool's spec says of its replicas."""
+    own = pool.managed
+    if own is None:
+        return {"endpoints": endpoints(pool.endpoints)}
+    return {
+        "jobsPerReplica": own.jobs,
+        "scaling": {
+            "minReplicas": own.least,
+            "maxReplicas": own.most,
+            "targetSeconds": own.target_seconds,
+            "stabilizationSeconds": own.stabilization_seconds,
+            "idleSeconds": own.idle_seconds,
+        },
+        "template": {"image": "triton", "runnerImage": "runner"},
+    }
 
 
 SYSTEM = NAMESPACE
