@@ -212,7 +212,7 @@ class OperatorProcess:
         ):
             return answer.status, await answer.text()
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, patience: float = PATIENCE) -> None:
         def ready() -> bool:
             assert self.process.poll() is None, self.log.read_text()
             try:
@@ -221,7 +221,7 @@ class OperatorProcess:
             except OSError:
                 return False
 
-        wait_until(ready, "the operator is not ready", PATIENCE)
+        wait_until(ready, "the operator is not ready", patience)
 
     async def metrics(self) -> str:
         async with (
@@ -255,7 +255,9 @@ class OperatorProcess:
 
 
 @contextmanager
-def operator_process(cluster: Cluster, log: Path, command: tuple[str, ...] = FAST) -> Iterator[OperatorProcess]:
+def operator_process(
+    cluster: Cluster, log: Path, command: tuple[str, ...] = FAST, patience: float = PATIENCE
+) -> Iterator[OperatorProcess]:
     """An operator with its own account, that is ready; SIGTERM ends it with status 0, unless the test has killed it."""
     health, metrics = free_ports(2)
     arguments = ["--bind-address", "127.0.0.1", "--health-port", str(health), "--metrics-port", str(metrics)]
@@ -267,7 +269,7 @@ def operator_process(cluster: Cluster, log: Path, command: tuple[str, ...] = FAS
         )
     started = OperatorProcess(process, health, metrics, log)
     try:
-        started.wait_until_ready()
+        started.wait_until_ready(patience)
         yield started
         if process.poll() is None:
             assert started.terminate() == 0, log.read_text()

@@ -22,6 +22,7 @@ QUEUE_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10800, 36000,
 WRITE_SECONDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60)
 COLD_START_SECONDS = (5, 10, 20, 40, 60, 120, 240, 480, 900, 1800, 3600, 7200)
 PLANNING_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+LAG_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 3, 10)
 
 
 class OperatorMetrics:
@@ -114,6 +115,12 @@ class OperatorMetrics:
             "videojob_operator_plan_lag_seconds",
             "Seconds from a change to the plan that takes account of it.",
             buckets=PLANNING_SECONDS,
+            registry=registry,
+        )
+        self.loop_lag_seconds = Histogram(
+            "videojob_operator_loop_lag_seconds",
+            "Seconds that the event loop was blocked, garbage collection included; looked at every 10 ms.",
+            buckets=LAG_SECONDS,
             registry=registry,
         )
         self.watch_reconnects = Counter(

@@ -22,6 +22,7 @@ from videojob.controller.events import Recorder
 from videojob.controller.files import Files
 from videojob.controller.intake import KINDS, Intake
 from videojob.controller.loop import PlanningLoop, Wake, keep_from_collections
+from videojob.controller.loop_lag import LoopLag
 from videojob.controller.metrics import OperatorMetrics, State, Watches
 from videojob.controller.observing import Answers, Calls, JobFollower, ReplicaFollower, Reports, ShellEvents
 from videojob.controller.orphans import OrphanMetrics, Orphans
@@ -187,6 +188,7 @@ class Operator:
                 await serve_health(host, health, self._live, self._ready)
             if metrics is not None:
                 await serve_metrics(host, metrics, self._metrics.registry)
+                LoopLag(self._metrics.loop_lag_seconds.observe).begin()
         except OSError as error:
             raise OperatorError(f"A port for health or metrics cannot be used: {error.strerror or error}.") from error
 
