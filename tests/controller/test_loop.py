@@ -1,14 +1,13 @@
 """When the planning loop plans, and what it survives, in virtual time."""
 
 import asyncio
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from tests.controller import virtual
 from tests.controller.bench import Bench
-from videojob.controller.loop import FAILED_CAP_SECONDS, PlanningLoop, Wake, keep_from_collections
+from videojob.controller.loop import FAILED_CAP_SECONDS, PlanningLoop, Wake
 from videojob.controller.rests import Rests
 from videojob.controller.settings import Settings
 from videojob.controller.writer import Writer
@@ -33,7 +32,6 @@ class Turning(Bench):
         super().__init__()
         self.make = make
         self.planned: list[float] = []
-        self.collections: list[float] = []
         self.writer = Taken()
         self.wake = Wake(virtual.now)
         self.loop = PlanningLoop(
@@ -46,7 +44,6 @@ class Turning(Bench):
             wake=self.wake,
             leadership=self.leader,
             clock=self.clock,
-            collect=lambda: self.collections.append(virtual.now()),
         )
 
     def clock(self) -> Moment:
@@ -147,22 +144,3 @@ def test_decisions_on_pools_stand_until_pools_are_looked_at_again() -> None:
         assert [keep for _, keep in turning.writer.offers] == [(), (Lane.POOLS, Lane.STATUSES)]
 
     virtual.run(history())
-
-
-def test_what_has_stayed_is_kept_from_collections_now_and_then() -> None:
-    async def history() -> None:
-        turning = Turning(plans(), collect_seconds=100.0)
-        await turning.turn(450)
-        assert len(turning.collections) == 4
-
-    virtual.run(history())
-
-
-def test_what_has_stayed_is_in_no_collection() -> None:
-    kept = [{"a": index} for index in range(1000)]
-    try:
-        keep_from_collections()
-        assert gc.get_freeze_count() >= len(kept)
-        assert not any(found is kept[0] for found in gc.get_objects())
-    finally:
-        gc.unfreeze()

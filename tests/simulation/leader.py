@@ -58,7 +58,6 @@ def _installed(world: World, process: Process, clock: Clock, rng: random.Random)
         random=SimpleNamespace(SystemRandom=lambda: rng),
         socket=SimpleNamespace(gethostname=lambda: process.name),
         uuid=SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="0")),
-        keep_from_collections=lambda: None,
     ):
         yield
 
@@ -66,7 +65,7 @@ def _installed(world: World, process: Process, clock: Clock, rng: random.Random)
 @contextmanager
 def installed(world: World) -> Iterator[None]:
     """What the wiring looks up while it runs."""
-    with patch.multiple(wiring, monotonic=world.clock.monotonic, keep_from_collections=lambda: None):
+    with patch.object(wiring, "monotonic", world.clock.monotonic):
         yield
 
 

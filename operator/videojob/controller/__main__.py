@@ -11,6 +11,7 @@ from kubernetes.aio.config.config_exception import ConfigException
 
 from videojob import logs
 from videojob.api.podtemplate import UserIDs
+from videojob.controller.garbage import freeze_survivors
 from videojob.controller.operator import Operator, OperatorError
 from videojob.controller.settings import Settings
 from videojob.kube.client import configuration
@@ -32,6 +33,7 @@ async def run(settings: Settings) -> None:
 def start(settings: Settings) -> int:
     """Run an operator with these constants; the exit status."""
     logs.configure(settings.log_format, "operator")
+    freeze_survivors()
     try:
         asyncio.run(run(settings))
     except OperatorError as error:

@@ -1,7 +1,6 @@
 """The planning loop: whatever changed since the last plan is planned together."""
 
 import asyncio
-import gc
 import logging
 from collections.abc import Callable
 from time import perf_counter
@@ -65,9 +64,8 @@ class PlanningLoop:
         wake: Wake,
         leadership: Leadership,
         clock: Callable[[], Moment],
-        collect: Callable[[], None] = lambda: None,
     ) -> None:
-        """`cycle` makes a plan from the book; `collect` is called now and then, between two plans."""
+        """`cycle` makes a plan from the book."""
         self._book = book
         self._cycle = cycle
         self._writer = writer
@@ -76,10 +74,8 @@ class PlanningLoop:
         self._settings = settings
         self._leadership = leadership
         self._clock = clock
-        self._collect = collect
         self._wake = wake
         self._turned = clock().mono
-        self._collected = self._turned
         self._failures = 0
         self._faults: dict[tuple[str, ...], str] = {}
 
@@ -96,7 +92,6 @@ class PlanningLoop:
             began = perf_counter()
             wake_seconds = self._turn(lag) if self._leadership.leading else None
             spent = perf_counter() - began
-            self._collect_when_due()
             # Not more than a part of the time: a long plan is made less often, and many changes are planned together.
             pause = max(self._settings.plan_pause_seconds, spent * (1 / self._settings.plan_share - 1))
             await asyncio.sleep(max(pause, self._failed_pause()))
@@ -139,19 +134,3 @@ class PlanningLoop:
         """Seconds until time alone makes another plan necessary."""
         idle = self._settings.idle_seconds
         return idle if wake_seconds is None else max(min(wake_seconds, idle), 0.0)
-
-    def _collect_when_due(self) -> None:
-        now = self._clock().mono
-        if now - self._collected >= self._settings.collect_seconds:
-            self._collect()
-            self._collected = now
-
-
-def keep_from_collections() -> None:
-    """Take all that there is now out of Python's garbage collections, which would each look at every job.
-
-    Objects that nothing refers to any more still go at once; only cycles among them stay, so the young are collected
-    before: what is new is garbage more often than what has stayed.
-    """
-    gc.collect(1)
-    gc.freeze()

@@ -21,7 +21,7 @@ from videojob.controller.election import Election
 from videojob.controller.events import Recorder
 from videojob.controller.files import Files
 from videojob.controller.intake import KINDS, Intake
-from videojob.controller.loop import PlanningLoop, Wake, keep_from_collections
+from videojob.controller.loop import PlanningLoop, Wake
 from videojob.controller.loop_lag import LoopLag
 from videojob.controller.metrics import OperatorMetrics, State, Watches
 from videojob.controller.observing import Answers, Calls, JobFollower, ReplicaFollower, Reports, ShellEvents
@@ -138,7 +138,6 @@ class Operator:
             wake=wake,
             leadership=leadership,
             clock=clock,
-            collect=keep_from_collections,
         )
         self._audit = Audit(
             client,
@@ -200,7 +199,6 @@ class Operator:
                 await follower.load()
         except KubeError as error:
             raise OperatorError(_load_sentence(error, self._server, self._settings.namespace)) from error
-        keep_from_collections()
         self._loaded = True
 
     async def _work(self) -> None:

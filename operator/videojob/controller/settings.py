@@ -51,8 +51,6 @@ class Settings:
     """The longest pause between two plans."""
     status_seconds: float = 1.0
     """The shortest pause between two writes of the status of one pool or queue."""
-    collect_seconds: float = 300.0
-    """Pause between two times that what has stayed is taken out of Python's garbage collections."""
 
     lanes: Mapping[Lane, int] = field(default_factory=lambda: LANES)
     """Decisions of each lane that are carried out at a time."""
