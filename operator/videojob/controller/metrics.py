@@ -123,6 +123,12 @@ class OperatorMetrics:
             buckets=LAG_SECONDS,
             registry=registry,
         )
+        self.loop_busy_seconds = Histogram(
+            "videojob_operator_loop_busy_seconds",
+            "CPU seconds of the event loop between two looks; far below its lag, the operator lacks CPU.",
+            buckets=LAG_SECONDS,
+            registry=registry,
+        )
         self.watch_reconnects = Counter(
             "videojob_operator_watch_reconnects_total",
             "Watches that had to list everything again, by kind.",

@@ -187,7 +187,7 @@ class Operator:
                 await serve_health(host, health, self._live, self._ready)
             if metrics is not None:
                 await serve_metrics(host, metrics, self._metrics.registry)
-                LoopLag(self._metrics.loop_lag_seconds.observe).begin()
+                LoopLag(self._metrics.loop_lag_seconds.observe, self._metrics.loop_busy_seconds.observe).begin()
         except OSError as error:
             raise OperatorError(f"A port for health or metrics cannot be used: {error.strerror or error}.") from error
 
