@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from tests.controller import virtual
 from tests.controller.bench import Bench
-from videojob.controller.loop import FAILED_CAP_SECONDS, PlanningLoop, Wake
+from tests.planner.builders import job, model
+from videojob.controller.loop import FAILED_CAP_SECONDS, SETTLED_AT_ONCE, PlanningLoop, Wake
 from videojob.controller.rests import Rests
 from videojob.controller.settings import Settings
 from videojob.controller.writer import Writer
@@ -142,5 +143,29 @@ def test_decisions_on_pools_stand_until_pools_are_looked_at_again() -> None:
         turning.make = plans(1.0)
         await turning.turn(0.5)
         assert [keep for _, keep in turning.writer.offers] == [(), (Lane.POOLS, Lane.STATUSES)]
+
+    virtual.run(history())
+
+
+def test_a_model_of_many_jobs_that_changes_does_not_stop_the_loop_for_all_of_them() -> None:
+    async def history() -> None:
+        left: list[bool] = []
+
+        def cycle(now: Moment) -> Plan:
+            left.append(turning.book.settle(0))
+            return Plan((), 100.0)
+
+        turning = Turning(cycle)
+        for number in range(3 * SETTLED_AT_ONCE):
+            turning.book.put_job(job(f"j{number}"))
+        turning.book.put_model(model())
+        loop = asyncio.create_task(turning.loop.run())
+        turns = 0
+        while not left:
+            await asyncio.sleep(0)
+            turns += 1
+        loop.cancel()
+        assert turns > 3, "others run meanwhile"
+        assert left == [False], "no plan is made before all are where they belong"
 
     virtual.run(history())

@@ -159,3 +159,26 @@ def test_a_finished_job_takes_no_more_than_its_version() -> None:
     made = book(job(phase=Phase.SUCCEEDED, completion_time=ago(5), version=7))
     assert (made.jobs, made.finished) == ({}, {"uid-a": 7})
     assert sum(made.counts.values()) == 1
+
+
+def test_jobs_of_a_model_that_changes_are_settled_a_few_at_a_time_and_by_the_next_cycle() -> None:
+    made = book(*(job(f"j{number}", width=32) for number in range(5)), models=[model()])
+    old = made.models["tiny"]
+
+    def change(version: str, **limits: int) -> None:
+        metadata = old.metadata.model_copy(update={"resource_version": version})
+        made.put_model(old.model_copy(update={"metadata": metadata, "spec": model("tiny", limits=limits).spec}))
+
+    def refused() -> int:
+        return sum(bool(entry.shape.excess) for entry in made.agenda.pending.entries.values())
+
+    change("100", max_width=16)
+    assert refused() == 0, "none has been looked at again"
+    assert made.settle(2)
+    assert refused() == 2
+    change("101", max_width=16)
+    assert made.settle(2), "what is left is not begun anew where the spec stays as it is"
+    assert refused() == 4
+    made.advance(Moment(NOW, MONO))
+    assert refused() == 5
+    assert not made.settle(2)

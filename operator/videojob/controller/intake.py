@@ -36,8 +36,8 @@ from videojob.workload.deployment import deployment_name
 Json = dict[str, Any]
 logger = logging.getLogger(__name__)
 
-KINDS = (VIDEO_JOBS, VIDEO_QUEUES, VIDEO_MODELS, GPU_POOLS)
-"""The kinds of videojob.dev."""
+KINDS = (VIDEO_QUEUES, VIDEO_MODELS, GPU_POOLS, VIDEO_JOBS)
+"""The kinds of videojob.dev. Jobs come last: what they need depends on the models."""
 
 
 class Observer(Protocol):

@@ -13,16 +13,17 @@ and no decision is made on it.
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import TypeVar
 
 from sortedcontainers import SortedDict
 
 from videojob.api.gpupool import GPUPool
-from videojob.api.videojob import Assignment, Phase
+from videojob.api.videojob import Phase
 from videojob.api.videomodel import VideoModel
 from videojob.api.videoqueue import VideoQueue
 from videojob.planner.agenda import Agenda, Need
-from videojob.planner.decisions import Assign, Decision, Drain, JobDecision, Target, target
+from videojob.planner.decisions import Assign, Decision, Drain, JobDecision, Target, assumed, target
 from videojob.planner.estimate import Estimates
 from videojob.planner.facts import Deployed, Job, Moment, Pod, QueueKey, ReplicaKey
 from videojob.planner.liveness import Beat, Contact, Liveness
@@ -76,6 +77,8 @@ class Book:
         self._rests: dict[Target, float] = {}
         self._resting: SortedDict[tuple[float, Target], None] = SortedDict()
         self._labels: dict[str, Labels] = {}
+        self._unsettled: dict[str, None] = {}
+        """Jobs that wait and whose model has changed, by uid."""
 
     # Jobs
 
@@ -127,7 +130,7 @@ class Book:
         if job is None:
             self.agenda.remove(uid)
             return
-        frozen = self._frozen(uid)
+        frozen = self.frozen(uid)
         need = self.agenda.put(job, self.models.get(job.model), frozen=frozen)
         if need is not Need.HELD:
             self.claims.pop(uid, None)
@@ -138,13 +141,9 @@ class Book:
             del self.jobs[uid]
             self.finished[uid] = job.version
 
-    def _frozen(self, uid: str) -> bool:
-        key: Target = ("job", uid)
-        return key in self._busy or key in self._rests or ("videojobs", uid) in self.unreadable
-
     def frozen(self, uid: str) -> bool:
         """Whether nothing is to be decided on the job: a write is under way or has failed, or it cannot be read."""
-        return self._frozen(uid)
+        return self.busy(("job", uid)) or ("videojobs", uid) in self.unreadable
 
     def _count(self, uid: str, labels: Labels | None) -> None:
         old = self._labels.pop(uid, None)
@@ -171,16 +170,17 @@ class Book:
     def put_model(self, model: VideoModel) -> bool:
         """A model was read; whether it is newer than what was known."""
         name = model.metadata.name
+        known = self.models.get(name)
         news = self._catalogue("videomodels", self.models, name, model)
-        if news:
-            self._settle_jobs_of(name)
+        if news and (known is None or (known.metadata.uid, known.spec) != (model.metadata.uid, model.spec)):
+            self._unsettle_jobs_of(name)
         return news
 
     def drop_model(self, name: str, uid: str) -> bool:
         """A model does not exist any more."""
         news = self._uncatalogue("videomodels", self.models, name, uid)
         if news:
-            self._settle_jobs_of(name)
+            self._unsettle_jobs_of(name)
         return news
 
     def put_pool(self, pool: GPUPool) -> bool:
@@ -203,9 +203,15 @@ class Book:
             self.memories.pop(name, None)
         return news
 
-    def _settle_jobs_of(self, model: str) -> None:
-        for uid in tuple(self.agenda.pending.by_model.get(model, ())):
+    def _unsettle_jobs_of(self, model: str) -> None:
+        self._unsettled |= dict.fromkeys(self.agenda.pending.by_model.get(model, ()))
+
+    def settle(self, limit: int | None = None) -> bool:
+        """Put jobs whose model has changed where they belong, up to so many; whether some are left for `advance`."""
+        for uid in tuple(islice(self._unsettled, limit)):
+            del self._unsettled[uid]
             self._settle(uid)
+        return bool(self._unsettled)
 
     def _catalogue(self, kind: str, catalogue: dict[Key, Found], key: Key, found: Found) -> bool:
         known = catalogue.get(key)
@@ -344,6 +350,7 @@ class Book:
 
     def advance(self, now: Moment) -> None:
         """Time goes on to now: what it alone changes is put right."""
+        self.settle()
         while self._resting and self._resting.peekitem(0)[0][0] <= now.mono:
             key = self._resting.peekitem(0)[0][1]
             self._wake(key)
@@ -379,9 +386,3 @@ class Book:
     def remember(self, memories: Mapping[str, PoolMemory]) -> None:
         """What a plan is to be remembered by."""
         self.memories.update({name: memory for name, memory in memories.items() if name in self.pools})
-
-
-def assumed(decision: Assign) -> Job:
-    """The job once it is assigned, as far as it matters to others: the room that it takes."""
-    assignment = Assignment(pool=decision.replica.pool, replica=decision.replica.name)
-    return replace(decision.job, assignment=assignment, phase=Phase.ASSIGNED)

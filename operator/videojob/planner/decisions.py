@@ -5,13 +5,13 @@ versions: a decision that is stale by then is refused, never carried out on some
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import ClassVar, NamedTuple
 
 from videojob.api.gpupool import GPUPool, GPUPoolStatus, LastScaling
 from videojob.api.reasons import Reason
-from videojob.api.videojob import Resolved
+from videojob.api.videojob import Assignment, Phase, Resolved
 from videojob.api.videoqueue import VideoQueue, VideoQueueStatus
 from videojob.planner.facts import Deployed, Job, ReplicaKey
 from videojob.planner.memory import PoolMemory
@@ -310,3 +310,9 @@ class Plan:
     """What is to be remembered of managed pools: see `Book.remember`."""
     faults: tuple[Fault, ...] = ()
     """What could not be planned."""
+
+
+def assumed(decision: Assign) -> Job:
+    """The job once it is assigned, as far as it matters to others: the room that it takes."""
+    assignment = Assignment(pool=decision.replica.pool, replica=decision.replica.name)
+    return replace(decision.job, assignment=assignment, phase=Phase.ASSIGNED)
