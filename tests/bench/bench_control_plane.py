@@ -124,11 +124,11 @@ async def through_operator(world: World, operator: OperatorProcess) -> float:
     return perf_counter() - began
 
 
-async def bounded(work: Iterable[Awaitable[None]]) -> None:
+async def bounded(work: Iterable[Awaitable[object]]) -> None:
     """Do it all, a bounded number at a time."""
     limit = asyncio.Semaphore(IN_FLIGHT)
 
-    async def one(job: Awaitable[None]) -> None:
+    async def one(job: Awaitable[object]) -> None:
         async with limit:
             await job
 

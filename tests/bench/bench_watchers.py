@@ -5,19 +5,17 @@ standard input takes a number of watchers, and the answer is how many events eac
 """
 
 import asyncio
-import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from dev.control_plane import Cluster
-from dev.processes import die_with_parent
 from tests.bench.bench_control_plane import bounded, cpu_seconds, job_body, server_pid
-from tests.controller.world import ROOT, until
+from tests.bench.piped import piped
+from tests.controller.world import until
 from videojob.kube.client import VIDEO_JOBS, Json, KubeClient, Listing, configuration
 
 JOBS = 1000
@@ -33,7 +31,8 @@ async def test_watchers(cluster: Cluster, client: KubeClient, namespace: str) ->
     """Prints a table. That each change of a job comes to its own watcher, and only to that one, is the test."""
     rows = []
     server = {"kube-apiserver": server_pid(cluster, "kube-apiserver")}
-    async with child(cluster, namespace) as watchers:
+    async with piped(cluster, "tests.bench.bench_watchers", namespace) as process:
+        watchers = Watchers(process)
         brought = 0
         for number, count in enumerate(WATCHERS):
             await watchers.begin(count)
@@ -97,24 +96,6 @@ class Watchers:
         assert line, f"the watchers ended with status {await self._process.wait()}"
         found: int = json.loads(line)
         return found
-
-
-@contextlib.asynccontextmanager
-async def child(cluster: Cluster, namespace: str) -> AsyncIterator[Watchers]:
-    """The process of the watchers, which nobody watches in yet."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.bench.bench_watchers", namespace),
-        cwd=ROOT,
-        env=os.environ | {"KUBECONFIG": str(cluster.kubeconfig), "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT}"},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        preexec_fn=die_with_parent(),
-    )
-    try:
-        yield Watchers(process)
-    finally:
-        process.kill()
-        await process.wait()
 
 
 async def watch(namespace: str) -> None:

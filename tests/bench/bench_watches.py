@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 
 from dev.control_plane import Cluster
-from dev.processes import die_with_parent
 from tests.bench.bench_control_plane import bounded, cpu_seconds, job_body
-from tests.controller.world import ROOT, until
+from tests.bench.piped import piped
+from tests.controller.world import until
 from videojob.kube.client import NOBODY, VIDEO_JOBS, Json, KubeClient, Listing, ResourceKind, configuration
 
 JOBS = 1000
@@ -117,25 +117,14 @@ class Child:
 @contextlib.asynccontextmanager
 async def child(name: str, cluster: Cluster, namespace: str) -> AsyncIterator[Child]:
     """A process that watches a namespace, and has begun to."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.bench.bench_watches", name, namespace),
-        cwd=ROOT,
-        env=os.environ | {"KUBECONFIG": str(cluster.kubeconfig), "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT}"},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        preexec_fn=die_with_parent(),
-    )
-    found = Child(name, process)
-    try:
+    async with piped(cluster, "tests.bench.bench_watches", name, namespace) as process:
+        found = Child(name, process)
 
         async def begun() -> bool | None:
             return True if (await found.report())["begun"] else None
 
         await until(begun, f"{name} watches")
         yield found
-    finally:
-        process.kill()
-        await process.wait()
 
 
 class Seen:

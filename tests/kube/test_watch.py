@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from videojob.kube.client import VIDEO_JOBS, KubeClient
 from videojob.kube.watch import LINE_LIMIT, Change, Listing, Watch, WatchTiming, split_lines
 
 LAST = event("ADDED", item("last", 9))
+TIMING = WatchTiming()
 
 MALFORMED: dict[str, Answer] = {
     "a line cut in the middle, closed in order": stream(LAST[: len(LAST) // 2]),
@@ -74,6 +75,27 @@ async def watching(
         client_of(kubeconfig(tmp_path / "config", server.url), **options) as client,
     ):
         yield server, client
+
+
+def scripted(
+    list_all: Callable[[], Awaitable[dict[str, Any]]],
+    lines: Callable[[str], AsyncGenerator[bytes, None]],
+    *,
+    timing: WatchTiming = TIMING,
+    monotonic: Callable[[], float] = time.monotonic,
+    draw: Callable[[], float] = lambda: 0.0,
+) -> Watch:
+    """A watch whose server is two functions."""
+    return Watch(
+        "jobs",
+        list_all,
+        lines,
+        must_start=False,
+        failed=lambda error: None,
+        timing=timing,
+        monotonic=monotonic,
+        draw=draw,
+    )
 
 
 async def until_last(watch: Watch) -> list[Listing | Change]:
@@ -140,7 +162,7 @@ async def test_an_object_of_megabytes_comes_whole(tmp_path: Path) -> None:
 async def test_lines_are_split_wherever_the_pieces_end_and_have_a_limit() -> None:
     text = b'{"a": 1}\n\n{"b": 2}\n{"c"'
 
-    async def pieces(size: int, of: bytes) -> AsyncIterator[bytes]:
+    async def pieces(size: int, of: bytes) -> AsyncGenerator[bytes, None]:
         for start in range(0, len(of), size):
             yield of[start : start + size]
 
@@ -210,7 +232,7 @@ async def test_a_watch_is_blind_until_it_has_listed_and_while_no_stream_is_open(
         seen.append(watch.blind)
         return {"metadata": {"resourceVersion": "1"}, "items": []}
 
-    async def lines(_: str) -> AsyncIterator[bytes]:
+    async def lines(_: str) -> AsyncGenerator[bytes, None]:
         seen.append(watch.blind)
         found = next(streams)
         if isinstance(found, KubeError):
@@ -219,16 +241,7 @@ async def test_a_watch_is_blind_until_it_has_listed_and_while_no_stream_is_open(
             yield line
             seen.append(watch.blind)
 
-    watch = Watch(
-        "jobs",
-        list_all,
-        lines,  # type: ignore[arg-type]
-        must_start=False,
-        failed=lambda error: None,
-        timing=WatchTiming(pause=0.01, refused_pause=0.01),
-        monotonic=time.monotonic,
-        draw=lambda: 0.0,
-    )
+    watch = scripted(list_all, lines, timing=WatchTiming(pause=0.01, refused_pause=0.01))
     await until_last(watch)
     ended, refused = "the watch of jobs ended at once", "jobs are forbidden"
     assert seen == ["jobs were not listed yet", None, None, ended, refused, None, None]
@@ -255,23 +268,14 @@ async def test_what_a_watch_has_proved() -> None:
         now += 3
         return {"metadata": {"resourceVersion": "1"}, "items": []}
 
-    async def lines(_: str) -> AsyncIterator[bytes]:
+    async def lines(_: str) -> AsyncGenerator[bytes, None]:
         nonlocal now
         for line in script:
             now += 10
             reached.append(watch.proved)
             yield line
 
-    watch = Watch(
-        "jobs",
-        list_all,
-        lines,  # type: ignore[arg-type]
-        must_start=False,
-        failed=lambda error: None,
-        timing=WatchTiming(),
-        monotonic=lambda: now,
-        draw=lambda: 0.0,
-    )
+    watch = scripted(list_all, lines, monotonic=lambda: now)
     assert watch.proved == float("-inf")
     await until_last(watch)
     assert reached == [100.0, 100.0, 123.0]
@@ -292,22 +296,13 @@ async def test_pauses_grow_to_a_limit_and_are_jittered(monkeypatch: pytest.Monke
     async def list_all() -> dict[str, Any]:
         raise KubeError(code[0], "no")
 
-    async def lines(_: str) -> AsyncIterator[bytes]:
+    async def lines(_: str) -> AsyncGenerator[bytes, None]:
         yield b""
 
     monkeypatch.setattr("videojob.kube.watch.asyncio.sleep", sleep)
     for code[0], first, limit in ((403, 5.0, 60.0), (0, 0.5, 15.0)):
         pauses.clear()
-        watch = Watch(
-            "jobs",
-            list_all,
-            lines,  # type: ignore[arg-type]
-            must_start=False,
-            failed=lambda error: None,
-            timing=WatchTiming(),
-            monotonic=time.monotonic,
-            draw=lambda: next(draws),
-        )
+        watch = scripted(list_all, lines, draw=lambda: next(draws))
         with pytest.raises(asyncio.CancelledError):
             await until_last(watch)
         plain = [min(first * 2**index, limit) for index in range(8)]
@@ -328,20 +323,11 @@ async def test_a_refusal_after_an_outage_is_the_first_of_its_kind(monkeypatch: p
             raise asyncio.CancelledError
         raise KubeError(codes.pop(0), "no")
 
-    async def lines(_: str) -> AsyncIterator[bytes]:
+    async def lines(_: str) -> AsyncGenerator[bytes, None]:
         yield b""
 
     monkeypatch.setattr("videojob.kube.watch.asyncio.sleep", sleep)
-    watch = Watch(
-        "jobs",
-        list_all,
-        lines,  # type: ignore[arg-type]
-        must_start=False,
-        failed=lambda error: None,
-        timing=WatchTiming(),
-        monotonic=time.monotonic,
-        draw=lambda: 1.0,
-    )
+    watch = scripted(list_all, lines, draw=lambda: 1.0)
     with pytest.raises(asyncio.CancelledError):
         await until_last(watch)
     assert pauses[9:] == [15.0, 5.0, 10.0, 0.5]

@@ -18,6 +18,11 @@ DRAIN_ANNOTATION = f"{GROUP}/drain"
 """Set by the operator or a person, with the reason: the replica releases its jobs and takes no more."""
 
 
+CUT_OFF_SECONDS = 1800
+"""How long a runner goes on without the API server, unless its options or its report differ."""
+MAX_CUT_OFF_SECONDS = 86400
+
+
 class ModelState(StrEnum):
     """State of a model on a replica."""
 
@@ -61,7 +66,7 @@ class ReplicaReport(Resource):
     cut_off_seconds: Annotated[
         int,
         Field(ge=0, description="Seconds since the last renewal for which a runner without the API server goes on."),
-    ] = 1800
+    ] = CUT_OFF_SECONDS
 
 
 def lease_name(pool: str, replica: str) -> str:

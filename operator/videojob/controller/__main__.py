@@ -11,6 +11,7 @@ from kubernetes.aio.config.config_exception import ConfigException
 
 from videojob import logs
 from videojob.api.podtemplate import UserIDs
+from videojob.arguments import cut_off_seconds
 from videojob.controller.garbage import freeze_survivors
 from videojob.controller.operator import Operator, OperatorError
 from videojob.controller.settings import Settings
@@ -58,9 +59,7 @@ def main() -> int:
     )
     parser.add_argument(
         "--runner-cut-off-seconds",
-        type=int,
-        choices=range(86401),
-        metavar="SECONDS",
+        type=cut_off_seconds,
         default=site.cut_off_seconds,
         help="the pods of pools go on without the API server for so long [%(default)s]",
     )

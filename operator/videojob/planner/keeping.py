@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 
 from videojob.api.reasons import Reason
+from videojob.api.replica import CUT_OFF_SECONDS
 from videojob.api.videoqueue import StopPolicy
 from videojob.planner.book import Book
 from videojob.planner.decisions import Adopt, Cause, Fault, JobDecision, Reclaim, Release
 from videojob.planner.facts import Health, Job, Moment, ReplicaKey
 from videojob.planner.view import View
-
-CUT_OFF_SECONDS = 1800
-"""How long a runner goes on without the API server, where its Lease does not say."""
 
 
 def keeping(book: Book, seen: View, now: Moment, faults: list[Fault]) -> Iterator[JobDecision]:

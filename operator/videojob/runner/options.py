@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from videojob.api.replica import CUT_OFF_SECONDS
+from videojob.arguments import cut_off_seconds
 from videojob.health import EVERYWHERE
 from videojob.logs import Format
 from videojob.triton.contract import CONTROL_MODEL, STAGES
@@ -15,7 +17,6 @@ from videojob.triton.contract import CONTROL_MODEL, STAGES
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _UID = re.compile(r"[0-9a-f-]{36}")
 LEASE_SECONDS = range(2, 601)
-CUT_OFF_SECONDS = range(86401)
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument(
         "--cut-off-seconds",
-        type=_cut_off_seconds,
-        default=1800,
+        type=cut_off_seconds,
+        default=CUT_OFF_SECONDS,
         help="without the API server it goes on making its jobs for so long since the last heartbeat (%(default)s)",
     )
     parser.add_argument(
@@ -134,12 +135,6 @@ def _port(text: str) -> int:
 def _lease_seconds(text: str) -> int:
     if not (text.isdigit() and int(text) in LEASE_SECONDS):
         raise argparse.ArgumentTypeError(f"{text!r} is no such time: it takes whole seconds from 2 to 600")
-    return int(text)
-
-
-def _cut_off_seconds(text: str) -> int:
-    if not (text.isdigit() and int(text) in CUT_OFF_SECONDS):
-        raise argparse.ArgumentTypeError(f"{text!r} is no such time: it takes whole seconds, up to a day")
     return int(text)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from videojob.api import API_VERSION
 from videojob.api.gpupool import CPU, TRITON_GRPC_PORT, GPUPool
 from videojob.api.podtemplate import PodTemplate, Resources, UserIDs
-from videojob.api.replica import pod_labels
+from videojob.api.replica import CUT_OFF_SECONDS, pod_labels
 from videojob.api.videomodel import VideoModel
 from videojob.families import FAMILIES
 
@@ -44,7 +44,7 @@ class PodDefaults:
     runner_account: str = "videojob-runner"
     image_pull_secrets: tuple[str, ...] = ()
     """Secrets with the registries' credentials: every pod gets them, beside those of its pool."""
-    cut_off_seconds: int = 1800
+    cut_off_seconds: int = CUT_OFF_SECONDS
     """For so long a runner goes on without the API server."""
     log_format: str = "json"
     user_ids: UserIDs = UserIDs.FIXED
