@@ -2,13 +2,21 @@
 
 import hashlib
 import json
+import os
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from videojob.api.videojob import VideoJobStatus
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder that may be removed meanwhile: `Path.glob` fails then, `os.walk` leaves it out."""
+    for root, _, names in os.walk(folder):
+        yield from (Path(root) / name for name in names)
 
 
 class StoredFiles(ABC):
@@ -24,7 +32,9 @@ class StoredFiles(ABC):
     def records(self, uid: str) -> dict[int, dict[str, Any]]:
         """The records of the job's chunks, by index."""
         found: dict[int, dict[str, Any]] = {}
-        for path in (self.store / self.namespace / uid / "chunks").glob("*.json"):
+        for path in _files(self.store / self.namespace / uid / "chunks"):
+            if path.suffix != ".json":
+                continue
             try:
                 found[int(path.stem)] = json.loads(path.read_text())
             except (FileNotFoundError, ValueError):
@@ -61,7 +71,7 @@ class StoredFiles(ABC):
     def files(self, uid: str) -> set[str]:
         """Every file of the job, relative to its folder."""
         root = self.store / self.namespace / uid
-        return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+        return {path.relative_to(root).as_posix() for path in _files(root)}
 
     async def has(self, uid: str, file: str) -> bool:
         """Whether the job has that file."""

@@ -13,6 +13,8 @@ HOURS = 36_000.0
 """What a chunk of a large model, a video, or a night in a queue may take, in seconds."""
 OTHERWISE = {
     "videojob_operator_api_write_seconds": (60, "the client gives a write up before that"),
+    "videojob_operator_loop_busy_seconds": (30, "a loop that stands still for longer is restarted"),
+    "videojob_operator_loop_lag_seconds": (30, "a loop that stands still for longer is restarted"),
     "videojob_operator_planning_seconds": (30, "a loop that stands still for longer is restarted"),
     "videojob_operator_plan_lag_seconds": (30, "a loop that stands still for longer is restarted"),
     "videojob_pool_cold_start_seconds": (7_200, "a new node, a large image, and weights from a hub"),
