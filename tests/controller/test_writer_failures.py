@@ -74,6 +74,20 @@ async def test_a_conflict_brings_the_object_as_it_is_and_no_rest() -> None:
 
 
 @in_virtual_time
+async def test_a_conflict_whose_news_has_come_by_the_watch_first_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """As a foreground deletion makes one: the garbage collector takes its own finalizer away meanwhile."""
+    desk = Desk(raising(KubeError(422, FENCE_BROKEN)))
+    (job,) = desk.jobs("a")
+    desk.job(begun_body("a", 50))
+    desk.server.put(VIDEO_JOBS, begun_body("a", 50))
+    desk.writer.offer([Cancel(job)])
+    await desk.settled()
+    assert desk.outcomes == [("Cancel", "conflict")]
+    assert not desk.book.frozen("a")
+    assert not caplog.records
+
+
+@in_virtual_time
 async def test_conflicts_without_end_rest_for_longer_and_longer() -> None:
     """A write that is refused as if its fence were broken, though nothing changed, is no hot loop (finding 12)."""
     desk = Desk(raising(KubeError(422, FENCE_BROKEN)))

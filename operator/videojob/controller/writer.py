@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from videojob.api.reasons import Reason
 from videojob.controller.intake import Intake
@@ -231,14 +231,13 @@ class Writer:
         self._rests.failed(key, free=FREE_CONFLICTS if news else 0)
 
     async def _read_again(self, decision: Decision, api: LeaderClient) -> bool:
-        """Put the object as it is now into the book; whether it is another version, and can be read."""
+        """Put the object as it is now into the book; whether it is not what was decided on, and can be read."""
         found = _object_of(decision)
         if found is None:
             return False
-        kind, name, namespace, uid = found
-        known = self._version(kind, uid)
+        kind, uid = found.kind, found.uid
         try:
-            body = await api.get(kind, name, namespace)
+            body = await api.get(kind, found.name, found.namespace)
         except KubeError as error:
             if not error.not_found:
                 raise
@@ -249,7 +248,7 @@ class Writer:
         if body["metadata"]["uid"] != uid:
             self._intake.forget(kind, uid)
         self._intake.apply(kind, body)
-        return self._version(kind, uid) != known and (kind.plural, uid) not in self._book.unreadable
+        return self._version(kind, uid) != found.version and (kind.plural, uid) not in self._book.unreadable
 
     def _version(self, kind: ResourceKind, uid: str) -> int | None:
         """The newest version of an object that could be read."""
@@ -285,21 +284,34 @@ def _share(lane: Lane, size: int) -> int:
     return 1 if lane is Lane.POOLS else max(1, size // 2)
 
 
-def _object_of(decision: Decision) -> tuple[ResourceKind, str, str | None, str] | None:
-    """Kind, name, namespace and uid of what a decision is fenced by, where it is to be read again."""
+class _Object(NamedTuple):
+    """What a decision is fenced by, as it was decided on."""
+
+    kind: ResourceKind
+    name: str
+    namespace: str | None
+    uid: str
+    version: int
+
+
+def _object_of(decision: Decision) -> _Object | None:
+    """What is to be read again where the write is refused."""
     match decision:
         case SetPoolStatus(pool=pool):
-            return GPU_POOLS, pool.metadata.name, None, pool.metadata.uid
+            data = pool.metadata
+            return _Object(GPU_POOLS, data.name, None, data.uid, int(data.resource_version))
         case SetQueueStatus(queue=queue):
-            return VIDEO_QUEUES, queue.metadata.name, queue.metadata.namespace, queue.metadata.uid
+            data = queue.metadata
+            return _Object(VIDEO_QUEUES, data.name, data.namespace, data.uid, int(data.resource_version))
         case ApplyDeployment() | Resize() | KeepReplicas() | Drain() | SetDeletionCost() | VerifyLeases():
             return None
         case _:
-            return VIDEO_JOBS, decision.job.name, decision.job.namespace, decision.job.uid
+            job = decision.job
+            return _Object(VIDEO_JOBS, job.name, job.namespace, job.uid, job.version)
 
 
 def _name(decision: Decision) -> str:
     found = _object_of(decision)
     if found is None:
         return " ".join(target(decision))
-    return "/".join(part for part in (found[2], found[1]) if part)
+    return "/".join(part for part in (found.namespace, found.name) if part)
