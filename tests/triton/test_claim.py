@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videojob.triton.claim import Claim, ServerClaim
+from videojob.triton.claim import UNCLAIMED, Claim, ServerClaim
 from videojob.triton.contract import ChunkError, ErrorCode
 
 
@@ -22,6 +22,10 @@ def test_the_newer_runner_has_the_claim_and_the_older_is_refused(tmp_path: Path)
     assert stage.superseded(3) and not stage.superseded(4)
 
 
+def test_the_first_holder_of_a_lease_claims_a_new_server_at_once(tmp_path: Path) -> None:
+    assert ServerClaim(tmp_path).claim(Claim(0, "first")) == Claim(0, "first")
+
+
 def test_a_claim_number_belongs_to_one_runner(tmp_path: Path) -> None:
     claim = ServerClaim(tmp_path)
     claim.claim(Claim(3, "first"))
@@ -35,7 +39,7 @@ def test_a_file_that_cannot_be_read_is_no_claim(tmp_path: Path, text: str) -> No
     """Nothing but a power failure leaves one. Whoever holds the Lease claims again."""
     (tmp_path / "claim.json").write_text(text)
 
-    assert ServerClaim(tmp_path).current() == Claim()
+    assert ServerClaim(tmp_path).current() == UNCLAIMED
     assert ServerClaim(tmp_path).claim(Claim(1, "me")) == Claim(1, "me")
 
 
@@ -47,4 +51,4 @@ def test_claims_only_rise(tmp_path_factory: pytest.TempPathFactory, claims: list
         after = claim.claim(Claim(number, identity))
         assert after == claim.current()
         assert after.number >= before.number
-        assert after.number > before.number or before in (after, Claim())
+        assert after.number > before.number or before == after

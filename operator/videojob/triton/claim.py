@@ -15,10 +15,13 @@ from videojob.triton.contract import ChunkError, ErrorCode
 
 @dataclass(frozen=True)
 class Claim:
-    """A runner's claim."""
+    """A runner's claim. The first holder of a Lease claims with 0."""
 
-    number: int = 0
-    identity: str = ""
+    number: int
+    identity: str
+
+
+UNCLAIMED = Claim(-1, "")
 
 
 class ServerClaim:
@@ -29,11 +32,11 @@ class ServerClaim:
         directory.mkdir(parents=True, exist_ok=True)
 
     def current(self) -> Claim:
-        """The claim in force; one of number 0 where nobody has claimed the server, or the file is torn."""
+        """The claim in force; `UNCLAIMED` where nobody has claimed the server, or the file is torn."""
         try:
             return Claim(**json.loads(self._file.read_bytes()))
         except (FileNotFoundError, ValueError, TypeError):
-            return Claim()
+            return UNCLAIMED
 
     def claim(self, claim: Claim) -> Claim:
         """Put the claim in force, unless another runner's with as high a number is; the one in force after that."""
