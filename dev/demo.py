@@ -19,7 +19,8 @@ from dev.errors import DevError
 from dev.local import LOCAL, SERVICES, Report, connect, start
 from dev.supervisor import crash_loop
 from videojob.api.videojob import Phase, VideoJob
-from videojob.kube.client import VIDEO_JOBS, KubeClient, KubeError, configuration
+from videojob.kube.client import VIDEO_JOBS, KubeClient, KubeError
+from videojob.kube.connection import configuration
 
 FOLDER = LOCAL / "demo"
 """Folder of the system that the demo starts where none is up."""

@@ -34,8 +34,8 @@ from videojob.kube.client import (
     KubeClient,
     Listing,
     ResourceKind,
-    configuration,
 )
+from videojob.kube.connection import configuration
 
 JOBS = int(os.environ.get("VIDEOJOB_BENCH_JOBS", "5000"))
 NODES = max(6, JOBS // 25)

@@ -16,7 +16,8 @@ from dev.control_plane import Cluster
 from tests.bench.bench_control_plane import bounded, cpu_seconds, job_body, server_pid
 from tests.bench.piped import piped
 from tests.controller.world import until
-from videojob.kube.client import VIDEO_JOBS, Json, KubeClient, Listing, configuration
+from videojob.kube.client import VIDEO_JOBS, Json, KubeClient, Listing
+from videojob.kube.connection import configuration
 
 JOBS = 1000
 WATCHERS = (0, 400, 0, 400)

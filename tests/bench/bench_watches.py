@@ -25,7 +25,8 @@ from dev.control_plane import Cluster
 from tests.bench.bench_control_plane import bounded, cpu_seconds, job_body
 from tests.bench.piped import piped
 from tests.controller.world import until
-from videojob.kube.client import NOBODY, VIDEO_JOBS, Json, KubeClient, Listing, ResourceKind, configuration
+from videojob.kube.client import NOBODY, VIDEO_JOBS, Json, KubeClient, Listing, ResourceKind
+from videojob.kube.connection import configuration
 
 JOBS = 1000
 ROUNDS = 9

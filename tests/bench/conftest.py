@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dev.control_plane import Cluster
-from videojob.kube.client import KubeClient, configuration
+from videojob.kube.client import KubeClient
+from videojob.kube.connection import configuration
 
 
 @pytest.fixture

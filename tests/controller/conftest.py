@@ -7,7 +7,8 @@ import pytest
 
 from dev.control_plane import Cluster
 from tests.controller.world import OperatorProcess, World, operator_process
-from videojob.kube.client import KubeClient, configuration
+from videojob.kube.client import KubeClient
+from videojob.kube.connection import configuration
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ from videojob.api.replica import (
 )
 from videojob.api.transitions import attempt_failed, released, running, succeeded
 from videojob.api.videojob import OutputStatus, Progress, VideoJob, VideoJobStatus
-from videojob.kube.client import LEASES, VIDEO_JOBS, VIDEO_MODELS, Json, KubeClient, KubeError, Listing, configuration
+from videojob.kube.client import LEASES, VIDEO_JOBS, VIDEO_MODELS, Json, KubeClient, KubeError, Listing
+from videojob.kube.connection import configuration
 
 DIGEST = "sha256:0000"
 IN_FLIGHT = 16

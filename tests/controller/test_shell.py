@@ -6,6 +6,7 @@ Malformed answers come from a server in the API server's place; the rest is trie
 import asyncio
 import os
 import signal
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+import trustme
 from aiohttp import web
 
 from dev.control_plane import Cluster
@@ -23,7 +25,8 @@ from tests.kube.server import Answer, Server, event, item, kubeconfig, listing, 
 from videojob.api import GROUP, VERSION
 from videojob.controller.intake import KINDS
 from videojob.controller.shell import Shell, ShellTiming, _is_kopf
-from videojob.kube.client import VIDEO_JOBS, VIDEO_MODELS, Json, ResourceKind, configuration
+from videojob.kube.client import VIDEO_JOBS, VIDEO_MODELS, Json, ResourceKind
+from videojob.kube.connection import configuration
 
 TIMING = ShellTiming(pause=0.05, pause_limit=0.2, silence=60, check=0.1, exit=5)
 
@@ -199,6 +202,34 @@ async def test_credentials_that_are_refused_are_offered_again_with_pauses_and_ne
             await watcher.until(lambda: watcher.shell.healthy() is None, "all watches are well")
             assert len([session for session in watcher.shell._sessions if not session.closed]) == 1
             assert len(watcher.shell._sessions) <= 2
+
+
+async def test_a_ca_that_is_rotated_is_trusted_without_a_restart(tmp_path: Path) -> None:
+    before, after = trustme.CA(), trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    before.issue_cert("127.0.0.1").configure_cert(context)
+    before.cert_pem.write_to_path(tmp_path / "ca.crt")
+    rotated = asyncio.Event()
+
+    async def until_rotated(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(event("ADDED", item("first", 2)))
+        await rotated.wait()
+        response.force_close()
+        return response
+
+    watches = [until_rotated, stream(event("ADDED", item("last", 9)), stays=True)]
+    async with serving(Apis(watches=watches), ssl_context=context) as server:
+        trust = {"certificate-authority": str(tmp_path / "ca.crt")}
+        settings = await configuration(kubeconfig(tmp_path / "config", server.url, **trust), {})
+        async with running(Watcher(settings)) as watcher:
+            await watcher.brings("ADDED", "first")
+            after.issue_cert("127.0.0.1").configure_cert(context)
+            rotated.set()
+            await watcher.until(lambda: not watcher.contact[-1], "the new certificate is not trusted yet")
+            after.cert_pem.write_to_path(tmp_path / "ca.crt")
+            await watcher.brings("ADDED", "last")
 
 
 async def test_a_gateway_may_serve_the_cluster_below_a_path_and_redirects_are_no_contact(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from dev.control_plane import Cluster
 from tests.e2e.described import described
 from tests.e2e.system import System
 from tests.models.fixtures import tiny_model
-from videojob.kube.client import KubeClient, configuration
+from videojob.kube.client import KubeClient
+from videojob.kube.connection import configuration
 
 __all__ = ["tiny_model"]
 

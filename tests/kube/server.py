@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import yaml
 from aiohttp import web
 
-from videojob.kube.client import KubeClient, WatchTiming, configuration
+from videojob.kube.client import KubeClient, WatchTiming
+from videojob.kube.connection import configuration
 
 Answer = Callable[[web.Request], Any]
 

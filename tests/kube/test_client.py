@@ -13,7 +13,8 @@ from aiohttp import web
 
 from dev.control_plane import free_ports
 from tests.kube.server import Answer, Server, client_of, event, item, kubeconfig, listing, raw, serving, stream
-from videojob.kube.client import LEASES, VIDEO_JOBS, CredentialsError, KubeClient, KubeError, configuration
+from videojob.kube.client import LEASES, VIDEO_JOBS, KubeClient, KubeError
+from videojob.kube.connection import CredentialsError, configuration
 
 
 class Ends:

@@ -10,7 +10,8 @@ from tests.controller.world import OperatorProcess, operator_process
 from tests.kwok.nodes import add_nodes, cluster_with_nodes
 from tests.kwok.pod_runners import PodRunners
 from tests.kwok.world import PoolWorld
-from videojob.kube.client import KubeClient, configuration
+from videojob.kube.client import KubeClient
+from videojob.kube.connection import configuration
 
 
 @pytest.fixture(scope="package")

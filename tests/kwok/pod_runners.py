@@ -44,8 +44,8 @@ from videojob.kube.client import (
     KubeClient,
     KubeError,
     Listing,
-    configuration,
 )
+from videojob.kube.connection import configuration
 
 FINALIZER = "example.com/runner"
 """Holds a pod that ends until its jobs are handed back, as the kubelet's grace period does."""

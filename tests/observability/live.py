@@ -20,7 +20,8 @@ from dev.programs import program
 from tests.e2e.system import System
 from tests.observability.queries import Prometheus, chosen
 from videojob.api.videojob import Phase
-from videojob.kube.client import VIDEO_JOBS, KubeClient, configuration
+from videojob.kube.client import VIDEO_JOBS, KubeClient
+from videojob.kube.connection import configuration
 
 JOBS_NAMESPACE = "team"
 POOL = "watched"

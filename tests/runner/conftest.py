@@ -7,7 +7,8 @@ from dev.control_plane import Cluster
 from tests.models.fixtures import tiny_model
 from tests.triton.conftest import control_dir, server, settings
 from tests.triton.server import Server
-from videojob.kube.client import KubeClient, configuration
+from videojob.kube.client import KubeClient
+from videojob.kube.connection import configuration
 from videojob.runner.triton import Triton
 
 __all__ = ["control_dir", "server", "settings", "tiny_model"]

@@ -20,7 +20,8 @@ from dev.control_plane import NAMESPACE, Cluster, free_ports
 from dev.processes import die_with_parent
 from dev.supervisor import REPOSITORY
 from videojob.api.replica import REPORT_ANNOTATION, ReplicaReport, lease_name
-from videojob.kube.client import GPU_POOLS, LEASES, KubeClient, KubeError, configuration
+from videojob.kube.client import GPU_POOLS, LEASES, KubeClient, KubeError
+from videojob.kube.connection import configuration
 
 _numbers = itertools.count()
 PATIENCE = 60.0

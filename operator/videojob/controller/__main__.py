@@ -15,7 +15,7 @@ from videojob.arguments import cut_off_seconds
 from videojob.controller.garbage import freeze_survivors
 from videojob.controller.operator import Operator, OperatorError
 from videojob.controller.settings import Settings
-from videojob.kube.client import configuration
+from videojob.kube.connection import configuration
 from videojob.logs import Format
 from videojob.workload.deployment import PodDefaults
 

@@ -19,6 +19,7 @@ import asyncio
 import logging
 import math
 import signal
+import ssl
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ import kopf
 from kubernetes.aio.client.configuration import Configuration
 
 from videojob.api import GROUP, VERSION
-from videojob.kube.client import Json, Reachability, ResourceKind, refuse_redirects
+from videojob.kube.client import Json, Reachability, ResourceKind
+from videojob.kube.connection import refuse_redirects, trust_again
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +111,8 @@ class Shell:
         self._listing: set[ResourceKind] = set()
         self._listed: set[ResourceKind] = set()
         self._sessions: list[aiohttp.ClientSession] = []
+        self._context: ssl.SSLContext | None = None
+        """Of the newest session."""
         self._trouble = ""
         self._offered: str | None = None
         self._offers = 0
@@ -242,8 +246,9 @@ class Shell:
             certificate_path=settings.cert_file,
             private_key_path=settings.key_file,
         )
+        self._context = connection.as_ssl_context()
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=connection.as_ssl_context()),
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._context or True),
             headers=connection.as_http_headers(),
             proxy=settings.proxy,
             trust_env=False,
@@ -261,8 +266,10 @@ class Shell:
             self._tried[kind] = sent
         try:
             response = await handler(request)
-        except BaseException:
+        except BaseException as error:
             self._contact.failed()
+            if self._context is not None and isinstance(error, aiohttp.ClientConnectorCertificateError):
+                trust_again(self._context, self._configuration)
             raise
         if response.status >= 500:
             self._contact.failed()

@@ -22,7 +22,8 @@ from videojob import logs
 from videojob.api import FINALIZER
 from videojob.api.replica import COMPONENT_LABEL, REPLICA_COMPONENT
 from videojob.controller.settings import Settings
-from videojob.kube.client import DEPLOYMENTS, PODS, VIDEO_JOBS, Json, KubeClient, KubeError, configuration
+from videojob.kube.client import DEPLOYMENTS, PODS, VIDEO_JOBS, Json, KubeClient, KubeError
+from videojob.kube.connection import configuration
 
 logger = logging.getLogger(__name__)
 

@@ -5,26 +5,23 @@ memory than the whole operator may use (measured: 106 MB), and our own types are
 """
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import aiohttp
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.exceptions import ApiException
-from kubernetes.aio.config import load_incluster_config, load_kube_config
 from kubernetes.aio.config.config_exception import ConfigException
 
 from videojob.api import GROUP, VERSION
 from videojob.kube.answers import AnswerError, Json, KubeError, read_object, retry_after, sentence
-from videojob.kube.proxies import proxy_for
+from videojob.kube.connection import CredentialsError, trust_again
 from videojob.kube.watch import Change, Listing, Watch, WatchTiming, split_lines
 
 __all__ = [
@@ -41,7 +38,6 @@ __all__ = [
     "VIDEO_QUEUES",
     "AnswerError",
     "Change",
-    "CredentialsError",
     "Json",
     "KubeClient",
     "KubeError",
@@ -51,7 +47,6 @@ __all__ = [
     "ResourceKind",
     "Watch",
     "WatchTiming",
-    "configuration",
 ]
 
 Observer = Callable[[str, str, int, float], None]
@@ -87,14 +82,6 @@ NOBODY: Reachability = _Nobody()
 """For clients that do not need it."""
 
 
-class CredentialsError(ConfigException):
-    """The API server's address or the credentials for it cannot be used; the text says why."""
-
-
-class RedirectError(aiohttp.ClientConnectionError):
-    """The answer is a redirect: the API server gives none, and credentials must not follow it."""
-
-
 @dataclass(frozen=True)
 class ResourceKind:
     """A kind of objects, by its place in the API."""
@@ -125,36 +112,6 @@ PODS = ResourceKind("pods", "/api/v1")
 DEPLOYMENTS = ResourceKind("deployments", "/apis/apps/v1")
 
 
-async def configuration(kubeconfig: Path | None, environment: Mapping[str, str] = os.environ) -> Configuration:
-    """Credentials from a kubeconfig file or, without one, from the pod that this runs in.
-
-    A proxy that the kubeconfig names is used as it says; else the environment decides. Raises CredentialsError.
-    """
-    settings = Configuration()
-    try:
-        if kubeconfig is not None:
-            await load_kube_config(config_file=str(kubeconfig), client_configuration=settings)
-        else:
-            load_incluster_config(client_configuration=settings)
-        settings.proxy = settings.proxy or proxy_for(settings.host, environment)
-    except Exception as error:  # The library raises whatever it stumbles over in a malformed file.
-        raise CredentialsError(str(error) or type(error).__name__) from error
-    # With trust_env, the client's default, aiohttp starts two threads per request to look for proxies and netrc.
-    settings.client_session_kwargs = {"trust_env": False, "middlewares": (refuse_redirects,)}
-    return settings
-
-
-async def refuse_redirects(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """A middleware of aiohttp. Raises RedirectError."""
-    response = await handler(request)
-    if 300 <= response.status < 400:
-        response.close()
-        raise RedirectError(f"{request.url} is redirected ({response.status}): is a gateway in between?")
-    return response
-
-
 class KubeClient:
     """Reads and writes JSON objects.
 
@@ -172,6 +129,7 @@ class KubeClient:
         draw: Callable[[], float] = random.random,
     ) -> None:
         """`monotonic` is the clock of `Watch.proved`. Raises CredentialsError."""
+        self._settings = settings
         try:
             self._api = ApiClient(settings)
         except (OSError, ValueError) as error:
@@ -348,6 +306,8 @@ class KubeClient:
             response = await self._send(verb, path, query, body, content_type, timeout)
         except BaseException as error:  # One that was cancelled had no answer either.
             self._contact.failed()
+            if isinstance(error, aiohttp.ClientConnectorCertificateError):
+                trust_again(self._api.rest_client.ssl_context, self._settings)
             if isinstance(error, ApiException):
                 raise KubeError(error.status or 0, str(error.reason)) from error
             if isinstance(error, _TRANSPORT):

@@ -14,7 +14,8 @@ from prometheus_client import REGISTRY
 
 from videojob import logs
 from videojob.health import serve_health, serve_metrics
-from videojob.kube.client import KubeClient, configuration
+from videojob.kube.client import KubeClient
+from videojob.kube.connection import configuration
 from videojob.runner.clock import Clock
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.options import Options, parse
