@@ -96,6 +96,7 @@ async def test_the_files_go_before_the_finalizer(bench: Bench) -> None:
     with pytest.raises(StoreFailure):
         await bench.effects.apply(decision, bench.api)
     assert not bench.server.log
+    assert bench.posted.events == [("Warning", "FilesNotRemoved")], "whoever waits for the deletion sees why"
     bench.store.failing = set()
     await bench.effects.apply(decision, bench.api)
     assert bench.store.calls == [("remove", "p", False, False)]

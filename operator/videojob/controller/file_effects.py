@@ -17,6 +17,7 @@ from videojob.controller.fences import fence, finalizer_removed, status_of
 from videojob.controller.files import Files
 from videojob.controller.leading import LeaderClient
 from videojob.controller.stores import JobFiles, Prefix, StoreFailure
+from videojob.kube.answers import KubeError
 from videojob.planner.decisions import LeavePool, Purge, Sweep
 from videojob.planner.facts import Job, Moment
 
@@ -79,9 +80,13 @@ class FileEffects:
     async def _purge(self, job: Job, keep_output: bool, api: LeaderClient) -> None:
         """The files of a deleted job go, then its finalizer."""
         now = self._clock().wall
-        await self._remove(job, keep_output, job.cut_off_until, now, api)
-        for earlier in job.earlier_stores:
-            await self._remove(_in(job, earlier), False, earlier.until, now, api)
+        try:
+            await self._remove(job, keep_output, job.cut_off_until, now, api)
+            for earlier in job.earlier_stores:
+                await self._remove(_in(job, earlier), False, earlier.until, now, api)
+        except (StoreFailure, KubeError) as error:
+            self._post(job, "Warning", "FilesNotRemoved", f"It stays until its files can be removed: {error}.")
+            raise
         await self._patch(api, job, finalizer_removed(job), None)
         logger.info("%s: its files were removed, and it is gone", _name(job))
 
