@@ -7,6 +7,7 @@ import pytest
 from tests.planner.builders import MOMENT, book, held, key, managed, pod, pool, replica
 from videojob.api.gpupool import GPUPool
 from videojob.planner.decisions import Drain
+from videojob.planner.draining import DRAINED_COST
 from videojob.planner.facts import Pod
 from videojob.planner.view import view
 
@@ -59,6 +60,33 @@ def test_replicas_whose_pods_end_or_are_gone_take_no_more_jobs() -> None:
 
 def test_replicas_of_a_pool_of_endpoints_need_no_pod() -> None:
     assert draining(pool("p", ["a", "b", "c"]), pods={}) == ""
+
+
+CHEAP = pod(deletion_cost=DRAINED_COST)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "pods", "expected"),
+    [
+        (2, {"a": READY, "b": CHEAP, "c": READY}, "b"),
+        # It has come back into the number that is wanted.
+        (3, {"a": READY, "b": CHEAP, "c": READY}, ""),
+        # A pod of a rollout, beside those that it will replace.
+        (2, {"a": READY, "b": READY, "c": READY}, ""),
+        (2, {"a": READY, "b": CHEAP, "c": replace(READY, ending=True)}, "c"),
+    ],
+)
+def test_a_replica_that_kubernetes_is_about_to_remove_takes_no_more_jobs(
+    wanted: int, pods: dict[str, Pod], expected: str
+) -> None:
+    """One that was lost when the number was lowered may show itself again before its pod is gone."""
+    made = book(
+        pools=[most(3)],
+        replicas={f"p/{name}": replica() for name in "abc"},
+        pods={f"p/{name}": one for name, one in pods.items()},
+        deployments={"p": wanted},
+    )
+    assert "".join(key.name for key, one in view(made, MOMENT).replicas.items() if one.draining) == expected
 
 
 def test_a_replica_that_is_being_asked_to_drain_takes_no_more_jobs() -> None:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tests.planner import builders
 from tests.planner.builders import MOMENT, ago, book, held, loaded, managed, replica
 from videojob.api.replica import ModelState
+from videojob.planner.draining import DRAINED_COST
 from videojob.planner.removal import (
     BUSY_COST,
-    DRAINED_COST,
     IDLE_COST,
     SCALE_DOWN,
     Candidate,

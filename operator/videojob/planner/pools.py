@@ -23,9 +23,10 @@ from videojob.planner.decisions import (
     SetDeletionCost,
     target,
 )
+from videojob.planner.draining import DRAINED_COST
 from videojob.planner.facts import Moment, ReplicaKey
 from videojob.planner.memory import Applied, PoolMemory, Refusal
-from videojob.planner.removal import DRAINED_COST, SCALE_DOWN, candidates_of, deletion_costs, victims
+from videojob.planner.removal import SCALE_DOWN, candidates_of, deletion_costs, victims
 from videojob.planner.scaling import Demand, History, Replicas, ScalingDecision, ScalingReason, scale
 from videojob.planner.view import View
 

@@ -5,12 +5,13 @@ from datetime import datetime
 from typing import NamedTuple
 
 from videojob.api.replica import ModelState
+from videojob.planner.draining import DRAINED_COST
 from videojob.planner.facts import Health, ReplicaKey
 from videojob.planner.view import View
 
 SCALE_DOWN = "ScaleDown"
 """Reason of the drains that a smaller pool asks for; others, such as a person's, are left alone."""
-DRAINED_COST, IDLE_COST, BUSY_COST = -1000, 0, 1000
+IDLE_COST, BUSY_COST = 0, 1000
 
 
 class Candidate(NamedTuple):

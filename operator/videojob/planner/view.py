@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from videojob.planner.book import Book
-from videojob.planner.draining import surplus
+from videojob.planner.draining import leaving, surplus
 from videojob.planner.facts import Health, Moment, Replica, ReplicaKey
 from videojob.planner.pod_health import NamedPod
 
@@ -47,7 +47,7 @@ def view(book: Book, now: Moment) -> View:
             key = ReplicaKey(name, endpoint.name)
             members[name].append(key)
             places[key] = endpoint.max_jobs
-    leaving = set(book.draining())
+    going = set(book.draining())
     for key, beat in liveness.beats.items():
         if beat.replica is None:
             continue
@@ -57,8 +57,8 @@ def view(book: Book, now: Moment) -> View:
             places[key] = own.spec.jobs_per_replica
             pod = book.pods.get(key)
             if pod is None or pod.ending:
-                leaving.add(key)
-        draining = found.draining or key in leaving
+                going.add(key)
+        draining = found.draining or key in going
         same = found.health is health[key] and found.draining == draining
         replicas[key] = found if same else replace(found, health=health[key], draining=draining)
     pods: dict[str, list[NamedPod]] = {name: [] for name in book.pools}
@@ -67,6 +67,6 @@ def view(book: Book, now: Moment) -> View:
             pods[key.pool].append(NamedPod(key.name, pod))
     for found_pods in pods.values():
         found_pods.sort(key=lambda one: one.name)
-    for key in surplus(replicas, pods, book.pools, held):
+    for key in {*surplus(replicas, pods, book.pools, held), *leaving(pods, book.deployments)} & replicas.keys():
         replicas[key] = replace(replicas[key], draining=True)
     return View(replicas, health, held, held_in, members, places, pods)
