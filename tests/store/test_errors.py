@@ -114,9 +114,12 @@ async def test_nobody_listens(bucket: Place) -> None:
 @pytest.fixture
 async def silent() -> AsyncIterator[str]:
     """A server that takes connections and never answers."""
-    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    taken: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: taken.append(writer), "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for writer in taken:
+            writer.transport.abort()
 
 
 async def test_no_answer(bucket: Place, silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
