@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from dev.control_plane import Cluster
+from tests.controller.bench import Bench
+from tests.controller.objects import model_body, pool_body, queue_body
 from tests.controller.world import OperatorProcess, World, operator_process
-from videojob.kube.client import KubeClient
+from videojob.kube.client import GPU_POOLS, VIDEO_MODELS, VIDEO_QUEUES, KubeClient
 from videojob.kube.connection import configuration
 
 
@@ -17,6 +19,15 @@ async def client(cluster: Cluster) -> AsyncIterator[KubeClient]:
     found = KubeClient(await configuration(cluster.kubeconfig))
     yield found
     await found.close()
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """Effects on a scripted API server, with a model, a queue and a pool."""
+    made = Bench()
+    for kind, body in ((VIDEO_MODELS, model_body()), (VIDEO_QUEUES, queue_body()), (GPU_POOLS, pool_body())):
+        made.see(kind, body)
+    return made
 
 
 @pytest.fixture

@@ -11,19 +11,13 @@ from tests.controller.objects import (
     STORE,
     Json,
     begun_body,
-    model_body,
-    pool_body,
-    queue_body,
 )
 from tests.planner.builders import NOW, RESOLVED
 from videojob.api import FINALIZER
 from videojob.api.reasons import Reason
 from videojob.controller.stores import FINISHED, StoreFailure
 from videojob.kube.client import (
-    GPU_POOLS,
     VIDEO_JOBS,
-    VIDEO_MODELS,
-    VIDEO_QUEUES,
 )
 from videojob.planner.decisions import (
     Assign,
@@ -38,18 +32,9 @@ from videojob.planner.decisions import (
 from videojob.planner.facts import Job, ReplicaKey
 
 R0 = ReplicaKey("p", "r0")
-DONE: Json = {"phase": "Succeeded", "completionTime": "2026-11-22T12:00:00Z"}
 SOON = (NOW + timedelta(seconds=600)).isoformat()
 PAST = (NOW - timedelta(seconds=600)).isoformat()
 Make = Callable[[Job], JobDecision]
-
-
-@pytest.fixture
-def bench() -> Bench:
-    made = Bench()
-    for kind, body in ((VIDEO_MODELS, model_body()), (VIDEO_QUEUES, queue_body()), (GPU_POOLS, pool_body())):
-        made.see(kind, body)
-    return made
 
 
 def assign(job: Job) -> JobDecision:

@@ -1,19 +1,13 @@
 """Decisions on pools and replicas as writes, each on what it was made on."""
 
-from collections.abc import Callable
-from datetime import timedelta
-
 import pytest
 
 from tests.controller.bench import Bench
 from tests.controller.objects import (
-    Json,
     deployment_body,
     lease_body,
-    model_body,
     pod_body,
     pool_body,
-    queue_body,
 )
 from tests.planner.builders import NOW
 from videojob.api.gpupool import GPUPoolStatus, LastScaling
@@ -24,14 +18,11 @@ from videojob.kube.client import (
     GPU_POOLS,
     LEASES,
     PODS,
-    VIDEO_MODELS,
-    VIDEO_QUEUES,
     KubeError,
 )
 from videojob.planner.decisions import (
     ApplyDeployment,
     Drain,
-    JobDecision,
     KeepReplicas,
     Resize,
     SetDeletionCost,
@@ -39,22 +30,10 @@ from videojob.planner.decisions import (
     SetQueueStatus,
     VerifyLeases,
 )
-from videojob.planner.facts import Health, Job, ReplicaKey
+from videojob.planner.facts import Health, ReplicaKey
 from videojob.planner.removal import SCALE_DOWN
 
 R0 = ReplicaKey("p", "r0")
-DONE: Json = {"phase": "Succeeded", "completionTime": "2026-11-22T12:00:00Z"}
-SOON = (NOW + timedelta(seconds=600)).isoformat()
-PAST = (NOW - timedelta(seconds=600)).isoformat()
-Make = Callable[[Job], JobDecision]
-
-
-@pytest.fixture
-def bench() -> Bench:
-    made = Bench()
-    for kind, body in ((VIDEO_MODELS, model_body()), (VIDEO_QUEUES, queue_body()), (GPU_POOLS, pool_body())):
-        made.see(kind, body)
-    return made
 
 
 SCALING = LastScaling(time=NOW, from_replicas=2, to_replicas=3, reason="Backlog", message="More.")
