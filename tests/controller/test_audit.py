@@ -10,6 +10,7 @@ import pytest
 from tests.controller.world import World, until
 from tests.kube.server import item
 from videojob.controller.audit import READS, Audit
+from videojob.controller.parts import PartError
 from videojob.kube.client import (
     GPU_POOLS,
     VIDEO_JOBS,
@@ -124,6 +125,17 @@ async def test_what_a_watch_has_missed_is_made_good_and_counted(world: World) ->
         await world.client.delete(VIDEO_JOBS, "first", world.namespace)
         await holds(lambda: memory.names(VIDEO_JOBS) & {"first", "second"} == {"second"}, "both changes are made good")
         await holds(lambda: auditing.missed[VIDEO_JOBS] >= 2, "both are counted")
+
+
+async def test_a_cluster_that_has_gone_back_in_time_needs_another_process() -> None:
+    """As after etcd was restored from a backup: all that comes from now on would count as older than what is known."""
+    memory = Memory()
+    memory.apply(VIDEO_JOBS, item("clip", 500))
+    auditing = Auditing(Collections({VIDEO_JOBS: [item("clip", 3)]}), memory)
+    async with asyncio.timeout(5):
+        with pytest.raises(PartError, match=r"clip had resourceVersion 500, and has 3: .* restored from a backup"):
+            await auditing.audit.run()
+    assert auditing.failed == []
 
 
 @pytest.mark.parametrize("error", [KubeError(403, "no"), KubeError(0, "away"), RuntimeError("odd"), KeyError("uid")])

@@ -38,6 +38,13 @@ def test_a_part_that_fails_at_once_ends_with_a_sentence(error: Exception | None)
     assert part.failures == ["audit"] * Restarts().limit
 
 
+def test_a_part_that_cannot_go_on_is_not_started_again() -> None:
+    part = Part(0.0, PartError("The cluster has gone back."))
+    with pytest.raises(PartError, match="gone back"):
+        virtual.run(part.keep())
+    assert len(part.starts) == 1
+
+
 def test_a_part_that_fails_now_and_then_goes_on() -> None:
     part = Part(100.0, RuntimeError("a bug"))
 

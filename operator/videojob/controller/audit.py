@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from videojob.controller.parts import PartError
 from videojob.kube.answers import identified
 from videojob.kube.client import Json, KubeClient, KubeError, ResourceKind
 from videojob.kube.paging import pages
@@ -74,7 +75,11 @@ class Audit:
                     self._apply(kind, body)
 
     async def run(self) -> None:
-        """Compare again and again, until cancelled."""
+        """Compare again and again, until cancelled.
+
+        Raises PartError where an object has an earlier version than before: what is known comes from a history that is
+        not the cluster's any more, and only another process, which knows nothing of it, can go on.
+        """
         time = asyncio.get_running_loop().time
         all_due = time() + self._pause_seconds
         while True:
@@ -89,6 +94,8 @@ class Audit:
             for kind in due:
                 try:
                     await self._compare(kind)
+                except PartError:
+                    raise
                 except KubeError as error:
                     logger.warning("%s were not compared with what is known: %s", kind.plural, error)
                     self._failed(kind)
@@ -102,7 +109,10 @@ class Audit:
         self._wake.set()
 
     async def _compare(self, kind: ResourceKind) -> None:
-        """Find and make good the changes that the watch has not brought a while after they were listed."""
+        """Find and make good the changes that the watch has not brought a while after they were listed.
+
+        The listing asks a quorum, after `before` was seen: it shows nothing older than that.
+        """
         before = dict(self._known.known(kind))
         listed: dict[str, int] = {}
         late: dict[str, Json] = {}
@@ -114,6 +124,8 @@ class Audit:
                     continue
                 uid, text = body["metadata"]["uid"], body["metadata"]["resourceVersion"]
                 version = int(text) if text.isdecimal() else 0
+                if 0 < version < before.get(uid, 0):
+                    raise PartError(_gone_back(kind, body, before[uid]))
                 listed[uid] = version
                 if before.get(uid, 0) < version and self._ours(kind, body):
                     late[uid] = body
@@ -161,3 +173,12 @@ class Audit:
         except Exception:
             logger.exception("An object of %s could not be read", kind.plural)
             return False
+
+
+def _gone_back(kind: ResourceKind, body: Json, known: int) -> str:
+    metadata = body["metadata"]
+    name = "/".join(part for part in (metadata.get("namespace"), metadata["name"]) if part)
+    return (
+        f"{kind.plural} {name} had resourceVersion {known}, and has {metadata['resourceVersion']}: the cluster has "
+        "gone back, as after etcd was restored from a backup. Everything is read again by a new process."
+    )

@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 
 class PartError(Exception):
-    """A part keeps failing; the text is a sentence for people."""
+    """The operator cannot go on with a part; the text is a sentence for people."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,15 @@ async def keep_running(
     monotonic: Callable[[], float],
     restarts: Restarts = Restarts(),
 ) -> None:
-    """Run a part until cancelled, again and again. Raises PartError where it keeps failing at once."""
+    """Run a part until cancelled, again and again. Raises PartError where it keeps failing at once, or does itself."""
     failures = 0
     while True:
         began = monotonic()
         why = "it ended by itself"
         try:
             await part()
+        except PartError:
+            raise
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
             logger.exception("The %s failed", name)
