@@ -189,6 +189,12 @@ class System(StoredFiles, ApiServerFaults):
         troubles = (report.triton_error, report.store_error, report.jobs_error, report.draining)
         return bool(loaded) and not any(troubles)
 
+    async def silent(self, name: str) -> bool:
+        """Whether a replica that was killed has no live heartbeat any more, so that it gets no job."""
+        spec = (await self.client.get(LEASES, lease_name(self.pool, name), NAMESPACE))["spec"]
+        expires = datetime.fromisoformat(spec["renewTime"]).timestamp() + int(spec["leaseDurationSeconds"])
+        return time.time() > expires
+
     async def report(self, name: str) -> ReplicaReport:
         """The report of the replica's runner."""
         return _report(await self.client.get(LEASES, lease_name(self.pool, name), NAMESPACE))

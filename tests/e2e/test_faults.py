@@ -125,6 +125,7 @@ async def test_a_zombie_writes_nothing_over_its_successor(system: System) -> Non
     assert {index: len(contents) for index, contents in seen.records.items()} == dict.fromkeys(range(CHUNKS), 1)
     assert system.output_sha256(status) == quiet
     await system.ready("blue")  # It goes on as a replica.
+    await system.until(lambda: system.silent("green"), "the other replica gets jobs though it was killed")
 
 
 async def test_a_second_runner_of_a_replica_replaces_the_first(system: System) -> None:
