@@ -1,8 +1,9 @@
 """Chunks through a real Triton: in order, two deep, the same bytes whichever way they come."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from videojob.triton.contract import ChunkError, ErrorCode
 LAYOUT = ChunkLayout(first_latents=1, latents=3, frames_per_latent=4)
 SINK, WINDOW = 1, 6
 CHUNKS = 5
+
+T = TypeVar("T")
 
 
 def recipe(sequence: str, **changes: object) -> Recipe:
@@ -227,6 +230,27 @@ async def test_a_drain_before_the_first_request_makes_nothing(triton: Triton, bu
 
     with pytest.raises(StoppedError, match="Drained"):
         await run(triton, buffers, recipe("never-1"), commits, stop)
+
+    assert commits.made == []
+
+
+class DrainedWhileItWaits(Stop):
+    """The drain comes in the turn of the loop in which what was waited for is there."""
+
+    async def race(self, work: Coroutine[Any, Any, T], *others: asyncio.Task[None], new: bool = False) -> T:
+        result = await super().race(work, *others, new=new)
+        if new:
+            self.drain("Drained", 600)
+        return result
+
+
+async def test_a_drain_that_comes_with_the_buffer_of_a_request_prevents_the_request(
+    triton: Triton, buffers: FrameBuffers
+) -> None:
+    commits = Commits()
+
+    with pytest.raises(StoppedError, match="Drained"):
+        await run(triton, buffers, recipe("just-in-time-1"), commits, DrainedWhileItWaits())
 
     assert commits.made == []
 

@@ -195,10 +195,12 @@ class Pipeline:
         """A buffer for the next request; None where a drain comes first."""
         try:
             stop.check(new=True)
-            return await stop.race(flow.free.get(), finisher, new=True)
+            buffer = await stop.race(flow.free.get(), finisher, new=True)
+            stop.check(new=True)  # A drain may come in the very turn of the loop that brings the buffer.
         except StoppedError:
             stop.check()
             return None
+        return buffer
 
     async def _finish(self, flow: _Flow) -> None:
         """Encode and commit every answer, in order."""
