@@ -1,5 +1,6 @@
 """Stages: what they keep of a sequence, what they refuse, and that a chunk depends on its inputs alone."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -249,3 +250,21 @@ def test_guidance_adds_the_empty_text_before_the_prompt() -> None:
 def test_every_failure_becomes_a_reason_and_a_sentence(cause: Callable[[], Exception], message: str) -> None:
     with pytest.raises(ChunkError, match=message), chunk_errors("The denoiser"):
         raise cause()
+
+def test_memory_that_a_failed_chunk_took_is_free_before_the_cache_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the allocator keeps it: the traceback of the error holds the frames, and they hold their tensors."""
+    alive: list[bool] = []
+    taken: list[weakref.ref[torch.Tensor]] = []
+
+    def work() -> None:
+        tensor = torch.zeros(1)
+        taken.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(taken[0]() is not None))
+
+    with pytest.raises(ChunkError, match=ErrorCode.OUT_OF_MEMORY), chunk_errors("The denoiser"):
+        work()
+
+    assert alive == [False]

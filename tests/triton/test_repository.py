@@ -9,7 +9,7 @@ from tritonclient.grpc import model_config_pb2
 
 from videojob.families import FamilyName
 from videojob.triton.contract import STAGES, Precision
-from videojob.triton.repository import Device, is_rendered, remove, render, render_control
+from videojob.triton.repository import SPARE_CANDIDATES, Device, is_rendered, remove, render, render_control
 from videojob.triton.settings import ModelSettings, ReplicaSettings, from_parameters, to_parameters
 
 MODEL_REPO = Path(__file__).parents[2] / "model_repo"
@@ -70,6 +70,8 @@ def test_device_and_precision_reach_every_stage(
         assert tensors.get("FRAMES", "TYPE_UINT8") == "TYPE_UINT8"
         for group in rendered.instance_group:
             assert model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind) == kind
+            # Without `gpus` Triton makes an instance on each GPU that it sees, and requests of a sequence may overtake.
+            assert (group.count, list(group.gpus)) == (1, [0] if device == "gpu" else [])
         if rendered.backend == "python":
             parameters = {key: value.string_value for key, value in rendered.parameters.items()}
             assert from_parameters(parameters) == (model, REPLICA)
@@ -102,6 +104,17 @@ def test_a_sequence_outlives_any_chunk() -> None:
         batching = config(MODEL_REPO / stage).sequence_batching
         assert batching.WhichOneof("strategy_choice") == "oldest"
         assert batching.max_sequence_idle_microseconds == 30 * 60 * 1_000_000
+
+
+@pytest.mark.parametrize("sequences", [1, 66])
+def test_there_is_a_place_for_every_sequence_that_a_stage_keeps(tmp_path: Path, sequences: int) -> None:
+    """66: the 64 jobs that a replica may share, and two attempts that are ending."""
+    replica = ReplicaSettings(control_dir="/run/control", max_sequences=sequences)
+    render(MODEL_REPO, tmp_path, MODEL, replica, "cpu")
+    for stage in ("denoiser", "vae_decoder"):
+        batching = config(tmp_path / f"tiny.{stage}").sequence_batching
+        assert batching.oldest.max_candidate_sequences == sequences + SPARE_CANDIDATES
+    assert not config(tmp_path / "tiny.text_encoder").HasField("sequence_batching")
 
 
 def test_rendering_again_changes_nothing_and_a_change_replaces_the_folder(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from videojob.triton.contract import (
     ErrorCode,
     load_failure,
 )
-from videojob.triton.repository import render
+from videojob.triton.repository import SPARE_CANDIDATES, render
 from videojob.triton.settings import ModelSettings, ReplicaSettings
 
 Open = Callable[..., Stream]
@@ -209,8 +209,8 @@ def test_end_frees_the_sequence(stream: Open) -> None:
 
 
 def test_sequences_that_were_ended_leave_no_place_taken(server: Server, undisturbed: list[Answer]) -> None:
-    # More than max_candidate_sequences: if one place a sequence leaked, the last ones would wait for ever.
-    for index in range(35):
+    # More than there are places: if one leaked with each sequence, the last ones would wait for ever.
+    for index in range(ReplicaSettings(control_dir="").max_sequences + SPARE_CANDIDATES + 3):
         job = Stream(server, MODEL, f"short-{index}-1", WIDTH=32, STEPS=1)
         job.send(0)
         assert job.answer().frames.shape == (1, 32, 32, 3)

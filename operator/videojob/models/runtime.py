@@ -1,5 +1,6 @@
 """Torch made predictable, and its failures made readable."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +27,8 @@ def chunk_errors(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         if _is_out_of_memory(error):
+            # The frames that it came through hold what was allocated in them, and the cache would keep that.
+            traceback.clear_frames(error.__traceback__)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             raise ChunkError(

@@ -44,7 +44,7 @@ class Instance:
         """An empty store of sequence state, idle as long as Triton's own sequences may be."""
         batching = self._config["sequence_batching"]
         return Sequences(
-            limit=min(self.replica.max_sequences, int(batching["oldest"]["max_candidate_sequences"])),
+            limit=self.replica.max_sequences,
             idle_seconds=int(batching["max_sequence_idle_microseconds"]) / 1e6,
             clock=time.monotonic,
         )

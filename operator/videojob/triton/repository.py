@@ -18,6 +18,9 @@ from videojob.triton.settings import ModelSettings, ReplicaSettings, to_paramete
 
 Device = Literal["cpu", "gpu"]
 
+SPARE_CANDIDATES: Final = 32
+"""Places in Triton for sequences whose client died. A request that finds no place waits, however idle the model is."""
+
 _CONFIG: Final = "config.pbtxt"
 # Templates carry BF16 wherever a tensor has the model's dtype.
 _MODEL_DTYPE: Final = model_config_pb2.TYPE_BF16
@@ -67,7 +70,8 @@ def _configured(
         for step in config.ensemble_scheduling.step:
             step.model_name = model_name(model.name, step.model_name)
         if config.backend == "python":
-            _set_kind(config, device)
+            _set_instance(config, device)
+            _set_candidates(config, replica)
             _set_parameters(config, to_parameters(model, replica))
         yield model_repo / stage, config
 
@@ -86,9 +90,17 @@ def _set_dtype(config: Any, dtype: str) -> None:
             tensor.data_type = model_config_pb2.DataType.Value(f"TYPE_{dtype}")
 
 
-def _set_kind(config: Any, device: Device) -> None:
+def _set_instance(config: Any, device: Device) -> None:
+    """One instance, on the first accelerator that Triton sees: with no `gpus` there would be one on each."""
     for group in config.instance_group:
         group.kind = model_config_pb2.ModelInstanceGroup.Kind.Value(f"KIND_{device.upper()}")
+        group.gpus[:] = [0] if device == "gpu" else []
+
+
+def _set_candidates(config: Any, replica: ReplicaSettings) -> None:
+    """More places than a stage keeps states: a sequence whose client died holds its place until it is idle."""
+    if config.WhichOneof("scheduling_choice") == "sequence_batching":
+        config.sequence_batching.oldest.max_candidate_sequences = replica.max_sequences + SPARE_CANDIDATES
 
 
 def _set_parameters(config: Any, parameters: Mapping[str, str]) -> None:
