@@ -10,7 +10,7 @@ from tests.e2e.system import System
 from videojob.api.conditions import ConditionType
 from videojob.api.replica import DRAIN_ANNOTATION, lease_name
 from videojob.api.videojob import Phase
-from videojob.kube.client import LEASES
+from videojob.kube.client import GPU_POOLS, LEASES
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -33,6 +33,17 @@ async def reached(system: System) -> bool:
 
 async def draining(system: System) -> bool:
     return (await system.report("blue")).draining
+
+
+async def renewed(system: System) -> set[str]:
+    lease = await system.client.get(LEASES, lease_name(system.pool, "blue"), NAMESPACE)
+    return {lease["spec"]["renewTime"]}
+
+
+async def renewals(system: System, seen: set[str], count: int) -> bool:
+    """Whether the Lease was renewed so often since; `seen` has the times until then."""
+    seen |= await renewed(system)
+    return len(seen) > count
 
 
 async def let_go(system: System) -> None:
@@ -175,6 +186,27 @@ async def test_a_drain_asked_for_on_the_lease(system: System) -> None:
     drain["metadata"]["annotations"] = {DRAIN_ANNOTATION: None}  # type: ignore[dict-item]
     await system.client.merge_patch(LEASES, lease, drain, NAMESPACE)
     assert (await system.until_finished("moved")).phase is Phase.SUCCEEDED
+
+
+async def test_an_endpoint_that_moves_is_drained_until_it_is_left(system: System) -> None:
+    """It gets no job meanwhile, however often the Lease is renewed: one that came would be handed back, and again."""
+    await in_the_middle_of_a_chunk(system, "there")
+    pool = (await system.client.get(GPU_POOLS, system.pool))["spec"]
+    elsewhere = [{**endpoint, "url": f"127.0.0.1:{system.free_port()}"} for endpoint in pool["endpoints"]]
+    await system.client.merge_patch(GPU_POOLS, system.pool, {"spec": {"endpoints": elsewhere}})
+    await system.until(lambda: draining(system), "the replica does not report it")
+    await system.submit("next")
+    before = await renewed(system)
+    await system.until(lambda: renewals(system, before, 3), "the Lease is not renewed")
+
+    assert await draining(system)
+    assert (await system.job("next")).status.attempts == 0
+    system.replicas["blue"].faults.release("denoiser")
+    status = await system.until_status("there", lambda status: status.assignment is None, "it is not handed back")
+    assert status.progress is not None and status.progress.chunks_done == 4
+
+    await system.client.merge_patch(GPU_POOLS, system.pool, {"spec": {"endpoints": pool["endpoints"]}})
+    assert [(await system.until_finished(name)).attempts for name in ("there", "next")] == [2, 1]
 
 
 async def test_a_cancel_does_not_wait_for_a_drain(system: System) -> None:

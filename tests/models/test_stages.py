@@ -251,6 +251,7 @@ def test_every_failure_becomes_a_reason_and_a_sentence(cause: Callable[[], Excep
     with pytest.raises(ChunkError, match=message), chunk_errors("The denoiser"):
         raise cause()
 
+
 def test_memory_that_a_failed_chunk_took_is_free_before_the_cache_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the allocator keeps it: the traceback of the error holds the frames, and they hold their tensors."""
     alive: list[bool] = []

@@ -93,6 +93,8 @@ class ReplicaRunner:
         self._looked = asyncio.Event()
         self._news = asyncio.Event()
         self._stopping = False
+        self._leaving = ""
+        """Why all jobs are handed back before the replica is left, if so."""
         self._site_now: Site | None = None
         self._assignments: Assignments | None = None
         self._jobs: Watch | None = None
@@ -244,15 +246,17 @@ class ReplicaRunner:
             partial(self._attempt, site), site.slots, self._metrics, changed=self._lease.report_changed
         )
         self._assignments = assignments
-        keeping = asyncio.create_task(self._keep("lease", lambda: self._renew(site, assignments), LeaseLostError))
+        renew = partial(self._lease.keep, partial(self._report, site), lambda: self._drain(assignments))
+        keeping = asyncio.create_task(self._keep("lease", renew, LeaseLostError))
         working = asyncio.create_task(self._work(site, assignments))
         leaving = asyncio.create_task(self._left(site, stopping))
         try:
             await asyncio.wait({keeping, working, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if leaving.done() and not keeping.done():
                 self._stopping = stopping.is_set()
+                self._leaving = "the runner stops" if self._stopping else "the endpoint is elsewhere now"
                 self._lease.report_changed()
-                self._drain(assignments, "the runner stops")
+                self._drain(assignments)
                 finished = assignments.finish(self._options.drain_seconds + STOP_SECONDS)
                 await _first(finished, asyncio.shield(keeping))
             for task in (keeping, working):
@@ -269,10 +273,7 @@ class ReplicaRunner:
             if self._stopping:
                 await self._lease.leave()
             await asyncio.gather(keeping, working, leaving, return_exceptions=True)
-
-    async def _renew(self, site: Site, assignments: Assignments) -> None:
-        report = partial(self._report, site)
-        await self._lease.keep(report, lambda: self._drain(assignments, self._lease.drain_reason))
+            self._leaving = ""
 
     async def _work(self, site: Site, assignments: Assignments) -> None:
         namespace = site.pool.spec.operator_namespace  # With one, this runner has no right to read another's jobs.
@@ -314,10 +315,8 @@ class ReplicaRunner:
         more = endpoint.max_jobs >= site.endpoint.max_jobs + SPARE_SEQUENCES
         return more or endpoint.url != site.endpoint.url or self._pool.metadata.uid != site.pool.metadata.uid
 
-    def _drain(self, assignments: Assignments, reason: str) -> None:
-        if self._stopping:
-            reason = "the runner stops"
-        assignments.drain(reason, self._options.drain_seconds)
+    def _drain(self, assignments: Assignments) -> None:
+        assignments.drain(self._leaving or self._lease.drain_reason, self._options.drain_seconds)
 
     async def _attempt(self, site: Site, job: VideoJob, stop: Stop, generation: Generation) -> None:
         services = Services(
@@ -341,7 +340,7 @@ class ReplicaRunner:
         return ReplicaReport(
             slots=site.slots.size,
             memory_bytes=self._options.memory_bytes,
-            draining=self._stopping or bool(self._lease.drain_reason),
+            draining=bool(self._leaving or self._lease.drain_reason),
             models=site.serving.report(),
             store_error=site.store.error,
             triton_error=site.serving.error,
