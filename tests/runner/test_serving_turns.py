@@ -24,6 +24,7 @@ from videojob.triton.digest import weights_digest
 from videojob.triton.settings import ReplicaSettings
 
 PATIENCE = 30.0
+WEIGHTS = "vae/model.safetensors"
 ROOM_FOR_ONE = 12
 """Bytes for a model, which takes ten, and two jobs of one byte each."""
 
@@ -73,7 +74,7 @@ class Memory:
         self.loads.append(name)
         if name in self.refused:
             raise TritonRefusedError("CUDA out of memory")
-        self.weights[name] = (self.folders[name] / "weights").read_bytes()
+        self.weights[name] = (self.folders[name] / WEIGHTS).read_bytes()
         self.while_loading()
         self.present_models |= stages(name)
 
@@ -90,20 +91,21 @@ def stages(name: str) -> set[str]:
 
 
 class Replica:
-    """One Triton, and the runners that come and go beside it, with the models `a` and `b` in its pool."""
+    """One Triton, and the runners that come and go beside it, with models `a` to `j` to choose a pool's from."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.triton = Memory()
         self.permission = fresh()
-        for name in ("a", "b"):
+        for name in "abcdefghij":
             self.triton.folders[name] = folder / name
-            (folder / name).mkdir()
+            (folder / name / WEIGHTS).parent.mkdir(parents=True)
+            (folder / name / "model_index.json").write_text('{"vae": ["diffusers", "AutoencoderKLWan"]}')
             self.write(name, name)
 
     def write(self, name: str, weights: str) -> None:
         """Put other weights into a model's folder."""
-        (self._folder / name / "weights").write_text(weights)
+        (self._folder / name / WEIGHTS).write_text(weights)
 
     def digest(self, name: str) -> str:
         """Of what is in a model's folder."""

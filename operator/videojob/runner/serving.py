@@ -388,7 +388,7 @@ class Serving:
         directory = Path(served.model.spec.source.directory)
         try:
             served.digest = await asyncio.to_thread(self._digests.of, directory)
-        except OSError:
+        except (OSError, ValueError):
             served.digest = ""
             raise
 
@@ -424,7 +424,7 @@ class Serving:
         for _ in range(LOADS):
             try:
                 await self._identify(served)
-            except OSError:
+            except (OSError, ValueError):
                 self._metrics.load_failed(served.name)
                 raise
             while not self._fits(served):
