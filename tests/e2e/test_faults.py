@@ -240,3 +240,21 @@ async def test_a_job_that_was_resolved_to_other_weights_is_refused(system: Syste
 
     assert status.reason == "WeightsChanged"
     assert status.progress is None and status.failures == 0
+
+
+async def test_a_job_gets_the_weights_that_its_first_replica_reads(system: System) -> None:
+    """On its status before anything is made: the next attempt may be on a replica with others."""
+    quiet = await system.undisturbed()
+    blue = system.replicas["blue"]
+    (loaded,) = (await system.report("blue")).models
+    system.kill(system.operator)  # The test acts for it.
+    blue.faults.hold("denoiser", 0)
+    await system.submit("first")
+    await system.assign("first", "blue", weights_digest="")
+
+    await system.until(lambda: _true(blue.faults.reached("denoiser")), "the denoiser does not get there")
+    resolved = (await system.job("first")).status.resolved
+    assert resolved is not None and resolved.weights_digest == loaded.digest
+    blue.faults.release("denoiser")
+
+    assert system.output_sha256(await system.until_finished("first")) == quiet

@@ -1,6 +1,7 @@
 """Which waiting jobs get a replica, and why the others wait: a book in, decisions out."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,26 @@ def test_a_job_that_starts_gets_everything_resolved() -> None:
         RESOLVED.model_copy(update={"fps": 10, "frames": 23, "width": 64, "chunks": 3}),
         "file:///store/team/uid-a",
     )
+
+
+def unread() -> Any:
+    """A replica that has not read the weights of its model, because nobody needed it yet."""
+    return replica(models=(loaded(state=ModelState.UNLOADED, digest=""),))
+
+
+@pytest.mark.parametrize("digest", ["", RESOLVED.weights_digest])
+def test_weights_that_nobody_has_read_yet_may_be_those_of_any_job(digest: str) -> None:
+    """The replica reads them when it loads the model, and hands a job back that has begun with others."""
+    waiting = replace(begun(), resolved=RESOLVED.model_copy(update={"weights_digest": digest}))
+    for found in (job(), waiting):
+        (decision,) = decided(book(found, replicas={"p/r0": unread()}))
+        assert isinstance(decision, Assign)
+        assert decision.resolved.weights_digest == (digest if found is waiting else "")
+
+
+def test_a_job_that_no_replica_has_read_weights_for_takes_those_of_any() -> None:
+    waiting = replace(begun(), resolved=RESOLVED.model_copy(update={"weights_digest": ""}))
+    assert assigned(book(waiting)) == {"a": "p/r0"}
 
 
 def test_the_shortest_shot_has_one_frame() -> None:

@@ -14,11 +14,13 @@ from tests.runner.fakes import Time, fresh
 from tests.runner.test_serving import model
 from tests.triton.conftest import MODEL_REPO
 from videojob.api.replica import ModelState
+from videojob.api.videomodel import Source
 from videojob.runner import serving as serving_module
 from videojob.runner.clock import Clock
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.serving import Serving
 from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
+from videojob.triton import digest as digest_module
 from videojob.triton.contract import CONTROL_MODEL, STAGES, model_name
 from videojob.triton.digest import weights_digest
 from videojob.triton.settings import ReplicaSettings
@@ -237,6 +239,55 @@ async def test_a_model_that_did_not_load_gets_another_chance(
             serving.want({"a": model(tmp_path / "a", uid="a", name="a")} | changed)
 
         await states(serving, a=ModelState.READY, b=ModelState.UNLOADED)
+
+
+async def test_only_the_weights_of_models_that_are_loaded_are_read(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of ten models one fits: the other nine may have 40 GB each."""
+    read: list[str] = []
+
+    def counted(directory: Path, stopped: Callable[[], bool]) -> str:
+        read.append(directory.name)
+        return weights_digest(directory, stopped)
+
+    monkeypatch.setattr(digest_module, "weights_digest", counted)
+    async with replica.runner("abcdefghij") as serving:
+        unloaded = dict.fromkeys("bcdefghij", ModelState.UNLOADED)
+        await states(serving, a=ModelState.READY, **unloaded)
+        assert read == ["a"]
+        assert [each.digest for each in serving.report()] == [replica.digest("a")] + [""] * 9
+
+        assert (await serving.take("b", PATIENCE)).digest == replica.digest("b")
+
+        await states(serving, **(unloaded | {"a": ModelState.UNLOADED, "b": ModelState.READY}))
+        assert read == ["a", "b"]
+        assert [each.digest for each in serving.report()] == [replica.digest("a"), replica.digest("b")] + [""] * 8
+
+
+async def test_a_declared_digest_is_known_before_the_weights_are_read(replica: Replica, tmp_path: Path) -> None:
+    declared = replica.digest("b")
+    async with replica.runner("a") as serving:
+        source = Source(directory=str(tmp_path / "b"), digest=declared)
+        models = {"a": model(tmp_path / "a", uid="a", name="a"), "b": model(tmp_path, uid="b", name="b", source=source)}
+        serving.want(models)
+        await states(serving, a=ModelState.READY, b=ModelState.UNLOADED)
+        assert [each.digest for each in serving.report()] == [replica.digest("a"), declared]
+
+        replica.write("b", "others")
+        with pytest.raises(TritonGoneError, match=rf"digest {replica.digest('b')}; spec.source.digest is {declared}"):
+            await serving.take("b", PATIENCE)
+
+        await states(serving, a=ModelState.READY, b=ModelState.FAILED)
+        assert serving.report()[1].digest == declared
+        assert "b" not in replica.triton.loads
+
+
+async def test_a_model_whose_folder_is_missing_fails_though_nobody_needs_it(replica: Replica, tmp_path: Path) -> None:
+    (tmp_path / "b" / "model_index.json").unlink()
+    async with replica.runner() as serving:
+        await states(serving, a=ModelState.READY, b=ModelState.FAILED)
+        assert "it has no model_index.json" in serving.report()[1].message
 
 
 async def test_a_runner_that_starts_has_other_weights_loaded(replica: Replica) -> None:

@@ -155,7 +155,9 @@ class Resolved(Resource):
     chunks: int
     model_uid: Annotated[str, Field(alias="modelUID")]
     model_generation: int
-    weights_digest: str
+    weights_digest: Annotated[
+        str, Field(description="Of the weights that the job is made with; empty until a replica has read them.")
+    ]
 
 
 class Progress(Resource):

@@ -33,6 +33,13 @@ class Source(Resource):
             description="Absolute path, on the replicas, of a folder written by the pipeline's save_pretrained.",
         ),
     ]
+    digest: Annotated[
+        str | None,
+        Field(
+            pattern=r"^sha256:[0-9a-f]{64}$",
+            description="Digest of the weights, as status.resolved.weightsDigest of a job has it. Others do not load.",
+        ),
+    ] = None
 
 
 class Chunk(Resource):

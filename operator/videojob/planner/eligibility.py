@@ -77,7 +77,8 @@ def _judge(book: Book, replica: Replica | None, key: ReplicaKey, shape: Shape, m
     verdict = book.verdicts.judge(key, replica, model)
     if verdict.rank is not Rank.ELIGIBLE or replica is None:
         return verdict
-    if shape.begun is not None and shape.begun[0] != verdict.digest:
+    begun = shape.begun[0] if shape.begun is not None else ""
+    if begun and verdict.digest and begun != verdict.digest:
         note = f"the job has begun with weights that {key.name} does not have."
         return Verdict(Rank.OTHER_WEIGHTS, note, Reason.WEIGHTS_CHANGED)
     memory = model.spec.memory

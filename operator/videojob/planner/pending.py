@@ -22,7 +22,7 @@ class Shape(NamedTuple):
     queue: QueueKey
     model: str
     begun: tuple[str, str] | None
-    """Digest of the weights and uid of the model that it has begun with."""
+    """Digest of the weights, empty while they are not read, and uid of the model that it has begun with."""
     home: str | None
     """The pool that has its finished chunks."""
     store: str | None

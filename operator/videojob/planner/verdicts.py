@@ -32,6 +32,7 @@ class Verdict(NamedTuple):
     reason: Reason
     """Of the pool, where the replica is the nearest one of it; `REASONS` says what a job makes of it."""
     digest: str = ""
+    """Empty where a model that is not loaded has weights that nobody has read yet."""
     loaded: bool = True
     """The model need not be loaded first."""
 
@@ -55,7 +56,7 @@ def judge(replica: Replica | None, model: VideoModel) -> Verdict:
     if loaded is not None and loaded.state is ModelState.FAILED:
         note = f"VideoModel {loaded.name} does not load: {loaded.message}"
         return Verdict(Rank.LOAD_FAILED, note, Reason.MODEL_LOAD_FAILED)
-    if loaded is None or loaded.state is ModelState.LOADING or not loaded.digest:
+    if loaded is None or loaded.state is ModelState.LOADING:
         return Verdict(Rank.LOADING, f"VideoModel {model.metadata.name} is not loaded yet.", Reason.MODEL_LOADING)
     if report.jobs_error:
         note = f"its runner does not see which jobs are assigned to it: {report.jobs_error}"

@@ -51,6 +51,10 @@ class WeightsChangingError(Exception):
     """What Triton has read of a folder is neither what was in it before nor what was in it afterwards."""
 
 
+class OtherWeightsError(Exception):
+    """A folder holds other weights than the VideoModel declares."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why a model did not load. It counts until other weights or another spec may load, and for a while only."""
@@ -336,11 +340,11 @@ class Serving:
                 self._set(served, ModelState.LOADING, "Triton was restarted.")
 
     async def _rest(self, served: Served) -> None:
-        """Unload the model, and know its weights, while it is not wanted."""
+        """Unload the model, and see that its folder is there, while it is not wanted."""
         if served.digest:
             self._set_aside(served)
         await self._unload(served)
-        await self._until_done(served, self._identify)
+        await self._until_done(served, self._look)
         if not served.wanted and not served.dropped:
             self._set_aside(served)
             # One that did not load may be another one soon.
@@ -384,10 +388,23 @@ class Serving:
         self._set(served, ModelState.FAILED, str(error))
         log.warning("The model %s was not loaded: %s", served.name, error)
 
+    async def _look(self, served: Served) -> None:
+        """Know the weights without reading them, where they are declared or were read before; else they may be any."""
+        known = await self._of_folder(served, self._digests.known)
+        served.digest = served.model.spec.source.digest or known
+
     async def _identify(self, served: Served) -> None:
-        directory = Path(served.model.spec.source.directory)
+        """Read the weights and know their digest, which is to be the declared one."""
+        found, source = await self._of_folder(served, self._digests.of), served.model.spec.source
+        served.digest = source.digest or found
+        if found != served.digest:
+            raise OtherWeightsError(
+                f"{source.directory} has weights of the digest {found}; spec.source.digest is {source.digest}."
+            )
+
+    async def _of_folder(self, served: Served, digest: Callable[[Path], str]) -> str:
         try:
-            served.digest = await asyncio.to_thread(self._digests.of, directory)
+            return await asyncio.to_thread(digest, Path(served.model.spec.source.directory))
         except (OSError, ValueError):
             served.digest = ""
             raise
@@ -424,7 +441,7 @@ class Serving:
         for _ in range(LOADS):
             try:
                 await self._identify(served)
-            except (OSError, ValueError):
+            except (OSError, ValueError, OtherWeightsError):
                 self._metrics.load_failed(served.name)
                 raise
             while not self._fits(served):

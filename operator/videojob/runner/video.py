@@ -200,6 +200,7 @@ class Video:
             return
         served = await self._served()
         try:
+            await self._settle_weights(served)
             await self._run_sequence_on(served)
         finally:
             self._services.serving.give_back(served)
@@ -237,20 +238,30 @@ class Video:
         )
 
     async def _served(self) -> Served:
-        """The model, loaded, to be given back. Raises HandBackError where it is another, or does not come."""
+        """The model, loaded, to be given back. Raises HandBackError where it does not come."""
         serving, seconds = self._services.serving, self._services.ready_seconds
         try:
-            served = await self._stop.race(serving.take(self._model, seconds, self._report_wait), new=True)
+            return await self._stop.race(serving.take(self._model, seconds, self._report_wait), new=True)
         except TritonGoneError as error:
             raise HandBackError(Reason.TRITON_UNAVAILABLE, str(error)) from error
-        if (served.model.metadata.uid, served.digest) != (self._resolved.model_uid, self._resolved.weights_digest):
-            serving.give_back(served)
+
+    async def _settle_weights(self, served: Served) -> None:
+        """See that the weights are those that the job has begun with; where it has not begun, its status names them.
+
+        That has to be written before anything is made: the next attempt may be on a replica with others.
+        Raises HandBackError.
+        """
+        begun = self._resolved.weights_digest or served.digest
+        if (served.model.metadata.uid, served.digest) != (self._resolved.model_uid, begun):
             raise HandBackError(
                 Reason.WEIGHTS_CHANGED,
                 f"Replica {self._owner.replica} has the weights {served.digest} of VideoModel {self._model}; "
-                f"the job has begun with {self._resolved.weights_digest}.",
+                f"the job has begun with {begun}.",
             )
-        return served
+        if not self._resolved.weights_digest:
+            self._resolved = self._resolved.model_copy(update={"weights_digest": begun})
+            self._status.status = self._status.status.model_copy(update={"resolved": self._resolved})
+            await self._stop.race(self._status.write(), new=True)
 
     def _report_wait(self, why: str) -> None:
         """Write to the status why the model is not ready yet."""

@@ -25,14 +25,26 @@ class Digests:
         """End every computation soon, in whatever thread: a process cannot end before its threads do."""
         self._stopped.set()
 
+    def known(self, directory: Path) -> str:
+        """The folder's `weights_digest` where it was computed for these very files, else empty. No weights are read.
+
+        Raises what `pipeline_files` raises.
+        """
+        marks, digest = self._known.get(directory, (None, ""))
+        return digest if marks == _marks(directory) else ""
+
     def of(self, directory: Path) -> str:
         """The folder's `weights_digest`, with the errors that it raises; InterruptedError once it is stopped."""
-        files = [(path, path.stat()) for path in pipeline_files(directory)]
-        marks = [(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in files]
+        marks = _marks(directory)
         known = self._known.get(directory)
         if known is None or known[0] != marks:
             known = self._known[directory] = (marks, weights_digest(directory, self._stopped.is_set))
         return known[1]
+
+
+def _marks(directory: Path) -> list[object]:
+    files = [(path, path.stat()) for path in pipeline_files(directory)]
+    return [(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in files]
 
 
 def pipeline_files(directory: Path) -> list[Path]:
