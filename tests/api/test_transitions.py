@@ -17,6 +17,7 @@ from videojob.api.videojob import (
     OutputStatus,
     Phase,
     Progress,
+    ReplicaName,
     Resolved,
     Timing,
     VideoJobStatus,
@@ -127,23 +128,31 @@ BACK: dict[str, Any] = {"now": LATER, "generation": 1}
 
 
 @pytest.mark.parametrize(
-    ("returned", "hand_backs", "losses", "failures"),
+    ("returned", "hand_backs", "losses", "failures", "failed_on"),
     [
-        (lambda job: transitions.waiting(job, reason=Reason.STORE_UNAVAILABLE, message="x", **BACK), 1, 0, 0),
-        (lambda job: transitions.waiting(job, reason=Reason.TRITON_UNAVAILABLE, message="x", **BACK), 1, 0, 0),
-        (lambda job: transitions.waiting(job, reason=Reason.WEIGHTS_CHANGED, message="x", **BACK), 0, 0, 0),
-        (lambda job: transitions.waiting(job, reason=Reason.DRAINED, message="x", **BACK), 0, 0, 0),
-        (lambda job: transitions.waiting(job, reason=Reason.REPLICA_LOST, message="x", **BACK), 0, 1, 0),
-        (lambda job: transitions.released(job, reason="Drained", **BACK), 0, 0, 0),
-        (lambda job: transitions.reclaimed(job, message="x", cut_off_until=None, **BACK), 0, 1, 0),
-        (lambda job: transitions.attempt_failed(job, reason=Reason.CHUNK_FAILED, message="x", **BACK), 0, 0, 1),
+        (lambda job: transitions.waiting(job, reason=Reason.STORE_UNAVAILABLE, message="x", **BACK), 1, 0, 0, False),
+        (lambda job: transitions.waiting(job, reason=Reason.TRITON_UNAVAILABLE, message="x", **BACK), 1, 0, 0, True),
+        (lambda job: transitions.waiting(job, reason=Reason.WEIGHTS_CHANGED, message="x", **BACK), 0, 0, 0, False),
+        (lambda job: transitions.waiting(job, reason=Reason.DRAINED, message="x", **BACK), 0, 0, 0, False),
+        (lambda job: transitions.waiting(job, reason=Reason.REPLICA_LOST, message="x", **BACK), 0, 1, 0, False),
+        (lambda job: transitions.released(job, reason="Drained", **BACK), 0, 0, 0, False),
+        (lambda job: transitions.reclaimed(job, message="x", cut_off_until=None, **BACK), 0, 1, 0, False),
+        (lambda job: transitions.attempt_failed(job, reason=Reason.CHUNK_FAILED, message="x", **BACK), 0, 0, 1, True),
     ],
 )
 def test_what_a_return_counts_for(
-    returned: Callable[[VideoJobStatus], VideoJobStatus], hand_backs: int, losses: int, failures: int
+    returned: Callable[[VideoJobStatus], VideoJobStatus], hand_backs: int, losses: int, failures: int, failed_on: bool
 ) -> None:
     back = returned(at_work())
     assert (back.hand_backs, back.losses, back.failures) == (hand_backs, losses, failures)
+    assert back.failed_on == (ReplicaName(pool="p", replica="r") if failed_on else None)
+
+
+def test_the_replica_that_a_job_last_failed_on_is_remembered() -> None:
+    failed = transitions.attempt_failed(at_work(), reason=Reason.CHUNK_FAILED, message="x", **BACK)
+    waits = transitions.waiting(failed, reason=Reason.QUEUED, message="x", **BACK)
+    moved = transitions.waiting(on_replica(waits), reason=Reason.DRAINED, message="x", **BACK)
+    assert failed.failed_on == waits.failed_on == moved.failed_on == ReplicaName(pool="p", replica="r")
 
 
 def test_hand_backs_count_in_a_row_and_from_zero_with_progress() -> None:

@@ -258,3 +258,26 @@ async def test_a_job_gets_the_weights_that_its_first_replica_reads(system: Syste
     blue.faults.release("denoiser")
 
     assert system.output_sha256(await system.until_finished("first")) == quiet
+
+
+async def test_a_replica_that_fails_what_it_gets_fails_no_job(system: System) -> None:
+    """As with a broken accelerator: each job goes to the other replica next."""
+    quiet = await system.undisturbed()
+    system.replicas["blue"].faults.fail("denoiser", 1, times=-1)
+    green = system.replicas["green"]
+    green.faults.clear()
+    system.start("green")
+    await system.ready("green")
+    names = [f"unlucky-{number}" for number in range(4)]
+    try:
+        for name in names:
+            await system.submit(name, backoffLimit=1)
+        found = [await system.until_finished(name) for name in names]
+    finally:
+        system.kill(green.runner)
+        system.kill_triton("green")
+
+    assert [(status.phase, system.output_sha256(status)) for status in found] == [(Phase.SUCCEEDED, quiet)] * 4
+    assert any(status.failures for status in found), "the broken replica got no job: the test shows nothing"
+    assert all(status.failures <= 1 for status in found)
+    await system.until(lambda: system.silent("green"), "the other replica gets jobs though it was killed")

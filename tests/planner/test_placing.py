@@ -1,5 +1,6 @@
 """Which waiting jobs get a replica, and why the others wait: a book in, decisions out."""
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -67,6 +68,45 @@ def test_weights_that_nobody_has_read_yet_may_be_those_of_any_job(digest: str) -
 def test_a_job_that_no_replica_has_read_weights_for_takes_those_of_any() -> None:
     waiting = replace(begun(), resolved=RESOLVED.model_copy(update={"weights_digest": ""}))
     assert assigned(book(waiting)) == {"a": "p/r0"}
+
+
+@pytest.mark.parametrize(
+    ("others", "place"),
+    [
+        pytest.param({"p/r1": replica()}, "p/r1", id="the other one"),
+        pytest.param({"p/r1": replica(slots=0)}, None, id="the other one is busy: the job waits for it"),
+        pytest.param({"p/r1": replica(draining=True)}, "p/r0", id="the other one is about to go"),
+        pytest.param({"p/r1": replica(live=False)}, "p/r0", id="the other one is silent"),
+        pytest.param({}, "p/r0", id="there is no other one"),
+    ],
+)
+@pytest.mark.parametrize("name", ["new", "begun"])
+def test_a_job_is_not_given_back_to_the_replica_that_it_failed_on(
+    others: dict[str, Any], place: str | None, name: str
+) -> None:
+    """One whose accelerator is broken is always free: else it would get the job until its attempts are used up."""
+    found = job if name == "new" else begun
+    failed, pools = found(failed_on=ReplicaKey("p", "r0")), [pool(replicas=("r0", "r1"))]
+    assert assigned(book(failed, pools=pools, replicas={"p/r0": replica()} | others)) == ({"a": place} if place else {})
+
+
+def test_a_broken_replica_fails_each_job_at_most_once() -> None:
+    """Twenty jobs, two replicas of one slot, of which `r0` fails at once all that it gets."""
+    waiting = {name: job(name, created=ago(60 - index)) for index, name in enumerate("abcdefghijklmnopqrst")}
+    failures: Counter[str] = Counter()
+    pools, rounds = [pool(replicas=("r0", "r1"), max_jobs=1)], 0
+    while waiting:
+        rounds += 1
+        places = assigned(book(*waiting.values(), pools=pools, replicas={"p/r0": replica(), "p/r1": replica()}))
+        assert "p/r1" in places.values(), "the good replica idles"
+        for name, place in places.items():
+            if place == "p/r1":
+                del waiting[name]
+            else:
+                failures[name] += 1
+                waiting[name] = replace(waiting[name], failed_on=ReplicaKey("p", "r0"))
+    assert rounds == 20
+    assert set(failures.values()) == {1}
 
 
 def test_the_shortest_shot_has_one_frame() -> None:

@@ -19,6 +19,7 @@ from videojob.api.videojob import (
     OutputStatus,
     Phase,
     Progress,
+    ReplicaName,
     Resolved,
     Timing,
     VideoJobStatus,
@@ -120,9 +121,11 @@ def progressed(
 def waiting(status: VideoJobStatus, *, reason: Reason, message: str, now: datetime, generation: int) -> VideoJobStatus:
     """The job waits for a replica, with the reason why. Also how a replica returns it, through no fault of the job.
 
-    A return for a reason that backs off (store, Triton) is one more of `handBacks`; a lost replica one of `losses`.
+    A return for a reason that backs off (store, Triton) is one more of `handBacks`; a lost replica one of `losses`. One
+    for Triton is this replica's failure.
     """
     handed_back = status.assignment is not None and reason in BACKS_OFF
+    failed_on = _holder(status) if reason is Reason.TRITON_UNAVAILABLE else None
     return _released(
         status,
         Phase.PENDING,
@@ -132,6 +135,7 @@ def waiting(status: VideoJobStatus, *, reason: Reason, message: str, now: dateti
         generation,
         hand_backs=status.hand_backs + handed_back,
         losses=status.losses + (reason is Reason.REPLICA_LOST),
+        failed_on=failed_on or status.failed_on,
     )
 
 
@@ -139,7 +143,8 @@ def attempt_failed(
     status: VideoJobStatus, *, reason: Reason, message: str, now: datetime, generation: int
 ) -> VideoJobStatus:
     """The attempt failed through the job itself: counts against backoffLimit; the planner decides what follows."""
-    return _released(status, Phase.PENDING, reason, message, now, generation, failures=status.failures + 1)
+    failures, failed_on = status.failures + 1, _holder(status) or status.failed_on
+    return _released(status, Phase.PENDING, reason, message, now, generation, failures=failures, failed_on=failed_on)
 
 
 def reclaimed(
@@ -273,6 +278,11 @@ def _released(
         estimated_completion_time=None,
         **fields,
     )
+
+
+def _holder(status: VideoJobStatus) -> ReplicaName | None:
+    held = status.assignment
+    return ReplicaName(pool=held.pool, replica=held.replica) if held is not None else None
 
 
 def _ended(

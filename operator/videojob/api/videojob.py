@@ -142,8 +142,15 @@ class Assignment(Resource):
     ] = None
 
 
+class ReplicaName(Resource):
+    """A replica of a pool."""
+
+    pool: str
+    replica: str
+
+
 class Resolved(Resource):
-    """Every parameter of the video, defaults included. Written once, with the first assignment."""
+    """Every parameter of the video, defaults included. Written with the first assignment, and never changed."""
 
     width: int
     height: int
@@ -249,6 +256,10 @@ class VideoJobStatus(Resource):
         int,
         Field(ge=0, description="Times in a row that a replica returned it without progress, for store or Triton."),
     ] = 0
+    failed_on: Annotated[
+        ReplicaName | None,
+        Field(description="Replica that the job last failed on. It is not given back to it while there is another."),
+    ] = None
     pool: Annotated[
         str | None, Field(description="Pool of the last assignment: a job with finished chunks stays with it.")
     ] = None

@@ -91,6 +91,7 @@ def slim(found: VideoJob, seed: int, status: bytes) -> Job:
         message=waits.message if waits else "",
         since=waits.last_transition_time if waits else EPOCH,
         assignment=state.assignment,
+        failed_on=ReplicaKey(state.failed_on.pool, state.failed_on.replica) if state.failed_on else None,
         pool=state.pool,
         resolved=state.resolved,
         store_uri=state.store_uri,

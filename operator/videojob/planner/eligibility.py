@@ -70,6 +70,9 @@ def eligible(
         if not found:
             best = max([missing(book, seen, pool, now), *judged.values()], key=lambda verdict: verdict.rank)
             notes.append(best._replace(note=f"GPUPool {name}: {best.note}"))
+    if shape.failed_on is not None and len(found) > 1:
+        # A replica that fails what it gets is always free: it would get every job, and each again and again.
+        found.pop(shape.failed_on, None)
     return found or _obstacle(notes)
 
 

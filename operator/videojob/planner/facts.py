@@ -78,6 +78,8 @@ class Job:
     since: datetime = EPOCH
     """When the condition Assigned last changed its status: when the job left its last replica, while it waits."""
     assignment: Assignment | None = None
+    failed_on: ReplicaKey | None = None
+    """The replica that it last failed on."""
     pool: str | None = None
     """Pool of the last assignment."""
     resolved: Resolved | None = None

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sortedcontainers import SortedDict, SortedList
 
 from videojob.api.reasons import VOLATILE, Reason
-from videojob.planner.facts import EPOCH, Job, QueueKey
+from videojob.planner.facts import EPOCH, Job, QueueKey, ReplicaKey
 
 
 class Shape(NamedTuple):
@@ -27,6 +27,8 @@ class Shape(NamedTuple):
     """The pool that has its finished chunks."""
     store: str | None
     """URL of the store that they are in."""
+    failed_on: ReplicaKey | None
+    """The replica that it last failed on."""
     excess: str
     """What the model does not allow of it, as a sentence; empty where it allows all."""
 

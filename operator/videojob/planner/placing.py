@@ -182,7 +182,7 @@ class Placing:
 
     def _eligible(self, shape: Shape, model: VideoModel) -> Candidates | Obstacle:
         """Classes that differ only in queue share what they find."""
-        key = (shape.model, shape.begun, shape.home, shape.store)
+        key = (shape.model, shape.begun, shape.home, shape.store, shape.failed_on)
         known = self._found.get(key)
         if known is None:
             found = eligible(self._book, self._seen, shape, model, self._now)
