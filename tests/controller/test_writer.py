@@ -19,6 +19,7 @@ from tests.controller.objects import (
 from tests.planner.builders import RESOLVED
 from videojob.api.gpupool import GPUPoolStatus
 from videojob.api.reasons import Reason
+from videojob.api.replica import DRAIN_ANNOTATION
 from videojob.controller.leading import LeaderClient
 from videojob.controller.settings import LANES
 from videojob.controller.writer import lane_of
@@ -191,6 +192,38 @@ async def test_a_decision_that_waited_while_its_job_changed_is_not_carried_out()
     assert ("videojobs", "b") in desk.server.objects
     assert "assignment" not in desk.status("c")
     assert desk.server.written == [("patch", "videojobs", "first")]
+
+
+@in_virtual_time
+async def test_a_replica_that_got_a_job_meanwhile_is_not_asked_to_drain_nor_the_other_way_round() -> None:
+    """A pool's writes come one after the other: what waits there was decided on before other plans."""
+    desk = Desk(takes_a_second)
+    busy, drained = ReplicaKey("p", "r0"), ReplicaKey("p", "r1")
+    first, late = desk.jobs("first", "late")
+    drains = [Drain(drained, "ScaledDown"), Drain(busy, "ScaledDown"), Drain(ReplicaKey("p", "r2"), "ScaledDown")]
+    assign = Assign(first, busy, RESOLVED, "file:///store/team/first")
+
+    desk.writer.offer(drains)
+    desk.writer.offer(
+        [Assign(late, drained, RESOLVED, "file:///store/team/late"), assign], keep=(Lane.POOLS, Lane.STATUSES)
+    )
+    await desk.settled()
+
+    assert desk.began == [drains[0], assign, drains[2]]
+
+
+@in_virtual_time
+async def test_a_replica_that_drains_by_now_gets_no_job_that_waited() -> None:
+    desk = Desk(takes_a_second, jobs=1)
+    first, late = desk.jobs("first", "late")
+    decisions: list[Decision] = [
+        Cancel(first),
+        Assign(late, ReplicaKey("p", "r0"), RESOLVED, "file:///store/team/late"),
+    ]
+    desk.writer.offer(decisions)
+    desk.see(LEASES, lease_body(version=21, annotations={DRAIN_ANNOTATION: "ScaledDown"}))
+    await desk.settled()
+    assert desk.began == decisions[:1]
 
 
 # Leadership

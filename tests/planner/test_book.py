@@ -98,11 +98,19 @@ class Deltas(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def begin(self, data: st.DataObject) -> None:
-        free = [one for one in decided(self.book, Moment(self.now, self.mono)) if self.book.stands(one)]
+        free = [one for one in decided(self.book, Moment(self.now, self.mono)) if self.stands(one)]
         if free:
             decision = data.draw(st.sampled_from(free))
             self.book.begin(decision)
             self.begun.append(decision)
+
+    def stands(self, decision: JobDecision) -> bool:
+        """Whether the job is still the one that was decided on. Progress of a held one changes nothing."""
+        known, decided = self.book.jobs.get(decision.job.uid), decision.job
+        if known is None or known is decided:
+            return known is decided
+        held = known.assignment is not None and known.assignment == decided.assignment
+        return held and (known.attempts, known.generation) == (decided.attempts, decided.generation)
 
     @rule(data=st.data(), rests=st.booleans())
     def end(self, data: st.DataObject, rests: bool) -> None:

@@ -160,12 +160,15 @@ class Writer:
             task.add_done_callback(partial(self._ended, decision, lane))
 
     def _next(self, lane: _Lane) -> Decision | None:
-        """The first decision of the backlog that may begin. One whose target is busy is dropped: it will be planned."""
+        """The first decision of the backlog that may begin.
+
+        One whose target is busy, or that is not right any more, is dropped: whatever has come of it is planned anew.
+        """
         held_up: list[Decision] = []
         found = None
         while lane.backlog and found is None:
             decision = lane.backlog.popleft()
-            if self._book.busy(target(decision)):
+            if self._book.busy(target(decision)) or not self._book.stands(decision):
                 continue
             owner = owner_of(decision)
             if owner and lane.owners[owner] >= lane.share:

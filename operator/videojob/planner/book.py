@@ -11,7 +11,7 @@ and no decision is made on it.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
@@ -23,7 +23,7 @@ from videojob.api.videojob import Phase
 from videojob.api.videomodel import VideoModel
 from videojob.api.videoqueue import VideoQueue
 from videojob.planner.agenda import Agenda, Need
-from videojob.planner.decisions import Assign, Decision, Drain, JobDecision, Target, assumed, target
+from videojob.planner.decisions import Assign, Decision, Drain, Target, assumed, target
 from videojob.planner.estimate import Estimates
 from videojob.planner.facts import Deployed, Job, Moment, Pod, QueueKey, ReplicaKey
 from videojob.planner.liveness import Beat, Contact, Liveness
@@ -318,16 +318,20 @@ class Book:
         if key[0] == "job":
             self._settle(key[1])
 
-    def stands(self, decision: JobDecision) -> bool:
-        """Whether the job is still the one that was decided on, as far as is known.
+    def stands(self, decision: Decision) -> bool:
+        """Whether a decision that waited is still right beside those that were begun meanwhile.
 
-        Progress of a held job changes nothing that a decision rests on.
+        A replica that is asked to drain gets no job, and one that got a job is not asked to.
         """
-        known, decided = self.jobs.get(decision.job.uid), decision.job
-        if known is None or known is decided:
-            return known is decided
-        held = known.assignment is not None and known.assignment == decided.assignment
-        return held and (known.attempts, known.generation) == (decided.attempts, decided.generation)
+        match decision:
+            case Drain(replica=replica, reason=str()):
+                return replica not in self.agenda.held
+            case Assign(replica=replica):
+                beat = self.liveness.beats.get(replica)
+                drains = beat is not None and beat.replica is not None and beat.replica.draining
+                return not drains and replica not in self.draining()
+            case _:
+                return True
 
     def rests(self) -> Mapping[Target, float]:
         """Until when targets rest, in monotonic seconds."""
@@ -337,7 +341,7 @@ class Book:
         """Whether nothing is to be decided on the target now."""
         return key in self._busy or key in self._rests
 
-    def draining(self) -> Iterable[ReplicaKey]:
+    def draining(self) -> Iterator[ReplicaKey]:
         """Replicas that are being asked to drain at this moment."""
         return (one.replica for one in self._busy.values() if isinstance(one, Drain) and one.reason is not None)
 
