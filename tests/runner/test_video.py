@@ -1,5 +1,6 @@
 """The making of one video: what its status is while its model is not there, and whose chunks it goes on from."""
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from tests.planner.builders import RESOLVED
 from tests.runner.builders import SMALL, NoModel, Stored, assigned_job, commit, made, wire
 from tests.runner.fakes import Api, Time
+from tests.runner.test_serving import model
 from videojob.api import transitions
 from videojob.api.conditions import ConditionType, find
 from videojob.api.meta import ObjectMeta
@@ -23,7 +25,7 @@ from videojob.runner.errors import HandBackError
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.pipeline import Made
 from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
-from videojob.runner.stop import Stop
+from videojob.runner.stop import Stop, StoppedError
 from videojob.runner.video import Video
 from videojob.store import JobClosed, JobStore
 from videojob.triton.contract import ChunkError
@@ -108,6 +110,7 @@ class Making:
         self.files = JobStore(Stored(folder).store, "team", "u-1")
         metrics = RunnerMetrics(CollectorRegistry(), "p", "r")
         generation, stop = Generation(1), Stop()
+        self.stop = stop
         status = StatusWriter(self.api.client, self.time.clock, metrics, job, owner, self.hold, generation, stop.lose)
         services = SimpleNamespace(
             clock=self.time.clock, metrics=metrics, checkpoints=Checkpoints(), accelerators=1, permission=self.hold
@@ -205,3 +208,26 @@ async def test_only_a_fresh_runner_deletes(making: Making, standing: float) -> N
     await making.video.discard_chunks()
 
     assert len(await making.files.committed()) == (1 if standing else 0)
+
+
+async def test_a_job_that_is_stopped_while_it_reads_its_past_stops(
+    making: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await commit(making.files, made(0), 1)
+    making.video._committed = list(await making.files.committed())
+    reading = asyncio.Event()
+
+    async def endless(records: object) -> list[bytes]:
+        reading.set()
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(making.files, "read_latents", endless)
+    going_on = asyncio.create_task(
+        making.video._run_sequence_on(cast("Any", SimpleNamespace(model=model(Path("/models")))))
+    )
+    await reading.wait()
+    making.stop.release("Cancelled")
+
+    with pytest.raises(StoppedError, match="Cancelled"):
+        await asyncio.wait_for(going_on, 5)

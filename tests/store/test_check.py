@@ -37,6 +37,7 @@ class Answer:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
+        self.meta = {"size": len(data)}
 
     async def bytes_async(self) -> bytes:
         return self.data

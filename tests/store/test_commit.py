@@ -18,6 +18,8 @@ from obstore.exceptions import GenericError
 from tests.store.conftest import Place
 from tests.store.writing import SECONDS, WRITES, ProcessDied, commit, dying, latents, segment
 from videojob.store import CorruptObject
+from videojob.store.jobs import PARALLEL_READS
+from videojob.store.objects import Objects
 
 
 async def test_a_new_job_has_nothing(place: Place) -> None:
@@ -34,7 +36,7 @@ async def test_a_committed_chunk_is_there_for_everybody(place: Place) -> None:
     assert record == committed.record
     assert (record.index, record.attempt, record.frames, record.stage_seconds) == (0, 1, 1, SECONDS)
     assert await reader.read_segment(record) == segment(0)
-    assert await reader.read_latents(record) == latents(0)
+    assert await reader.read_latents([record]) == [latents(0)]
     assert record.segment.sha256 == hashlib.sha256(segment(0)).hexdigest()
     assert record.segment.size_bytes == len(segment(0))
 
@@ -82,7 +84,7 @@ async def test_a_successor_resumes_after_a_crash(
     records = await place.job().committed()
     assert records[1] == again.record
     assert await job.read_segment(records[1]) == segment(1, expected)
-    assert await job.read_latents(records[1]) == latents(1, expected)
+    assert await job.read_latents(records[1:2]) == [latents(1, expected)]
     assert records[1].attempt == (1 if finished else successor)
 
 
@@ -154,7 +156,7 @@ def test_a_record_never_changes_and_always_holds(
             job = place.job()
             for record in await job.committed():
                 assert seen.setdefault(record.index, record) == record
-                content = (await job.read_segment(record), await job.read_latents(record))
+                content = (await job.read_segment(record), *await job.read_latents([record]))
                 assert content in [(segment(record.index, it), latents(record.index, it)) for it in "ab"]
 
     asyncio.run(run())
@@ -196,7 +198,7 @@ async def test_kill_9_loses_no_finished_chunk(place: Place) -> None:
         assert len(records) > reported
         for record in records:
             assert await job.read_segment(record) == segment(record.index)
-            assert await job.read_latents(record) == latents(record.index)
+            assert await job.read_latents([record]) == [latents(record.index)]
     assert {record.attempt for record in records} == {1, 2, 3}
 
 
@@ -204,6 +206,31 @@ def damage_one_byte(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+
+
+async def test_latents_are_read_side_by_side_and_come_in_order(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resume needs some fifteen: one by one they are as many round trips."""
+    job = place.job()
+    records = [(await commit(job, index)).record for index in range(PARALLEL_READS + 3)]
+    get, reading, most = Objects.get, 0, 0
+    together = asyncio.Event()
+
+    async def counted(self: Objects, key: str) -> bytes | None:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        if reading == PARALLEL_READS:
+            together.set()
+        try:
+            async with asyncio.timeout(20):
+                await together.wait()
+            return await get(self, key)
+        finally:
+            reading -= 1
+
+    monkeypatch.setattr(Objects, "get", counted)
+    assert await job.read_latents(reversed(records)) == [latents(record.index) for record in reversed(records)]
+    assert most == PARALLEL_READS
 
 
 @pytest.mark.parametrize(
@@ -215,9 +242,9 @@ def damage_one_byte(path: Path) -> None:
 async def test_a_damaged_object_is_noticed(place: Place, suffix: str, damage: Callable[[Path], None]) -> None:
     record = (await commit(place.job(), 0)).record
     damage(place.folder / f"team/0b5c/attempts/1/0.{suffix}")
-    read = place.job().read_segment if suffix == "mp4" else place.job().read_latents
+    job = place.job()
     with pytest.raises(CorruptObject, match=rf"attempts/1/0\.{suffix} is (damaged|missing)") as caught:
-        await read(record)
+        await (job.read_segment(record) if suffix == "mp4" else job.read_latents([record]))
     assert not caught.value.retryable
     assert not caught.value.unavailable
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import obstore
@@ -17,7 +18,7 @@ from obstore.store import S3Store
 
 from tests.s3 import S3Server, running_s3
 from tests.store.conftest import Place, without_pauses
-from tests.store.writing import commit
+from tests.store.writing import commit, segment
 from videojob.store import JobStore, StoreError, check_store, open_store
 from videojob.store import objects as objects_module
 from videojob.store.errors import explain
@@ -127,6 +128,43 @@ async def test_no_answer(bucket: Place, silent: str, monkeypatch: pytest.MonkeyP
     error = await failure_of(dataclasses.replace(bucket, endpoint=silent))
     assert "it did not answer in time" in str(error)
     assert error.retryable
+
+
+@asynccontextmanager
+async def forgetful(endpoint: str, forgets: int) -> AsyncIterator[str]:
+    """Before a server: so many connections are taken and never answered, as by a balancer whose server has gone."""
+    host, port = endpoint.removeprefix("http://").split(":")
+    taken = 0
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal taken
+        taken += 1
+        if taken <= forgets:
+            await reader.read()
+            writer.transport.abort()
+            return
+        there, back = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(pass_on(reader, back), pass_on(there, writer), return_exceptions=True)
+
+    server = await asyncio.start_server(connect, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_a_request_that_nobody_answers_is_made_again(bucket: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects_module, "REQUEST_SECONDS", 1.0)
+    assert bucket.endpoint is not None
+    async with forgetful(bucket.endpoint, forgets=2) as endpoint:
+        job = JobStore(dataclasses.replace(bucket, endpoint=endpoint).open(), "team", "0b5c")
+        await commit(job, 0)
+        (record,) = await job.committed()
+        assert await job.read_segment(record) == segment(0)
 
 
 async def test_a_server_that_dies_and_comes_back(tmp_path: Path) -> None:

@@ -160,7 +160,9 @@ def test_in_any_order_no_finished_work_is_lost_and_no_closed_work_seen(
     async def play() -> None:
         one_by_one = Turns(order)
 
-        async def in_turn(self: Objects, doing: str, action: Callable[[], Awaitable[Any]], *more: float) -> Any:
+        async def in_turn(
+            self: Objects, doing: str, action: Callable[[asyncio.Timeout], Awaitable[Any]], *more: float
+        ) -> Any:
             async with one_by_one.turn():
                 return await run(self, doing, action, *more)
 

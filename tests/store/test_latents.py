@@ -17,7 +17,8 @@ async def test_round_trip_through_the_store(place: Place, dtype: Any) -> None:
     committed = await place.job().commit_chunk(
         index=0, attempt=1, frames=1, segment=b"segment", latents=latents.pack(values), stage_seconds={}
     )
-    back = latents.unpack(await place.job().read_latents(committed.record))
+    (file,) = await place.job().read_latents([committed.record])
+    back = latents.unpack(file)
     assert back.dtype == dtype
     assert back.shape == values.shape
     assert back.tobytes() == values.tobytes()

@@ -214,9 +214,9 @@ class Video:
             window_latents=spec.window_latents,
             tail_latents=FAMILIES[spec.family].tail_latents,
         )
-        stored = {
-            index: latents.unpack(await self._files.read_latents(self._committed[index])) for index in resume.needed
-        }
+        reading = self._files.read_latents(self._committed[index] for index in resume.needed)
+        files = await self._stop.race(reading, new=True)
+        stored = {index: latents.unpack(file) for index, file in zip(resume.needed, files, strict=True)}
         past = Past(
             memory=latents.join([stored[index] for index in resume.memory]),
             tail=latents.join([stored[index] for index in resume.tail]),

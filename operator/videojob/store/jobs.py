@@ -37,7 +37,7 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -59,6 +59,8 @@ DELETE_ROUNDS: Final = 5
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 R = TypeVar("R", bound=BaseModel)
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 class JobStore:
@@ -97,17 +99,15 @@ class JobStore:
         log = await self._opened()
         found = await self._indexes(log)
         unbroken = next(index for index in range(len(found) + 1) if index not in found)
-        room = asyncio.Semaphore(PARALLEL_READS)
 
         async def read(index: int) -> ChunkRecord:
             key = layout.chunk_key(log, index)
-            async with room:
-                record = await self._read_record(key, ChunkRecord)
+            record = await self._read_record(key, ChunkRecord)
             if record is None or record.index != index:
                 raise await self._corrupt(f"The record {self.uri(key)} is not that of chunk {index}.")
             return record
 
-        return tuple(await asyncio.gather(*(read(index) for index in range(unbroken))))
+        return tuple(await _side_by_side(read, range(unbroken)))
 
     async def count(self) -> int:
         """How many chunks are committed; unlike `committed` it reads no record."""
@@ -144,9 +144,9 @@ class JobStore:
         """The chunk's segment, compared with its sha256."""
         return await self._read(record.segment)
 
-    async def read_latents(self, record: ChunkRecord) -> bytes:
-        """The chunk's latents as safetensors, compared with their sha256."""
-        return await self._read(record.latents)
+    async def read_latents(self, records: Iterable[ChunkRecord]) -> list[bytes]:
+        """The latents of these chunks as safetensors, each compared with its sha256."""
+        return await _side_by_side(self._read, [record.latents for record in records])
 
     async def commit_output(self, *, attempt: int, path: Path, frames: int, duration_seconds: float) -> OutputRecord:
         """Finish the job with the MP4 at `path`, or return the record of the one it was finished with before.
@@ -324,6 +324,23 @@ class JobStore:
 
     def _relative(self, key: str) -> str:
         return key.removeprefix(f"{self._root}/")
+
+
+async def _side_by_side(read: Callable[[K], Awaitable[T]], keys: Iterable[K]) -> list[T]:
+    """What `read` gives for each key, in order, with some reads at a time. The first error ends the others."""
+    room = asyncio.Semaphore(PARALLEL_READS)
+
+    async def one(key: K) -> T:
+        async with room:
+            return await read(key)
+
+    tasks = [asyncio.create_task(one(key)) for key in keys]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _named_by_content(name: str, suffix: str, digest: str) -> str:

@@ -18,10 +18,16 @@ from videojob.store.errors import StoreError, border, error_code
 T = TypeVar("T")
 Store = LocalStore | S3Store
 
-REQUEST_SECONDS: Final = 60.0
+REQUEST_SECONDS: Final = 20.0
+"""For a request to be answered, beside the time that its bytes take: one that is silent for longer is made again."""
 TRIES: Final = 5
-SLOWEST_UPLOAD: Final = 1 << 20
-"""Bytes per second below which the upload of a file counts as stuck."""
+RETRY_SECONDS: Final = 60.0
+"""After which nothing is tried again."""
+SLOWEST: Final = 1 << 20
+"""Bytes per second below which a transfer counts as stuck."""
+DELETE_SECONDS: Final = 0.05
+"""For an object of many that are deleted at once."""
+TIDY_SECONDS: Final = 60.0
 ASK_FIRST_BYTES: Final = 256 << 10
 """An S3 server may refuse a create-only put and hang up before it has read the body; with a body of more than this the
 client would see a broken connection, not the refusal. So it asks first whether the object is there."""
@@ -38,7 +44,7 @@ def retry_policy() -> AsyncRetrying:
     """At most 5 tries, some 5 seconds of pauses, for failures that may pass by themselves."""
     return AsyncRetrying(
         retry=retry_if_exception(lambda error: isinstance(error, StoreError) and error.retryable),
-        stop=stop_after_attempt(TRIES) | stop_after_delay(REQUEST_SECONDS),
+        stop=stop_after_attempt(TRIES) | stop_after_delay(RETRY_SECONDS),
         wait=wait_exponential_jitter(multiplier=0.2, max=5),
         reraise=True,
     )
@@ -57,7 +63,7 @@ class Objects:
         False may also mean that an earlier try of this very call succeeded and its answer was lost.
         """
 
-        async def action() -> bool:
+        async def action(limit: asyncio.Timeout) -> bool:
             if len(data) > ASK_FIRST_BYTES and await self._exists(key):
                 return False
             try:
@@ -66,20 +72,20 @@ class Objects:
                 return False
             return True
 
-        return await self._run(f"write {key}", action)
+        return await self._run(f"write {key}", action, len(data) / SLOWEST)
 
     async def put(self, key: str, data: bytes) -> None:
         """Put an object in place of what is there."""
 
-        async def action() -> None:
+        async def action(limit: asyncio.Timeout) -> None:
             await obstore.put_async(self._store, key, data, mode="overwrite", use_multipart=False)
 
-        await self._run(f"write {key}", action)
+        await self._run(f"write {key}", action, len(data) / SLOWEST)
 
     async def upload(self, key: str, path: Path, size: int) -> None:
         """Put a file of `size` bytes in place of what is there, in parts; it is seen whole or not at all."""
 
-        async def action() -> None:
+        async def action(limit: asyncio.Timeout) -> None:
             await obstore.put_async(
                 *(self._store, key, path),
                 mode="overwrite",
@@ -88,14 +94,15 @@ class Objects:
                 max_concurrency=PARALLEL_PARTS,
             )
 
-        await self._run(f"write {key}", action, size / SLOWEST_UPLOAD)
+        await self._run(f"write {key}", action, size / SLOWEST)
 
     async def get(self, key: str) -> bytes | None:
         """The object, or None if there is none of that key."""
 
-        async def action() -> bytes | None:
+        async def action(limit: asyncio.Timeout) -> bytes | None:
             try:
                 answer = await obstore.get_async(self._store, key)
+                _extend(limit, answer.meta["size"] / SLOWEST)
                 return bytes(await answer.bytes_async())
             except FileNotFoundError as error:
                 if error_code(str(error)) == "NoSuchBucket":
@@ -107,9 +114,12 @@ class Objects:
     async def list(self, prefix: str) -> list[str]:
         """The keys below a folder, in no order."""
 
-        async def action() -> list[str]:
-            pages = obstore.list(self._store, prefix, chunk_size=LIST_PAGE)
-            return [entry["path"] async for page in pages for entry in page]
+        async def action(limit: asyncio.Timeout) -> list[str]:
+            keys: list[str] = []
+            async for page in obstore.list(self._store, prefix, chunk_size=LIST_PAGE):
+                keys += [entry["path"] for entry in page]
+                _extend(limit)
+            return keys
 
         return await self._run(f"list {prefix}", action)
 
@@ -118,20 +128,24 @@ class Objects:
         for first in range(0, len(keys), LIST_PAGE):
             batch = keys[first : first + LIST_PAGE]
 
-            async def action(batch: Sequence[str] = batch) -> None:
+            async def action(limit: asyncio.Timeout, batch: Sequence[str] = batch) -> None:
                 try:
                     await obstore.delete_async(self._store, batch)
                 except FileNotFoundError as error:
                     if error_code(str(error)) == "NoSuchBucket":
                         raise
 
-            await self._run(f"delete {batch[0]} and {len(batch) - 1} more", action)
+            await self._run(f"delete {batch[0]} and {len(batch) - 1} more", action, len(batch) * DELETE_SECONDS)
 
     async def tidy(self, prefix: str) -> None:
         """Remove what a local folder keeps of deleted objects: empty folders, and parts that a killed writer left."""
         store = self._store
         if isinstance(store, LocalStore):
-            await self._run(f"tidy {prefix}", lambda: asyncio.to_thread(_tidy, folder_of(store), prefix))
+
+            async def action(limit: asyncio.Timeout) -> None:
+                await asyncio.to_thread(_tidy, folder_of(store), prefix)
+
+            await self._run(f"tidy {prefix}", action, TIDY_SECONDS)
 
     async def _exists(self, key: str) -> bool:
         try:
@@ -140,13 +154,18 @@ class Objects:
             return False
         return True
 
-    async def _run(self, doing: str, action: Callable[[], Awaitable[T]], more_seconds: float = 0.0) -> T:
+    async def _run(self, doing: str, action: Callable[[asyncio.Timeout], Awaitable[T]], more_seconds: float = 0.0) -> T:
         async def once() -> T:
             with border(doing):
-                async with asyncio.timeout(REQUEST_SECONDS + more_seconds):
-                    return await action()
+                async with asyncio.timeout(REQUEST_SECONDS + more_seconds) as limit:
+                    return await action(limit)
 
         return await self._retrying.copy()(once)
+
+
+def _extend(limit: asyncio.Timeout, more_seconds: float = 0.0) -> None:
+    """The store has answered: it gets the time of another answer, from now."""
+    limit.reschedule(asyncio.get_running_loop().time() + REQUEST_SECONDS + more_seconds)
 
 
 def folder_of(store: LocalStore) -> Path:
