@@ -50,8 +50,7 @@ def test_a_row_is_consistent(reason: Reason) -> None:
     [
         (
             BACKS_OFF,
-            "BackingOff ChunkFailed InvalidRequest OutOfMemory RunnerError StoreCorrupt StoreUnavailable "
-            "TritonUnavailable",
+            "BackingOff ChunkFailed OutOfMemory RunnerError StoreCorrupt StoreUnavailable TritonUnavailable",
         ),
         (QUIET, "BackingOff PoolStarting QueueStopped Queued Stopped"),
         (VOLATILE, "BackingOff CrashLoop ImagePullFailed NodeProvisioningTimeout PoolStarting Queued Unschedulable"),

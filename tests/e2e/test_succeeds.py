@@ -144,6 +144,16 @@ async def test_a_prompt_that_is_too_long_fails_at_once_with_both_counts(system: 
     assert "601" in message and "512" in message
 
 
+async def test_a_size_that_the_model_refuses_fails_at_once(system: System) -> None:
+    """It can never pass: no attempt after the first takes a replica's time."""
+    await system.submit("small", width=16, height=16)
+
+    status = await system.until_finished("small")
+
+    assert (status.phase, status.reason, status.attempts) == (Phase.FAILED, "InvalidRequest", 1)
+    assert "must be multiples of 16 and at least" in system.condition(status, ConditionType.FAILED)[2]
+
+
 async def test_metrics_name_no_job(system: System, tmp_path: Path) -> None:
     await system.submit("counted")
     await system.until_finished("counted")

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     # How a job ends.
     SUCCEEDED = "Succeeded"
     PROMPT_TOO_LONG = "PromptTooLong"
+    INVALID_REQUEST = "InvalidRequest"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     REPLICA_LOSS_LIMIT_EXCEEDED = "ReplicaLossLimitExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
@@ -52,7 +53,6 @@ class Reason(StrEnum):
     TRITON_UNAVAILABLE = "TritonUnavailable"
     STORE_UNAVAILABLE = "StoreUnavailable"
     STORE_CORRUPT = "StoreCorrupt"
-    INVALID_REQUEST = "InvalidRequest"
     RUNNER_ERROR = "RunnerError"
 
     # The state of a pool or a queue.
@@ -216,6 +216,9 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType({
     Reason.PROMPT_TOO_LONG: ReasonInfo(_ENDED, _OWNER, YES, NO, YES, YES, NO, NO, NO,
         "The prompt has more tokens than the model reads; the message has both numbers.",
         "Create a job with a shorter prompt."),
+    Reason.INVALID_REQUEST: ReasonInfo(_ENDED, _OWNER, YES, NO, YES, YES, NO, NO, NO,
+        "The model refuses the request; the message has the value.",
+        "Create the job again with other values."),
     Reason.BACKOFF_LIMIT_EXCEEDED: ReasonInfo(_ENDED, _OWNER, YES, NO, NO, YES, NO, NO, NO,
         "The job itself failed more often than `spec.backoffLimit`; the message has the last failure.",
         "Remove the cause, then create the job again."),
@@ -243,9 +246,6 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType({
     Reason.STORE_CORRUPT: ReasonInfo(_RETURNED, _OWNER, YES, YES, YES, NO, NO, NO, NO,
         "An object in the store does not have the content that was put there; the message has its key.",
         "Find out who else writes to the bucket, then create the job again."),
-    Reason.INVALID_REQUEST: ReasonInfo(_RETURNED, _OWNER, YES, YES, YES, NO, NO, NO, NO,
-        "The model refuses the request; the message has the value.",
-        "Create the job again with other values."),
     Reason.RUNNER_ERROR: ReasonInfo(_RETURNED, _ADMIN, YES, YES, YES, NO, NO, NO, NO,
         "The runner met an unknown error.",
         "Report it with the log: `kubectl logs -n videojob-system POD -c runner`, filtered by the job's uid."),
