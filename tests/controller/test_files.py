@@ -211,14 +211,15 @@ async def test_an_unexpected_error_stops_no_other_entry() -> None:
     assert set(bench.kube.data) == {"a"}
 
 
-@pytest.mark.parametrize("in_use", [False, True])
-async def test_a_sweep_waits_for_its_time(in_use: bool) -> None:
+async def test_a_sweep_waits_for_its_time_and_is_made_again_until_the_job_is_known_to_be_gone() -> None:
+    """A watch that stands still shows a job that is gone: what closes it must not be left for ever."""
     bench = Bench()
     asked: list[tuple[str, str, str]] = []
+    known = True
 
     def used(*where: str) -> bool:
         asked.append((where[0], where[1], where[2]))
-        return in_use
+        return known
 
     await bench.files.sweep_later(prefix("u"), 3, START + timedelta(seconds=1800))
     assert bench.gauges() == (0, 1, 0)
@@ -227,8 +228,12 @@ async def test_a_sweep_waits_for_its_time(in_use: bool) -> None:
     assert bench.stores.calls == []
     bench.time = 1800
     await bench.work_off(used)
-    assert bench.stores.calls == [("sweep", prefix("u"), 3, in_use)]
+    assert bench.stores.calls == [("sweep", prefix("u"), 3, True)]
     assert asked == [("team", "u", "s3://videos/p")]
+    assert bench.gauges() == (0, 1, 0)
+    known = False
+    await bench.work_off(used)
+    assert bench.stores.calls[1:] == [("sweep", prefix("u"), 3, False)]
     assert bench.kube.data == {}
 
 

@@ -142,7 +142,7 @@ class Files:
                 return
             self._tried[key] = self._monotonic()
             try:
-                await self._settle(orphan, in_use)
+                over = await self._settle(orphan, in_use)
             except StoreFailure as error:
                 failed.add(store)
                 logger.info("Orphaned files in %s stay for now: %s", orphan.prefix.uri, error)
@@ -150,15 +150,21 @@ class Files:
             except Exception:
                 logger.exception("Orphaned files in %s stay for now", orphan.prefix.uri)
                 continue
-            await self._orphans.remove(key)
-            logger.info("Orphaned files in %s were removed", orphan.prefix.uri)
+            if over:
+                await self._orphans.remove(key)
+                logger.info("Orphaned files in %s were removed", orphan.prefix.uri)
 
-    async def _settle(self, orphan: Orphan, in_use: InUse) -> None:
+    async def _settle(self, orphan: Orphan, in_use: InUse) -> bool:
+        """Remove the files; whether all of them.
+
+        What closes a job that is still known stays until it is not: it may be gone, and the watch not have shown that.
+        """
         if orphan.attempt is None:
             await self._stores.purge(orphan.prefix, orphan.keep_output, keep_closed=False)
-        else:
-            used = in_use(orphan.namespace, orphan.uid, orphan.store_url)
-            await self._stores.sweep(orphan.prefix, orphan.attempt, used)
+            return True
+        used = in_use(orphan.namespace, orphan.uid, orphan.store_url)
+        await self._stores.sweep(orphan.prefix, orphan.attempt, used)
+        return not used
 
 
 _FULL = (
