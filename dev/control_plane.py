@@ -112,6 +112,13 @@ class Cluster:
             "The CRDs are not served",
             READY_SECONDS,
         )
+        # One that is established may still be "(re)initializing" its storage, and be refused until it has.
+        names = self.kubectl("get", *files, "-o", "jsonpath={.items[*].metadata.name}{.metadata.name}").split()
+        wait_until(
+            lambda: self.kubectl("get", ",".join(names), "--all-namespaces", "-o", "name") is not None,
+            "The objects of the CRDs are not served",
+            READY_SECONDS,
+        )
 
     def apply(self, *objects: dict[str, Any]) -> None:
         """Create the objects, or make them as given."""
