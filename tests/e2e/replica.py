@@ -1,11 +1,14 @@
 """A replica of the pool, as processes."""
 
+import os
+import signal
 import subprocess
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.e2e.faults import Faults
+from tests.e2e.faults import Faults, Stage
+from tests.e2e.processes import children
 
 
 @dataclass
@@ -26,3 +29,9 @@ class Replica:
     def log(self) -> Path:
         """The runner's log."""
         return self.folder / "runner.log"
+
+    def kill_stage(self, model: str, stage: Stage) -> None:
+        """Kill the process of a stage of a model, as the kernel does where memory is short."""
+        assert self.triton is not None
+        (process,) = children(self.triton.pid, f"/{model}.{stage}/")
+        os.kill(process, signal.SIGKILL)

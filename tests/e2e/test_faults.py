@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.faults import Stage, When
 from tests.e2e.recorder import recorded
-from tests.e2e.system import System
+from tests.e2e.system import MODEL, System
 from videojob.api.conditions import ConditionType
 from videojob.api.videojob import Phase
 
@@ -63,6 +63,25 @@ async def test_a_killed_tritonserver_is_loaded_again_and_the_attempt_goes_on(sys
     assert {index: len(contents) for index, contents in seen.records.items()} == dict.fromkeys(range(CHUNKS), 1)
     # The new server was asked for nothing that was in the store.
     assert min(chunk for chunk, _, _ in blue.faults.steps("denoiser")) == 2
+    assert system.output_sha256(status) == quiet
+
+
+@pytest.mark.parametrize("stage", ["text_encoder", "denoiser", "vae_decoder"])
+async def test_a_killed_process_of_a_stage_is_started_again_and_the_attempt_goes_on(
+    system: System, stage: Stage
+) -> None:
+    """Triton starts no other by itself, answers every request with an error, and says that the model is ready."""
+    quiet = await system.undisturbed()
+    name = f"stageless-{stage.replace('_', '-')}"
+    await held_after(system, name, 2)
+    blue = system.replicas["blue"]
+    async with recorded(system, name) as seen:
+        blue.kill_stage(MODEL, stage)
+        blue.faults.release("denoiser")
+        status = await system.until_finished(name)
+
+    assert (status.phase, status.attempts, status.failures) == (Phase.SUCCEEDED, 1, 0)
+    assert {index: len(contents) for index, contents in seen.records.items()} == dict.fromkeys(range(CHUNKS), 1)
     assert system.output_sha256(status) == quiet
 
 

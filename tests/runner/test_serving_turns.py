@@ -45,6 +45,8 @@ class Memory:
         self.refused: set[str] = set()
         self.may_unload = asyncio.Event()
         self.may_unload.set()
+        self.dead: set[str] = set()
+        """Stages that have no process any more: Triton waits for ever for their end."""
         self.silent = 0
         """Questions for a model that it does not answer."""
         self.while_loading: Callable[[], None] = lambda: None
@@ -72,7 +74,11 @@ class Memory:
         if name == CONTROL_MODEL:
             self.present_models.add(name)
             return
-        name = name.partition(".")[0]
+        name, _, stage = name.partition(".")
+        if stage != "video_chunk":
+            self.dead.discard(stage)
+            self.loads.append(f"{name}.{stage}")
+            return
         self.loads.append(name)
         if name in self.refused:
             raise TritonRefusedError("CUDA out of memory")
@@ -82,6 +88,8 @@ class Memory:
 
     async def unload(self, name: str) -> None:
         async def drop() -> None:
+            if self.dead:
+                return
             await self.may_unload.wait()
             self.present_models -= stages(name.partition(".")[0])
 
@@ -349,6 +357,28 @@ async def test_weights_that_never_stop_changing_are_reported(replica: Replica) -
     async with replica.runner("a") as serving:
         with pytest.raises(TritonGoneError, match="is written to while the model is loaded"):
             await serving.take("a", PATIENCE)
+
+
+async def test_a_stage_without_a_process_is_loaded_anew_before_a_job_gets_its_model(replica: Replica) -> None:
+    """Triton says that it is ready, and answers every request with an error."""
+    async with replica.runner("a") as serving:
+        serving.give_back(await serving.take("a", PATIENCE))
+        replica.triton.dead = {"denoiser"}
+
+        serving.repair("a", "a.denoiser")
+        await serving.take("a", PATIENCE)
+
+        assert replica.triton.loads == ["a", "a.denoiser"], "other stages were loaded a second time beside themselves"
+        assert not replica.triton.dead
+
+
+async def test_a_stage_without_a_process_keeps_no_other_model_from_its_memory(replica: Replica) -> None:
+    async with replica.runner() as serving:
+        serving.give_back(await serving.take("a", PATIENCE))
+        replica.triton.dead = {"denoiser"}
+        serving.repair("a", "a.denoiser")
+
+        assert (await serving.take("b", PATIENCE)).name == "b"
 
 
 async def test_a_job_that_waits_gets_the_reason(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,14 @@
 import pytest
 
-from videojob.triton.contract import ChunkError, ErrorCode, load_failure, model_name, reason_of
+from videojob.triton.contract import (
+    ChunkError,
+    ErrorCode,
+    StageGoneError,
+    chunk_error,
+    load_failure,
+    model_name,
+    reason_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +40,25 @@ def test_reason_of(message: str, expected: tuple[ErrorCode, str] | None) -> None
 @pytest.mark.parametrize("reason", ErrorCode)
 def test_every_reason_survives_the_wire(reason: ErrorCode) -> None:
     assert reason_of(f"in ensemble 'm', {ChunkError(reason, 'A sentence.')}") == (reason, "A sentence.")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "in ensemble 'tiny.v1.video_chunk', Stub process 'tiny.v1.denoiser_0_0' is not healthy.",
+        "Failed to process the request(s) for model instance 'tiny.v1.denoiser_0_0', message: Stub process "
+        "'tiny.v1.denoiser_0_0' is not healthy.",
+    ],
+)
+def test_a_stage_without_a_process_is_named(message: str) -> None:
+    error = chunk_error(message)
+    assert isinstance(error, StageGoneError)
+    assert (error.reason, error.model) == (ErrorCode.STAGE_GONE, "tiny.v1.denoiser")
+
+
+def test_any_other_error_is_the_models() -> None:
+    assert chunk_error("in ensemble 'm', Cancelled: Stop.").reason is ErrorCode.CANCELLED
+    assert str(chunk_error("shapes differ")) == "ModelFailed: shapes differ"
 
 
 def test_model_names() -> None:

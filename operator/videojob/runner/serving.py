@@ -77,6 +77,8 @@ class Served:
     """The last one, unless the model was loaded since."""
     ready: bool = False
     """Triton has it, as far as we know."""
+    ended: set[str] = field(default_factory=set)
+    """Stages whose process has ended."""
     task: asyncio.Task[None] | None = None
     wanted: bool = False
     """It is to be on the accelerator."""
@@ -205,6 +207,13 @@ class Serving:
         if served := self._served.get(name):
             served.ready = False
 
+    def repair(self, name: str, stage: str) -> None:
+        """The process of a stage has ended, of which Triton knows nothing: the stage is loaded anew."""
+        if served := self._served.get(name):
+            served.ended.add(stage)
+            served.ready = False
+            served.turned.give()
+
     def want(self, models: Mapping[str, VideoModel]) -> None:
         """Serve these models and no others. One that was made anew under its old name is loaded anew."""
         for name, served in tuple(self._served.items()):
@@ -330,14 +339,16 @@ class Serving:
             log.info("The model %s is loaded.", served.name)
             served.failure = None
             self._set(served, ModelState.READY, "")
-            while served.wanted and await self._still_ready(served.name):
-                if served.wanted and not served.ready:
+            while served.wanted and not served.ended and await self._still_ready(served.name):
+                if served.wanted and not served.ended and not served.ready:
                     served.ready = True
                     self._news.give()
                 await served.turned.wait(POLL_SECONDS)
             if served.wanted:
-                log.warning("Triton has lost the model %s, which is loaded again.", served.name)
-                self._set(served, ModelState.LOADING, "Triton was restarted.")
+                ended = ", ".join(sorted(served.ended))
+                why = f"The process of {ended} has ended." if ended else "Triton was restarted."
+                log.warning("The model %s is loaded again: %s", served.name, why)
+                self._set(served, ModelState.LOADING, why)
 
     async def _rest(self, served: Served) -> None:
         """Unload the model, and see that its folder is there, while it is not wanted."""
@@ -411,6 +422,7 @@ class Serving:
 
     async def _load(self, served: Served) -> None:
         await self._triton.check()
+        await self._start_again(served)
         # A Triton that only was silent for a moment has what it had, whatever its folder has by now.
         if not (served.there and served.digest and await self._has(served)):
             await self._load_weights(served)
@@ -421,6 +433,15 @@ class Serving:
             if not await self._triton.model_ready(control):
                 await self._triton.load(control)
             await self._claim()
+
+    async def _start_again(self, served: Served) -> None:
+        """Have the stages loaded anew whose process has ended. Of any other there would be two for a moment."""
+        if served.ended and not await self._still_ready(served.name):
+            served.ended.clear()  # Triton was restarted: all are loaded.
+        for stage in tuple(served.ended):
+            async with self._alone():
+                await self._load_timed(served.name, stage)
+            served.ended.discard(stage)
 
     async def claim(self) -> None:
         """Claim the server for this runner, if it can be claimed by now: else that is done once models are loaded."""
@@ -485,10 +506,10 @@ class Serving:
         settings = settings_of(served.model, served.digest)
         return self._model_repository, self._repository, settings, self._replica, self._device
 
-    async def _load_timed(self, name: str, ensemble: str) -> None:
+    async def _load_timed(self, name: str, on_triton: str) -> None:
         started = self._clock.monotonic()
         try:
-            await self._triton.load(ensemble)
+            await self._triton.load(on_triton)
         except (TritonGoneError, TritonRefusedError):
             self._metrics.load_failed(name)
             raise
@@ -532,6 +553,7 @@ class Serving:
         logged = ""
         while served.there and not served.wanted:
             try:
+                await self._start_again(served)  # Triton waits for ever for the end of what has no process.
                 async with self._alone():
                     await self._take_off(served.name)
                 served.there = False
@@ -544,14 +566,15 @@ class Serving:
 
     async def _take_off(self, name: str) -> None:
         """Have Triton drop the model, if it has it. Raises TritonGoneError, also where it takes long."""
-        ensemble, stages = model_name(name, "video_chunk"), {model_name(name, stage) for stage in STAGES}
-        present = stages & await self._triton.present()
-        # Stages without their ensemble are what a load that failed has left.
-        for each in {ensemble} if ensemble in present else present:
-            await self._triton.unload(each)
+        stages = [model_name(name, stage) for stage in reversed(STAGES)]  # The ensemble first.
+        if not await self._triton.present() & set(stages):
+            return
+        # One by one: what was loaded by itself, or is left of a load that failed, does not go with the ensemble.
+        for stage in stages:
+            await self._triton.unload(stage)
         try:
             async with asyncio.timeout(UNLOAD_SECONDS):
-                while stages & await self._triton.present():  # noqa: ASYNC110 - nothing notifies
+                while await self._triton.present() & set(stages):  # noqa: ASYNC110 - nothing notifies
                     await asyncio.sleep(UNLOAD_POLL_SECONDS)
         except TimeoutError:
             raise TritonGoneError(f"Triton has not dropped the model {name} for {UNLOAD_SECONDS:g} s.") from None

@@ -304,7 +304,7 @@ class Stream:
         try:
             async for result, error in client.stream_infer(self._outgoing()):
                 arrived = asyncio.get_running_loop().time()
-                answer = Answer(result, arrived) if error is None else _chunk_error(str(error.message()))
+                answer = Answer(result, arrived) if error is None else contract.chunk_error(str(error.message()))
                 self._answers.put_nowait(answer)
         except (grpc.RpcError, InferenceServerException) as error:
             text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
@@ -368,10 +368,3 @@ def _outputs(request: Request) -> list[InferRequestedOutput]:
     if request.frames_to is not None:
         frames.set_shared_memory(request.frames_to.name, request.frames_to.size)
     return [frames, *(InferRequestedOutput(name) for name in _OUTPUTS)]
-
-
-def _chunk_error(message: str) -> contract.ChunkError:
-    known = contract.reason_of(message)
-    if known is None:
-        return contract.ChunkError(contract.ErrorCode.MODEL_FAILED, message)
-    return contract.ChunkError(*known)

@@ -30,7 +30,7 @@ from videojob.runner.stop import Stop
 from videojob.runner.triton import TritonGoneError, TritonRefusedError
 from videojob.store import ChunkRecord, JobClosed, JobStore, OutputRecord, StoreError
 from videojob.triton import contract
-from videojob.triton.contract import ChunkError
+from videojob.triton.contract import ChunkError, StageGoneError
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ _USELESS = (
     contract.ErrorCode.SUPERSEDED,
 )
 """What fails again however often it is tried."""
+_REPLICAS_FAULT = (contract.ErrorCode.SUPERSEDED, contract.ErrorCode.STAGE_GONE)
+"""What the job has no part in."""
 
 
 @dataclass
@@ -177,11 +179,14 @@ class Video:
                     except TritonGoneError:
                         self._services.serving.doubt(self._model)
                         raise
+                    except StageGoneError as error:
+                        self._services.serving.repair(self._model, error.model)
+                        raise
                     finally:
                         if len(self._committed) > before:
                             restarts = 0
         except ChunkError as error:
-            if error.reason is contract.ErrorCode.SUPERSEDED:
+            if error.reason in _REPLICAS_FAULT:
                 raise HandBackError(Reason.TRITON_UNAVAILABLE, error.sentence) from error
             reason = of_chunk_error(error.reason)
             raise AttemptFailedError(reason, error.sentence, final=REASONS[reason].final) from error

@@ -99,6 +99,7 @@ class ErrorCode(StrEnum):
     INVALID_REQUEST = "InvalidRequest"
     MODEL_FAILED = "ModelFailed"
     SUPERSEDED = "Superseded"
+    STAGE_GONE = "StageGone"
 
 
 class ChunkError(Exception):
@@ -110,9 +111,20 @@ class ChunkError(Exception):
         self.sentence = sentence
 
 
+class StageGoneError(ChunkError):
+    """The process of a stage has ended. Triton starts no other by itself, and still reports the stage as ready."""
+
+    def __init__(self, model: str) -> None:
+        """`model` is the stage's name on the server."""
+        super().__init__(ErrorCode.STAGE_GONE, f"The process of {model} has ended; it has to be loaded anew.")
+        self.model = model
+
+
 _REASON = re.compile(r"\b(" + "|".join(ErrorCode) + r"): (.+)", re.DOTALL)
 # Triton's own message for a sequence it does not know: it dropped an idle one, was restarted, or the START failed.
 _UNKNOWN_SEQUENCE = "must specify the START flag on the first request of the sequence"
+# The python backend's message for every request to a stage whose process has ended, with the name of the instance.
+_STAGE_GONE = re.compile(r"Stub process '([^']+)_\d+_\d+' is not healthy")
 # What the python backend makes of an exception while a model loads: its type and message, then the stack.
 _LOAD_FAILURE = re.compile(r"Internal: (?:\w+: )?(.+?)\s*\nAt:\n", re.DOTALL)
 
@@ -134,3 +146,11 @@ def reason_of(message: str) -> tuple[ErrorCode, str] | None:
     if _UNKNOWN_SEQUENCE in message:
         return ErrorCode.OUT_OF_SEQUENCE, "The server does not know this sequence; start it again from the last commit."
     return None
+
+
+def chunk_error(message: str) -> ChunkError:
+    """The error in a message from Triton; ModelFailed where it is none that `reason_of` knows."""
+    if gone := _STAGE_GONE.search(message):
+        return StageGoneError(gone[1])
+    known = reason_of(message)
+    return ChunkError(ErrorCode.MODEL_FAILED, message) if known is None else ChunkError(*known)
