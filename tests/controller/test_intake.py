@@ -211,6 +211,19 @@ def test_a_job_that_ended_while_it_could_not_be_read_takes_no_place(bench: Bench
     assert "a" in bench.book.agenda.held[R0], "what can be read again counts"
 
 
+def test_an_older_version_of_a_pool_that_cannot_be_read_changes_nothing(bench: Bench) -> None:
+    """A watch that stood still shows it after a listing has shown the corrected one: for ever, where that stays."""
+    body = pool_body(version=7)
+    bench.intake.apply(GPU_POOLS, body)
+    older = pool_body(version=6)
+    older["spec"]["models"] = "tiny"
+    bench.intake.apply(GPU_POOLS, older)
+    assert not bench.book.unreadable
+    older["metadata"]["resourceVersion"] = "8"
+    bench.intake.apply(GPU_POOLS, older)
+    assert bench.book.unreadable
+
+
 def test_an_unreadable_object_that_goes_is_forgotten(bench: Bench) -> None:
     bench.intake.apply(VIDEO_JOBS, job_body(status=NO_JOB))
     assert bench.book.unreadable

@@ -141,16 +141,19 @@ class Intake:
 
     def known(self, kind: ResourceKind) -> dict[str, int]:
         """The newest resource version that was seen of every job, queue, model or pool, readable or not, by uid."""
-        book = self._book
         unread = {uid: version for (plural, uid), version in self._unread.items() if plural == kind.plural}
-        if kind is VIDEO_JOBS:
-            return book.versions() | unread
+        read = self._book.versions() if kind is VIDEO_JOBS else self._catalogue(kind)
+        return read | unread
+
+    def _catalogue(self, kind: ResourceKind) -> dict[str, int]:
+        """The resource version of every queue, model or pool, as it was last readable, by uid; of others none."""
+        book = self._book
         catalogues: Mapping[ResourceKind, Iterable[VideoQueue | VideoModel | GPUPool]] = {
             VIDEO_QUEUES: book.queues.values(),
             VIDEO_MODELS: book.models.values(),
             GPU_POOLS: book.pools.values(),
         }
-        return {found.metadata.uid: _version(found.metadata) for found in catalogues[kind]} | unread
+        return {found.metadata.uid: _version(found.metadata) for found in catalogues.get(kind, ())}
 
     def ours(self, kind: ResourceKind, body: Json) -> bool:
         """Whether this operator acts on the object: another one may manage a job, or serve a pool."""
@@ -329,7 +332,7 @@ class Intake:
         except UnreadableError:
             version = 0
         key = (kind.plural, identity)
-        known = self._book.version(identity) if kind is VIDEO_JOBS else None
+        known = self._book.version(identity) if kind is VIDEO_JOBS else self._catalogue(kind).get(identity)
         if version <= self._unread.get(key, -1) or (known is not None and version <= known):
             return False
         if known is None and not insert:
