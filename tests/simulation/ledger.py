@@ -11,6 +11,7 @@ from tests.simulation.model_store import Stores, committed
 from videojob.api.reasons import Reason
 from videojob.api.replica import DRAIN_ANNOTATION, POOL_LABEL, REPORT_ANNOTATION
 from videojob.planner.removal import SCALE_DOWN
+from videojob.planner.rules import DEFAULT_RULES
 
 Json = dict[str, Any]
 FINISHED = ("Succeeded", "Failed", "Cancelled")
@@ -209,7 +210,9 @@ class Ledger:
         if replica in self._gone:
             return
         now, renewed = self.clock.monotonic(), self._renewed.get(replica, float("-inf"))
-        back = max([end for begin, end in self.outages() if begin < now and end > renewed], default=renewed)
+        # What is shorter is no gap: a runner that lives renews within its Lease all the same.
+        gaps = [(begin, end) for begin, end in self.outages() if end - begin > DEFAULT_RULES.contact_gap_seconds]
+        back = max([end for begin, end in gaps if begin < now and end > renewed], default=renewed)
         if now - max(renewed, back) >= LEASE_SECONDS - 1.0:
             return
         named = f'"uid": "{uid}", "attempt": {attempt}'
