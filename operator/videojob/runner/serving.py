@@ -25,7 +25,7 @@ from videojob.runner.signals import Signal
 from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
 from videojob.triton.contract import CONTROL_MODEL, STAGES, model_name
 from videojob.triton.digest import Digests
-from videojob.triton.repository import Device, is_rendered, remove, render, render_control
+from videojob.triton.repository import Device, is_rendered, remove, render, render_control, touch
 from videojob.triton.settings import ModelSettings, ReplicaSettings
 
 log = logging.getLogger(__name__)
@@ -440,6 +440,7 @@ class Serving:
             served.ended.clear()  # Triton was restarted: all are loaded.
         for stage in tuple(served.ended):
             async with self._alone():
+                await asyncio.to_thread(touch, self._repository, stage)
                 await self._load_timed(served.name, stage)
             served.ended.discard(stage)
 
