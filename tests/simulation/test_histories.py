@@ -17,6 +17,7 @@ from tests.simulation.network import Faults
 from tests.simulation.scenario import MODEL, Happening, JobPlan, Managed, PoolPlan, Scenario
 from videojob.controller import effects
 from videojob.planner import pools as planned_pools
+from videojob.planner.book import Book
 from videojob.planner.removal import Candidate, candidates_of
 from videojob.planner.view import View
 from videojob.store import JobStore
@@ -112,7 +113,7 @@ def test_a_managed_pool_grows_shrinks_and_rests() -> None:
 
 
 def test_a_busy_replica_that_is_to_leave_would_be_found() -> None:
-    with patch.object(planned_pools, "candidates_of", _all_idle):
+    with patch.object(planned_pools, "candidates_of", _all_idle), patch.object(Book, "stands", _always):
         outcome = play(SHRINKING)
 
     assert any("is to leave a pool that shrinks" in fault for fault in outcome.faults), outcome
@@ -120,6 +121,10 @@ def test_a_busy_replica_that_is_to_leave_would_be_found() -> None:
 
 def _all_idle(pool: str, seen: View) -> list[Candidate]:
     return [one._replace(jobs=0) for one in candidates_of(pool, seen)]
+
+
+def _always(*_: object) -> bool:
+    return True
 
 
 async def _never(*_: object, **__: object) -> None:
