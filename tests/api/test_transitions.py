@@ -17,7 +17,7 @@ from videojob.api.videojob import (
     OutputStatus,
     Phase,
     Progress,
-    ReplicaName,
+    ReplicaRef,
     Resolved,
     Timing,
     VideoJobStatus,
@@ -145,14 +145,14 @@ def test_what_a_return_counts_for(
 ) -> None:
     back = returned(at_work())
     assert (back.hand_backs, back.losses, back.failures) == (hand_backs, losses, failures)
-    assert back.failed_on == (ReplicaName(pool="p", replica="r") if failed_on else None)
+    assert back.failed_on == (ReplicaRef(pool="p", replica="r") if failed_on else None)
 
 
 def test_the_replica_that_a_job_last_failed_on_is_remembered() -> None:
     failed = transitions.attempt_failed(at_work(), reason=Reason.CHUNK_FAILED, message="x", **BACK)
     waits = transitions.waiting(failed, reason=Reason.QUEUED, message="x", **BACK)
     moved = transitions.waiting(on_replica(waits), reason=Reason.DRAINED, message="x", **BACK)
-    assert failed.failed_on == waits.failed_on == moved.failed_on == ReplicaName(pool="p", replica="r")
+    assert failed.failed_on == waits.failed_on == moved.failed_on == ReplicaRef(pool="p", replica="r")
 
 
 def test_hand_backs_count_in_a_row_and_from_zero_with_progress() -> None:

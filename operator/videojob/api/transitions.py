@@ -19,7 +19,7 @@ from videojob.api.videojob import (
     OutputStatus,
     Phase,
     Progress,
-    ReplicaName,
+    ReplicaRef,
     Resolved,
     Timing,
     VideoJobStatus,
@@ -280,9 +280,9 @@ def _released(
     )
 
 
-def _holder(status: VideoJobStatus) -> ReplicaName | None:
+def _holder(status: VideoJobStatus) -> ReplicaRef | None:
     held = status.assignment
-    return ReplicaName(pool=held.pool, replica=held.replica) if held is not None else None
+    return ReplicaRef(pool=held.pool, replica=held.replica) if held is not None else None
 
 
 def _ended(

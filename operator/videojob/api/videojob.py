@@ -142,7 +142,7 @@ class Assignment(Resource):
     ] = None
 
 
-class ReplicaName(Resource):
+class ReplicaRef(Resource):
     """A replica of a pool."""
 
     pool: str
@@ -150,7 +150,10 @@ class ReplicaName(Resource):
 
 
 class Resolved(Resource):
-    """Every parameter of the video, defaults included. Written with the first assignment, and never changed."""
+    """Every parameter of the video, defaults included. Written with the first assignment, and never changed.
+
+    But for the digest of weights that nobody had read by then: the first replica that reads them adds it.
+    """
 
     width: int
     height: int
@@ -257,7 +260,7 @@ class VideoJobStatus(Resource):
         Field(ge=0, description="Times in a row that a replica returned it without progress, for store or Triton."),
     ] = 0
     failed_on: Annotated[
-        ReplicaName | None,
+        ReplicaRef | None,
         Field(description="Replica that the job last failed on. It is not given back to it while there is another."),
     ] = None
     pool: Annotated[
