@@ -9,7 +9,6 @@ MP4 in the folder STORE. Frames go through the encoder that the system uses, wit
 import asyncio
 import contextlib
 import hashlib
-import itertools
 import json
 import subprocess
 import sys
@@ -23,11 +22,13 @@ from typing import Any
 
 from dev.processes import die_with_parent
 from dev.supervisor import REPOSITORY
-from videojob.chunks import ChunkLayout
+from videojob.families import FAMILIES, Chunking, FamilyName
 
-LAYOUT = ChunkLayout(first_latents=1, latents=3, frames_per_latent=4)
 CHUNKS = 8
-FRAMES = LAYOUT.first_frame(CHUNKS)
+FRAMES = 1 + (CHUNKS - 1) * 12
+CHUNKING = Chunking(first=1, later=3, sink=1, window=3 * (CHUNKS - 1))
+PLAN = FAMILIES[FamilyName.ANYFLOW_FAR].plan(CHUNKING, FRAMES, steps=1)
+"""Sink and window hold the whole video, because the bare loop remembers all of it."""
 SECONDS = 300.0
 """After which a video counts as never coming."""
 
@@ -101,14 +102,14 @@ def main() -> None:
     from diffusers import AnyFlowFARPipeline  # noqa: PLC0415
 
     from videojob.media import encode_segment, remux  # noqa: PLC0415
-    from videojob.models.noise import chunk_noise  # noqa: PLC0415
+    from videojob.models.noise import Noise  # noqa: PLC0415
 
     model, store = map(Path, sys.argv[1:])
     store.mkdir(exist_ok=True)
     pipeline: Any = AnyFlowFARPipeline.from_pretrained(model, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     channels = pipeline.transformer.config.in_channels
-    partition = [LAYOUT.chunk_latents(chunk) for chunk in range(CHUNKS)]
+    partition = [len(unit.latents) for unit in PLAN.units]
 
     spent: defaultdict[str, float] = defaultdict(float)
 
@@ -124,8 +125,8 @@ def main() -> None:
 
     def whole_video(order: Order) -> Any:
         noise = [
-            chunk_noise(order.seed, 0, chunk, (1, channels, latents, order.height // 8, order.width // 8))
-            for chunk, latents in enumerate(partition)
+            Noise(order.seed, 0, unit)((1, channels, latents, order.height // 8, order.width // 8))
+            for unit, latents in enumerate(partition)
         ]
         return pipeline(
             order.prompt,
@@ -146,11 +147,10 @@ def main() -> None:
         remux([encode_segment(frames, order.fps, 0)], path, order.fps)
 
     def as_the_system_does(frames: Any, order: Order) -> str:
-        starts = [LAYOUT.first_frame(chunk) for chunk in range(CHUNKS + 1)]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "video.mp4")
-            pieces = itertools.pairwise(starts)
-            remux((encode_segment(frames[a:b], order.fps, a) for a, b in pieces), path, order.fps)
+            pieces = (piece.frames for piece in PLAN.pieces)
+            remux((encode_segment(frames[at.start : at.stop], order.fps, at.start) for at in pieces), path, order.fps)
             return hashlib.sha256(path.read_bytes()).hexdigest()
 
     pipeline.encode_prompt = timed("text", pipeline.encode_prompt)

@@ -22,12 +22,11 @@ from tritonclient.grpc import model_config_pb2
 
 from dev.control_plane import Cluster
 from dev.supervisor import REPOSITORY
-from tests.bench.bare_loop import CHUNKS, FRAMES, LAYOUT, BareLoop, Made, Order, bare_loop
+from tests.bench.bare_loop import CHUNKING, CHUNKS, FRAMES, PLAN, BareLoop, Made, Order, bare_loop
 from tests.bench.cpu import busy_seconds, tree_seconds
 from tests.bench.data_plane_table import OTHERS, Run, table
 from tests.bench.through_system import Done, make_video
 from tests.e2e.system import System
-from videojob.chunks import memory_chunks
 from videojob.kube.client import GPU_POOLS, KubeClient
 
 T = TypeVar("T", Done, Made)
@@ -37,7 +36,6 @@ BARE_THREADS = (1, 2)
 MODEL = "bench"
 REPLICA = "r0"
 WIDTH, HEIGHT, STEPS, FPS = 128, 64, 3, 17
-SINK, WINDOW = 1, LAYOUT.first_latent(CHUNKS) - 1
 
 
 @pytest.mark.timeout(1800)
@@ -57,7 +55,8 @@ async def test_data_plane(cluster: Cluster, client: KubeClient, namespace: str, 
             if both.triton_threads in loops:  # Then the arithmetic is the same, to the last bit.
                 assert job.made.sha256 == loops[both.triton_threads][-1].made.sha256
     print(f"\n\nData plane: {CHUNKS} chunks, {FRAMES} frames of {WIDTH}x{HEIGHT}, {STEPS} steps, float32, {RUNS} runs.")
-    print(f"  Sink {SINK} and window {WINDOW} latents hold all of the past, to which the bare loop attends as well.")
+    memory = f"Sink {CHUNKING.sink} and window {CHUNKING.window}"
+    print(f"  {memory} latents hold all of the past, to which the bare loop attends as well.")
     print("  Both sides start from the same noise. The system runs whole, and idle while the bare loop works.\n")
     # The first take of each warmed it up.
     table(both.triton_threads, jobs[1:], {threads: runs[1:] for threads, runs in loops.items()})
@@ -132,7 +131,7 @@ def make_model(folder: Path) -> Path:
 
 def video_model(directory: Path) -> dict[str, Any]:
     """The VideoModel. Its sink and window hold a whole video, because the bare loop remembers all of it."""
-    assert len(memory_chunks(CHUNKS - 1, LAYOUT, SINK, WINDOW)) == CHUNKS - 1
+    assert len(PLAN.units[-1].needs) == CHUNKS - 1
     return {
         "apiVersion": "videojob.dev/v1alpha1",
         "kind": "VideoModel",
@@ -141,9 +140,9 @@ def video_model(directory: Path) -> dict[str, Any]:
             "family": "AnyFlowFAR",
             "source": {"directory": str(directory)},
             "precision": "float32",
-            "chunk": {"firstLatents": LAYOUT.first_latents, "latents": LAYOUT.latents},
-            "sinkLatents": SINK,
-            "windowLatents": WINDOW,
+            "chunk": {"firstLatents": CHUNKING.first, "latents": CHUNKING.later},
+            "sinkLatents": CHUNKING.sink,
+            "windowLatents": CHUNKING.window,
             "memory": {"weightsBytes": 1, "perJobBytes": 1},
             "limits": {"maxWidth": 256, "maxHeight": 256, "maxSeconds": 60},
             "defaults": {"width": WIDTH, "height": HEIGHT, "fps": FPS, "steps": STEPS},

@@ -38,7 +38,8 @@ class FaultyModel(TritonPythonModel):
             self._marks = FaultyMarks(self._marks, self)
 
     def _respond(self, request):
-        self.chunk, self.step = scalar(request, contract.CHUNK), 0
+        wanted = requested(request)
+        self.chunk, self.step = -1 if isinstance(wanted, End) else wanted.unit.index, 0
         self.fault("before")
         response = super()._respond(request)
         self.fault("after")

@@ -1,6 +1,7 @@
 """The family AnyFlow-FAR against diffusers' own pipeline, on real classes with random weights."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +9,25 @@ import pytest
 import torch
 from diffusers import AnyFlowFARPipeline
 
-from videojob.chunks import ChunkLayout, tail_chunks
-from videojob.families import FAMILIES, FamilyName
-from videojob.models.anyflow_far import Denoiser, TextEncoder, VideoDecoder
-from videojob.models.noise import chunk_noise
+from videojob.families import FAMILIES, Chunking, FamilyName, Unit
+from videojob.models.anyflow_far import EMBEDS, LATENTS, Conditioner, Decoder, Generator
+from videojob.models.family import Conditioning
+from videojob.models.noise import Noise
 from videojob.models.stages import to_uint8
 from videojob.triton.contract import ChunkError, ErrorCode
+from videojob.triton.wire import Settings
 
 CPU = torch.device("cpu")
-LAYOUT = ChunkLayout(first_latents=1, latents=3, frames_per_latent=4)
 HEIGHT, WIDTH = 64, 48
 PROMPT = "a  cat &amp; a dog"
+SETTINGS = Settings(PROMPT, seed=7, width=WIDTH, height=HEIGHT, guidance_scale=1.0)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def never() -> bool:
-    return False
+def units(steps: int = 2) -> list[Unit]:
+    """Of a video that remembers all of its past."""
+    return [*FAMILIES[FamilyName.ANYFLOW_FAR].plan(Chunking(1, 3, sink=0, window=100), 210, steps).units]
 
 
 @pytest.fixture(scope="module")
@@ -36,107 +39,91 @@ def pipeline(tiny_model: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def text_encoder(tiny_model: Path) -> TextEncoder:
-    return TextEncoder(tiny_model, CPU, torch.float32)
+def conditioner(tiny_model: Path) -> Conditioner:
+    return Conditioner(tiny_model, CPU, torch.float32)
 
 
 @pytest.fixture(scope="module")
-def denoiser(tiny_model: Path) -> Denoiser:
-    return Denoiser(tiny_model, CPU, torch.float32)
+def generator(tiny_model: Path) -> Generator:
+    return Generator(tiny_model, CPU, torch.float32)
 
 
 @pytest.fixture(scope="module")
-def decoder(tiny_model: Path) -> VideoDecoder:
-    return VideoDecoder(tiny_model, CPU, torch.float32)
-
-
-def noise(denoiser: Denoiser, chunk: int) -> torch.Tensor:
-    return chunk_noise(7, 0, chunk, denoiser.latent_shape(LAYOUT.chunk_latents(chunk), HEIGHT, WIDTH))
+def decoder(tiny_model: Path) -> Decoder:
+    return Decoder(tiny_model, CPU, torch.float32)
 
 
 @pytest.mark.parametrize(
     ("guidance_scale", "steps"), [(1.0, 1), (1.0, 3), (4.0, 2)], ids=["one step", "three steps", "guided"]
 )
 def test_latents_equal_the_pipelines_while_every_chunk_is_remembered(
-    pipeline: Any, text_encoder: TextEncoder, denoiser: Denoiser, guidance_scale: float, steps: int
+    pipeline: Any, conditioner: Conditioner, generator: Generator, guidance_scale: float, steps: int
 ) -> None:
-    chunks = 5  # two more than the transformer keeps in full, so that compressed ones are among them
+    plan = units(steps)[:5]  # two more than the transformer keeps in full, so that compressed ones are among them
+    settings = replace(SETTINGS, guidance_scale=guidance_scale)
     expected = pipeline(
         PROMPT,
         height=HEIGHT,
         width=WIDTH,
-        num_frames=LAYOUT.first_frame(chunks),
+        num_frames=plan[-1].frames.stop,
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
-        latents=torch.cat([noise(denoiser, chunk) for chunk in range(chunks)], dim=2),
-        chunk_partition=[LAYOUT.chunk_latents(chunk) for chunk in range(chunks)],
+        latents=torch.cat([Noise(7, 0, unit.index)(generator.latent_shape(unit, settings)) for unit in plan], dim=2),
+        chunk_partition=[len(unit.latents) for unit in plan],
         output_type="latent",
     ).frames
 
-    texts = ["", PROMPT] if guidance_scale > 1 else [PROMPT]
-    embeds = torch.cat([text_encoder.encode(text) for text in texts])
-    made: list[torch.Tensor] = []
-    for chunk in range(chunks):
-        made.append(
-            denoiser.denoise(
-                embeds,
-                made,
-                noise(denoiser, chunk),
-                steps=steps,
-                guidance_scale=guidance_scale,
-                cancelled=never,
-            )
-        )
+    conditions = conditioner.encode(Conditioning(PROMPT, guided=guidance_scale > 1))
+    state = generator.start(plan[0], settings, [])
+    made = []
+    for unit in plan:
+        *_, last = generator.run(unit, settings, state, conditions, Noise(7, 0, unit.index))
+        made.append(last.tensors[LATENTS])
 
     assert torch.equal(torch.cat(made, dim=2), expected)
 
 
-@pytest.mark.parametrize("steps_before", [0, 1, 2])
-def test_the_denoiser_stops_between_two_steps(
-    text_encoder: TextEncoder, denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch, steps_before: int
+def test_what_comes_after_a_step_is_what_the_next_one_starts_from(
+    conditioner: Conditioner, generator: Generator
 ) -> None:
-    steps_made = 0
-    step = denoiser._scheduler.step
+    """One more than there are steps: the first are the noise, the last the checkpoint."""
+    unit = units(steps=3)[0]
+    conditions = conditioner.encode(Conditioning(PROMPT, guided=False))
 
-    def counted(*args: object, **kwargs: object) -> object:
-        nonlocal steps_made
-        steps_made += 1
-        return step(*args, **kwargs)
+    steps = list(generator.run(unit, SETTINGS, generator.start(unit, SETTINGS, []), conditions, Noise(7, 0, 0)))
 
-    monkeypatch.setattr(denoiser._scheduler, "step", counted)
-    with pytest.raises(ChunkError) as raised:
-        denoiser.denoise(
-            text_encoder.encode(PROMPT),
-            [],
-            noise(denoiser, 0),
-            steps=8,
-            guidance_scale=1.0,
-            cancelled=lambda: steps_made >= steps_before,
-        )
-    assert raised.value.reason is ErrorCode.CANCELLED
-    assert steps_made == steps_before
+    latents = [step.tensors[LATENTS] for step in steps]
+    assert len(latents) == unit.steps + 1
+    assert torch.equal(latents[0], Noise(7, 0, 0)(generator.latent_shape(unit, SETTINGS)))
+    assert len({each.sum().item() for each in latents}) == len(latents)
 
 
 @pytest.mark.parametrize(("height", "width"), [(65, 64), (64, 40), (16, 64), (0, 0), (-16, 64)])
-def test_a_size_the_model_cannot_make_is_refused(denoiser: Denoiser, height: int, width: int) -> None:
+def test_a_size_the_model_cannot_make_is_refused(generator: Generator, height: int, width: int) -> None:
     with pytest.raises(ChunkError, match=f"not {width} x {height}") as raised:
-        denoiser.latent_shape(3, height, width)
+        generator.start(units()[0], replace(SETTINGS, height=height, width=width), [])
     assert raised.value.reason is ErrorCode.INVALID_REQUEST
 
 
-def test_embeddings_equal_the_pipelines(pipeline: Any, text_encoder: TextEncoder) -> None:
+def test_embeddings_equal_the_pipelines(pipeline: Any, conditioner: Conditioner) -> None:
     with torch.no_grad():  # as in the pipeline's call: recording gradients takes other kernels
         expected, _ = pipeline.encode_prompt(PROMPT, do_classifier_free_guidance=False, max_sequence_length=512)
-    assert torch.equal(text_encoder.encode(PROMPT), expected)
+    assert torch.equal(conditioner.encode(Conditioning(PROMPT, guided=False))[EMBEDS], expected)
+
+
+def test_guidance_adds_the_empty_text_before_the_prompt(conditioner: Conditioner) -> None:
+    empty, prompt = (conditioner.encode(Conditioning(text, guided=False))[EMBEDS] for text in ("", PROMPT))
+    guided = conditioner.encode(Conditioning(PROMPT, guided=True))[EMBEDS]
+    assert torch.equal(guided, torch.cat([empty, prompt]))
 
 
 def test_a_prompt_at_the_token_limit_is_taken_and_one_beyond_is_refused_with_both_counts(
-    text_encoder: TextEncoder,
+    conditioner: Conditioner,
 ) -> None:
     # The tiny tokenizer makes one token a byte and adds an end mark.
-    assert text_encoder.encode("x" * 511).shape == (1, 512, 32)
+    assert conditioner.encode(Conditioning("x" * 511, guided=False))[EMBEDS].shape == (1, 512, 32)
     with pytest.raises(ChunkError, match=r"513 tokens.*at most 512") as raised:
-        text_encoder.encode("x" * 512)
+        conditioner.encode(Conditioning("x" * 512, guided=False))
     assert raised.value.reason is ErrorCode.PROMPT_TOO_LONG
 
 
@@ -154,45 +141,60 @@ def whole_clip(pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
     return frames
 
 
+def decoded(decoder: Decoder, latents: torch.Tensor, state: Any) -> list[torch.Tensor]:
+    return list(decoder.run({LATENTS: latents}, state))
+
+
 @pytest.mark.parametrize("sizes", [[1, 3, 3, 3], [4, 1, 5], [10]], ids=str)
 def test_streaming_decode_equals_the_whole_clip_with_two_videos_interleaved(
-    pipeline: Any, decoder: VideoDecoder, sizes: list[int]
+    pipeline: Any, decoder: Decoder, sizes: list[int]
 ) -> None:
     videos = [random_latents(sum(sizes), seed) for seed in (1, 2)]
-    caches = [decoder.new_cache() for _ in videos]
+    states = [decoder.start(units()[0], []) for _ in videos]
     made: list[list[torch.Tensor]] = [[] for _ in videos]
     for pieces in zip(*(torch.split(video, sizes, dim=2) for video in videos), strict=True):
-        for piece, cache, frames in zip(pieces, caches, made, strict=True):
-            frames.append(decoder.decode(piece, cache, never))
+        for piece, state, frames in zip(pieces, states, made, strict=True):
+            frames.extend(decoded(decoder, piece, state))
     for video, frames in zip(videos, made, strict=True):
         assert torch.equal(torch.cat(frames, dim=2), whole_clip(pipeline, video))
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 15, 16])
-def test_the_feature_cache_is_rebuilt_exactly_from_the_tail(decoder: VideoDecoder, chunk: int) -> None:
-    latents = random_latents(LAYOUT.first_latent(chunk + 2), seed=3)
-    first = LAYOUT.first_latent(chunk)
-    tail_latents = FAMILIES[FamilyName.ANYFLOW_FAR].tail_latents
-    tail_first = LAYOUT.first_latent(tail_chunks(chunk, LAYOUT, tail_latents)[0])
+@pytest.mark.parametrize("index", [1, 5, 15, 16])
+def test_the_decoders_state_is_rebuilt_exactly_from_what_the_plan_names(decoder: Decoder, index: int) -> None:
+    plan = units()
+    unit = plan[index]
+    latents = random_latents(plan[index + 1].latents.stop, seed=3)
+    past = [
+        {LATENTS: latents[:, :, plan[earlier].latents.start : plan[earlier].latents.stop]} for earlier in unit.decode
+    ]
 
-    unbroken = decoder.new_cache()
-    decoder.decode(latents[:, :, :first], unbroken, never)
-    rebuilt = decoder.new_cache()
-    decoder.decode(latents[:, :, tail_first:first], rebuilt, never)
+    unbroken = decoder.start(plan[0], [])
+    decoded(decoder, latents[:, :, : unit.latents.start], unbroken)
+    rebuilt = decoder.start(unit, past)
+    for checkpoint in past:
+        decoded(decoder, checkpoint[LATENTS], rebuilt)
 
-    expected = decoder.decode(latents[:, :, first:], unbroken, never)
-    assert torch.equal(decoder.decode(latents[:, :, first:], rebuilt, never), expected)
-
-
-def test_the_familys_tail_is_as_long_as_the_decoder_looks_back(decoder: VideoDecoder) -> None:
-    assert decoder.look_back == FAMILIES[FamilyName.ANYFLOW_FAR].tail_latents
+    following = latents[:, :, unit.latents.start :]
+    expected = torch.cat(decoded(decoder, following, unbroken), dim=2)
+    assert torch.equal(torch.cat(decoded(decoder, following, rebuilt), dim=2), expected)
 
 
-def test_the_decoder_stops_between_two_latents(decoder: VideoDecoder) -> None:
-    asked = iter([False, False, True])
-    with pytest.raises(ChunkError) as raised:
-        decoder.decode(random_latents(5, seed=1), decoder.new_cache(), lambda: next(asked))
-    assert raised.value.reason is ErrorCode.CANCELLED
+def test_the_plan_reaches_as_far_back_as_the_decoder_looks(decoder: Decoder) -> None:
+    plan = FAMILIES[FamilyName.ANYFLOW_FAR].plan(Chunking(1, 1, sink=0, window=1), 400, 1)
+    assert len(plan.units[-1].decode) == decoder.look_back
+
+
+@pytest.mark.parametrize(
+    ("unit", "latents"),
+    [(0, 1), (2, 3), (1, 2), (20, 37)],
+    ids=["too long", "too short", "longer than all", "look back"],
+)
+def test_a_past_from_which_the_frames_would_come_out_wrong_is_refused(
+    decoder: Decoder, unit: int, latents: int
+) -> None:
+    with pytest.raises(ChunkError, match=f"latents for the decoder, not {latents}") as raised:
+        decoder.start(units()[unit] if unit < len(units()) else units()[-1], [{LATENTS: random_latents(latents, 1)}])
+    assert raised.value.reason is ErrorCode.INVALID_REQUEST
 
 
 def test_pixels_are_those_diffusers_makes(pipeline: Any) -> None:
@@ -201,15 +203,31 @@ def test_pixels_are_those_diffusers_makes(pipeline: Any) -> None:
     assert torch.equal(to_uint8(frames), torch.from_numpy((images * 255).round().astype("uint8")))
 
 
-def test_the_same_folder_serves_in_bfloat16(tiny_model: Path, text_encoder: TextEncoder) -> None:
-    denoiser = Denoiser(tiny_model, CPU, torch.bfloat16)
-    latents = denoiser.denoise(
-        text_encoder.encode(PROMPT), [], noise(denoiser, 0), steps=2, guidance_scale=1.0, cancelled=never
-    )
-    decoder = VideoDecoder(tiny_model, CPU, torch.bfloat16)
-    frames = decoder.decode(latents, decoder.new_cache(), never)
-    assert latents.dtype == frames.dtype == torch.bfloat16
+def test_the_same_folder_serves_in_bfloat16(tiny_model: Path, conditioner: Conditioner) -> None:
+    unit, generator = units()[0], Generator(tiny_model, CPU, torch.bfloat16)
+    conditions = conditioner.encode(Conditioning(PROMPT, guided=False))
+    *_, last = generator.run(unit, SETTINGS, generator.start(unit, SETTINGS, []), conditions, Noise(7, 0, 0))
+    decoder = Decoder(tiny_model, CPU, torch.bfloat16)
+    (frames,) = decoder.run(last.tensors, decoder.start(unit, []))
+    assert last.tensors[LATENTS].dtype == frames.dtype == torch.bfloat16
     assert bool(torch.isfinite(frames).all())
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "found"),
+    [
+        ({LATENTS: torch.zeros(1, 16, 1, 4, 6)}, r"\[1, 16, 1, 4, 6\]"),
+        ({LATENTS: torch.zeros(1, 8, 1, 8, 6)}, r"\[1, 8, 1, 8, 6\]"),
+        ({"others": torch.zeros(1)}, r"\[\]"),
+    ],
+    ids=["another size", "other channels", "another family's"],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    generator: Generator, checkpoint: dict[str, torch.Tensor], found: str
+) -> None:
+    with pytest.raises(ChunkError, match=rf"unit 0 must have .* \[1, 16, 'T', 8, 6\], not {found}") as raised:
+        generator.start(units()[1], SETTINGS, [checkpoint])
+    assert raised.value.reason is ErrorCode.INVALID_REQUEST
 
 
 @pytest.mark.parametrize(
@@ -221,4 +239,4 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path, index: dict[str, st
     if index is not None:
         (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises((FileNotFoundError, ValueError), match=message):
-        Denoiser(tmp_path, CPU, torch.float32)
+        Generator(tmp_path, CPU, torch.float32)

@@ -1,7 +1,7 @@
-"""Stages: what they keep of a sequence, what they refuse, and that a chunk depends on its inputs alone."""
+"""Stages: what they keep of a sequence, what they refuse, and that a unit depends on its inputs alone."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,19 +9,21 @@ from typing import Any
 import pytest
 import torch
 
-from videojob.chunks import ChunkLayout, memory_chunks, tail_chunks
-from videojob.families import FAMILIES, FamilyName
-from videojob.models.anyflow_far import Denoiser, TextEncoder, VideoDecoder
-from videojob.models.noise import chunk_noise
+from videojob.families import FAMILIES, Chunking, FamilyName
+from videojob.models.anyflow_far import LATENTS, Conditioner, Decoder, Generator
+from videojob.models.family import Conditioning
+from videojob.models.noise import Noise
 from videojob.models.runtime import chunk_errors
-from videojob.models.stages import DecodeStage, DenoiseRequest, DenoiseStage, TextStage, Turn
-from videojob.triton.contract import END_SEQUENCE, ChunkError, ErrorCode
+from videojob.models.stages import DecodeStage, DenoiseStage, TextStage, Turn
+from videojob.models.tensors import Tensors
+from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.sequences import Sequences
+from videojob.triton.wire import Settings, UnitRequest
 
 CPU = torch.device("cpu")
-LAYOUT = ChunkLayout(first_latents=1, latents=3, frames_per_latent=4)
-SINK, WINDOW = 1, 6
-CHUNKS = 6
+PLAN = FAMILIES[FamilyName.ANYFLOW_FAR].plan(Chunking(first=1, later=3, sink=1, window=6), 400, steps=1)
+UNITS = 6
+SETTINGS = Settings("a cat", seed=7, width=32, height=32, guidance_scale=1.0)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,206 +32,267 @@ def never() -> bool:
     return False
 
 
-def turn(sequence: str, chunk: int, *, start: bool | None = None, end: bool = False) -> Turn:
-    return Turn(sequence, chunk, chunk == 0 if start is None else start, end)
+def turn(
+    sequence: str, unit: int, *, start: bool | None = None, end: bool = False, past: Sequence[Tensors] = ()
+) -> Turn:
+    return Turn(sequence, unit == 0 if start is None else start, end, past)
+
+
+def request(unit: int, past: Sequence[int] = (), **settings: Any) -> UnitRequest:
+    return UnitRequest(PLAN.units[unit], replace(SETTINGS, **settings), tuple(past))
+
+
+def checkpoint(latents: int, value: float = 0.0) -> Tensors:
+    return {LATENTS: torch.full((1, 16, latents, 4, 4), value)}
 
 
 @pytest.fixture(scope="module")
-def denoiser(tiny_model: Path) -> Denoiser:
-    return Denoiser(tiny_model, CPU, torch.float32)
+def generator(tiny_model: Path) -> Generator:
+    return Generator(tiny_model, CPU, torch.float32)
 
 
 @pytest.fixture(scope="module")
-def decoder(tiny_model: Path) -> VideoDecoder:
-    return VideoDecoder(tiny_model, CPU, torch.float32)
+def decoder(tiny_model: Path) -> Decoder:
+    return Decoder(tiny_model, CPU, torch.float32)
 
 
 @pytest.fixture(scope="module")
-def request_(tiny_model: Path) -> DenoiseRequest:
-    embeds = TextEncoder(tiny_model, CPU, torch.float32).encode("a cat")
-    return DenoiseRequest(embeds, seed=7, shot=0, width=32, height=32, steps=1, guidance_scale=1.0, memory=None)
+def conditions(tiny_model: Path) -> Tensors:
+    return Conditioner(tiny_model, CPU, torch.float32).encode(Conditioning("a cat", guided=False))
 
 
 @pytest.fixture
-def denoise(denoiser: Denoiser) -> DenoiseStage:
-    sequences: Sequences[dict[int, torch.Tensor]] = Sequences(4, 60.0, lambda: 0.0)
-    return DenoiseStage(denoiser, sequences, LAYOUT, sink_latents=SINK, window_latents=WINDOW)
+def denoise(generator: Generator) -> DenoiseStage:
+    return DenoiseStage(generator, Sequences(4, 60.0, lambda: 0.0))
 
 
 @pytest.fixture
-def decode(decoder: VideoDecoder) -> DecodeStage:
-    return DecodeStage(decoder, Sequences(4, 60.0, lambda: 0.0), LAYOUT)
+def decode(decoder: Decoder) -> DecodeStage:
+    return DecodeStage(decoder, Sequences(4, 60.0, lambda: 0.0))
 
 
-def video(stage: DenoiseStage, request: DenoiseRequest, sequence: str = "job-1") -> list[torch.Tensor]:
-    return [stage.make(turn(sequence, chunk), request, never).tensor for chunk in range(CHUNKS)]
+def video(stage: DenoiseStage, conditions: Tensors, sequence: str = "job-1", **settings: Any) -> list[Tensors]:
+    """The checkpoints of a sequence."""
+    return [
+        stage.make(turn(sequence, unit), request(unit, **settings), conditions, never).tensors for unit in range(UNITS)
+    ]
 
 
-def joined(latents: list[torch.Tensor], chunks: tuple[int, ...]) -> torch.Tensor | None:
-    return torch.cat([latents[chunk] for chunk in chunks], dim=2) if chunks else None
+def same(made: Sequence[Tensors], expected: Sequence[Tensors]) -> bool:
+    return all(torch.equal(one[LATENTS], other[LATENTS]) for one, other in zip(made, expected, strict=True))
 
 
-def test_noise_depends_on_seed_shot_and_chunk_alone() -> None:
+def test_noise_depends_on_its_names_alone() -> None:
     shape = (1, 2, 3, 4, 5)
-    keys = [(1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1), (-1, 0, 0), (2**63 - 1, 0, 0)]
-    noises = [chunk_noise(*key, shape) for key in keys]
-    assert all(torch.equal(noise, chunk_noise(*key, shape)) for key, noise in zip(keys, noises, strict=True))
-    assert len({noise.sum().item() for noise in noises}) == len(keys)
+    units = [(1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1), (-1, 0, 0), (2**63 - 1, 0, 0)]
+    drawn = [("", 0), ("again", 0), ("again", 1)]
+    noises = [Noise(*unit)(shape, *name) for unit in units for name in drawn]
+    once_more = [Noise(*unit)(shape, *name) for unit in units for name in drawn]
+    assert all(torch.equal(*pair) for pair in zip(noises, once_more, strict=True))
+    assert len({noise.sum().item() for noise in noises}) == len(noises)
     assert noises[0].dtype == torch.float32
 
 
-def test_two_sequences_interleaved_give_what_each_gives_alone(denoise: DenoiseStage, request_: DenoiseRequest) -> None:
-    other = replace(request_, seed=8, shot=1, width=48)
-    alone = [video(denoise, request_, "a"), video(denoise, other, "b")]
-    for chunk in range(CHUNKS):
-        for sequence, (request, expected) in enumerate(zip((request_, other), alone, strict=True)):
-            made = denoise.make(turn(f"mixed-{sequence}", chunk), request, never)
-            assert torch.equal(made.tensor, expected[chunk])
+def test_two_sequences_interleaved_give_what_each_gives_alone(denoise: DenoiseStage, conditions: Tensors) -> None:
+    jobs: dict[str, dict[str, Any]] = {"a": {}, "b": {"seed": 8, "width": 48}}
+    alone = {name: video(denoise, conditions, f"{name}-alone", **settings) for name, settings in jobs.items()}
+    mixed: dict[str, list[Tensors]] = {"a": [], "b": []}
+    for unit in range(UNITS):
+        for name, settings in jobs.items():
+            mixed[name].append(denoise.make(turn(name, unit), request(unit, **settings), conditions, never).tensors)
+    assert same(mixed["a"], alone["a"]) and same(mixed["b"], alone["b"])
 
 
-@pytest.mark.parametrize("chunk", range(1, CHUNKS))
-def test_a_sequence_started_from_memory_goes_on_as_if_never_interrupted(
-    denoise: DenoiseStage, request_: DenoiseRequest, chunk: int
+@pytest.mark.parametrize("first", range(1, UNITS))
+def test_a_sequence_started_from_checkpoints_goes_on_as_if_never_interrupted(
+    denoise: DenoiseStage, conditions: Tensors, first: int
 ) -> None:
-    expected = video(denoise, request_)
-    memory = joined(expected, memory_chunks(chunk, LAYOUT, SINK, WINDOW))
-    made = [denoise.make(turn("job-2", chunk, start=True), replace(request_, memory=memory), never).tensor]
-    made += [denoise.make(turn("job-2", later), request_, never).tensor for later in range(chunk + 1, CHUNKS)]
-    assert all(torch.equal(*pair) for pair in zip(made, expected[chunk:], strict=True))
+    expected = video(denoise, conditions)
+    needs = PLAN.units[first].needs
+    start = turn("job-2", first, start=True, past=[expected[unit] for unit in needs])
+    made = [denoise.make(start, request(first, needs), conditions, never).tensors]
+    made += [
+        denoise.make(turn("job-2", later), request(later), conditions, never).tensors
+        for later in range(first + 1, UNITS)
+    ]
+    assert same(made, expected[first:])
 
 
-@pytest.mark.parametrize("chunk", [1, 3])
-def test_frames_after_a_rebuilt_cache_are_those_of_an_unbroken_decode(
-    denoise: DenoiseStage, decode: DecodeStage, request_: DenoiseRequest, chunk: int
+@pytest.mark.parametrize("first", [1, 3])
+def test_frames_after_a_rebuilt_state_are_those_of_an_unbroken_decode(
+    denoise: DenoiseStage, decode: DecodeStage, conditions: Tensors, first: int
 ) -> None:
-    latents = video(denoise, request_)
-    expected = [decode.make(turn("a", index), latents[index], None, never).tensor for index in range(CHUNKS)]
-    tail = joined(latents, tail_chunks(chunk, LAYOUT, FAMILIES[FamilyName.ANYFLOW_FAR].tail_latents))
-    made = [decode.make(turn("b", chunk, start=True), latents[chunk], tail, never).tensor]
-    made += [decode.make(turn("b", later), latents[later], None, never).tensor for later in range(chunk + 1, CHUNKS)]
-    assert all(torch.equal(*pair) for pair in zip(made, expected[chunk:], strict=True))
-    assert [frames.shape for frames in expected] == [(LAYOUT.chunk_frames(index), 32, 32, 3) for index in range(CHUNKS)]
+    checkpoints = video(denoise, conditions)
+    expected = [decode.make(turn("a", unit), request(unit), checkpoints[unit], never).frames for unit in range(UNITS)]
+    tail = PLAN.units[first].decode
+    start = turn("b", first, start=True, past=[checkpoints[unit] for unit in tail])
+    made = [decode.make(start, request(first, tail), checkpoints[first], never).frames]
+    made += [
+        decode.make(turn("b", later), request(later), checkpoints[later], never).frames
+        for later in range(first + 1, UNITS)
+    ]
+    assert all(torch.equal(*pair) for pair in zip(made, expected[first:], strict=True))
+    assert [frames.shape for frames in expected] == [(len(PLAN.units[unit].frames), 32, 32, 3) for unit in range(UNITS)]
 
 
-def memory_of(latents: int, value: float = 0.0) -> torch.Tensor:
-    return torch.full((1, 16, latents, 4, 4), value)
+def test_what_the_other_stage_needs_may_come_along(denoise: DenoiseStage, conditions: Tensors) -> None:
+    """As where one request goes through both."""
+    expected = video(denoise, conditions)
+    start = turn("b", 5, start=True, past=expected[:5])
+    assert PLAN.units[5].needs != tuple(range(5))
+    assert same([denoise.make(start, request(5, range(5)), conditions, never).tensors], expected[5:])
 
 
 @pytest.mark.parametrize(
-    ("place", "change", "reason", "message"),
+    ("place", "wanted", "reason", "message"),
     [
-        (turn("a", 2), {}, ErrorCode.OUT_OF_SEQUENCE, "last chunk made was 0"),
-        (turn("a", 0, start=False), {}, ErrorCode.OUT_OF_SEQUENCE, "last chunk made was 0"),
-        (turn("unknown", 1), {}, ErrorCode.OUT_OF_SEQUENCE, "nothing is known"),
-        (turn("a", 1), {"steps": 0}, ErrorCode.INVALID_REQUEST, "STEPS is 0"),
-        (turn("a", 1), {"width": 40}, ErrorCode.INVALID_REQUEST, "multiples of 16"),
-        (turn("a", 1), {"width": 48}, ErrorCode.INVALID_REQUEST, "may not change"),
-        (turn("a", 1), {"memory": memory_of(1)}, ErrorCode.INVALID_REQUEST, "only come with the request that starts"),
+        (turn("a", 2), request(2), ErrorCode.OUT_OF_SEQUENCE, "last unit made was 0"),
+        (turn("a", 0, start=False), request(0), ErrorCode.OUT_OF_SEQUENCE, "last unit made was 0"),
+        (turn("unknown", 1), request(1), ErrorCode.OUT_OF_SEQUENCE, "nothing is known"),
+        (turn("a", 1), request(1, width=40), ErrorCode.INVALID_REQUEST, "multiples of 16"),
+        (turn("a", 1), request(1, width=48), ErrorCode.INVALID_REQUEST, "may not change"),
+        (
+            turn("a", 1, past=[checkpoint(1)]),
+            request(1, [0]),
+            ErrorCode.INVALID_REQUEST,
+            "only come with the request that starts",
+        ),
+        (
+            turn("a", 3, start=True, past=[checkpoint(1)]),
+            request(3, [0]),
+            ErrorCode.INVALID_REQUEST,
+            r"units \[0, 1, 2\]; PAST lacks those of \[1, 2\]",
+        ),
         (
             turn("a", 1, start=True),
-            {},
+            request(1, [0]),
             ErrorCode.INVALID_REQUEST,
-            r"MEMORY of shape \[1, 16, 1, 4, 4\], not \[1, 16, 0",
+            "PAST holds 0 checkpoints; REQUEST names 1",
         ),
-        (turn("a", 3, start=True), {"memory": memory_of(4)}, ErrorCode.INVALID_REQUEST, r"\[1, 16, 7, 4, 4\]"),
-        (turn("a", 0), {"memory": memory_of(1)}, ErrorCode.INVALID_REQUEST, r"\[1, 16, 0, 4, 4\]"),
-        (turn("a", 1, start=True), {"memory": memory_of(1, torch.nan)}, ErrorCode.MODEL_FAILED, "not numbers"),
+        (
+            turn("a", 1, start=True, past=[checkpoint(1, torch.nan)]),
+            request(1, [0]),
+            ErrorCode.MODEL_FAILED,
+            "not numbers",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_what_the_denoiser_refuses_leaves_no_state(
-    denoise: DenoiseStage,
-    request_: DenoiseRequest,
-    place: Turn,
-    change: dict[str, Any],
-    reason: ErrorCode,
-    message: str,
+    denoise: DenoiseStage, conditions: Tensors, place: Turn, wanted: UnitRequest, reason: ErrorCode, message: str
 ) -> None:
-    denoise.make(turn("a", 0), request_, never)
+    denoise.make(turn("a", 0), request(0), conditions, never)
     with pytest.raises(ChunkError, match=message) as raised:
-        denoise.make(place, replace(request_, **change), never)
+        denoise.make(place, wanted, conditions, never)
     assert raised.value.reason is reason
+    following = wanted.unit.index + 1
     with pytest.raises(ChunkError, match="nothing is known"):
-        denoise.make(turn(place.sequence, place.chunk + 1), request_, never)
+        denoise.make(turn(place.sequence, following), request(following), conditions, never)
 
 
 @pytest.mark.parametrize(
-    ("place", "tail", "reason"),
+    ("place", "wanted", "reason"),
     [
-        (turn("a", 2), None, ErrorCode.OUT_OF_SEQUENCE),
-        (turn("a", 1), memory_of(1), ErrorCode.INVALID_REQUEST),
-        (turn("a", 1, start=True), None, ErrorCode.INVALID_REQUEST),
-        (turn("a", 0), memory_of(1), ErrorCode.INVALID_REQUEST),
-        (turn("a", 2, start=True), memory_of(3), ErrorCode.INVALID_REQUEST),
-        (turn("a", 1, start=True), memory_of(2), ErrorCode.INVALID_REQUEST),
-        (turn("a", 20, start=True), memory_of(37), ErrorCode.INVALID_REQUEST),
-        (turn("a", 1, start=True), memory_of(1, torch.nan), ErrorCode.MODEL_FAILED),
+        (turn("a", 2), request(2), ErrorCode.OUT_OF_SEQUENCE),
+        (turn("a", 1, past=[checkpoint(1)]), request(1, [0]), ErrorCode.INVALID_REQUEST),
+        (turn("a", 1, start=True), request(1), ErrorCode.INVALID_REQUEST),
+        (turn("a", 1, start=True, past=[checkpoint(2)]), request(1, [0]), ErrorCode.INVALID_REQUEST),
+        (turn("a", 1, start=True, past=[checkpoint(1, torch.nan)]), request(1, [0]), ErrorCode.MODEL_FAILED),
     ],
-    ids=[
-        "no successor",
-        "TAIL without START",
-        "START without TAIL",
-        "TAIL at chunk 0",
-        "TAIL too short",
-        "TAIL too long",
-        "TAIL shorter than the VAE looks back",
-        "TAIL of no numbers",
-    ],
+    ids=["no successor", "PAST without START", "START without PAST", "PAST too long", "PAST of no numbers"],
 )
 def test_what_the_decoder_refuses_leaves_no_state(
-    decode: DecodeStage, place: Turn, tail: torch.Tensor | None, reason: ErrorCode
+    decode: DecodeStage, place: Turn, wanted: UnitRequest, reason: ErrorCode
 ) -> None:
-    decode.make(turn("a", 0), memory_of(1), None, never)
+    decode.make(turn("a", 0), request(0), checkpoint(1), never)
     with pytest.raises(ChunkError) as raised:
-        decode.make(place, memory_of(3), tail, never)
+        decode.make(place, wanted, checkpoint(3), never)
     assert raised.value.reason is reason
+    following = wanted.unit.index + 1
     with pytest.raises(ChunkError, match="nothing is known"):
-        decode.make(turn("a", place.chunk + 1), memory_of(3), None, never)
+        decode.make(turn("a", following), request(following), checkpoint(3), never)
 
 
-def test_the_last_chunk_and_an_end_leave_no_state(denoise: DenoiseStage, request_: DenoiseRequest) -> None:
-    denoise.make(turn("last", 0, end=True), request_, never)
-    denoise.make(turn("ended", 0), request_, never)
+def test_the_last_unit_and_an_end_leave_no_state(denoise: DenoiseStage, conditions: Tensors) -> None:
+    denoise.make(turn("last", 0, end=True), request(0), conditions, never)
+    denoise.make(turn("ended", 0), request(0), conditions, never)
     denoise.end("ended")
     for sequence in ("last", "ended"):
         with pytest.raises(ChunkError, match="nothing is known"):
-            denoise.make(turn(sequence, 1), request_, never)
+            denoise.make(turn(sequence, 1), request(1), conditions, never)
 
 
-@pytest.mark.parametrize(("chunk", "end"), [(END_SEQUENCE, False), (-2, True)])
-def test_a_turn_that_means_nothing_is_refused(chunk: int, end: bool) -> None:
+class StopsAt:
+    """Says to stop when it is asked for the nth time."""
+
+    def __init__(self, question: int) -> None:
+        self._left = question
+        self.asked = 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return self.asked >= self._left
+
+
+@pytest.mark.parametrize("steps_made", [0, 1, 2])
+def test_the_denoiser_stops_between_two_steps(
+    denoise: DenoiseStage, generator: Generator, conditions: Tensors, monkeypatch: pytest.MonkeyPatch, steps_made: int
+) -> None:
+    """It asks before it begins, once it has the past in memory, and after each step."""
+    made, step = 0, generator._scheduler.step
+
+    def counted(*args: object, **kwargs: object) -> object:
+        nonlocal made
+        made += 1
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(generator._scheduler, "step", counted)
+    wanted = UnitRequest(replace(PLAN.units[0], steps=8), SETTINGS)
     with pytest.raises(ChunkError) as raised:
-        Turn("a", chunk, start=True, end=end)
-    assert raised.value.reason is ErrorCode.INVALID_REQUEST
+        denoise.make(turn("a", 0), wanted, conditions, StopsAt(2 + steps_made))
+    assert (raised.value.reason, made) == (ErrorCode.CANCELLED, steps_made)
 
 
-class CountingEncoder:
-    """Counts its calls, and advances its own clock by a second for each text."""
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_decoder_stops_between_two_parts(decode: DecodeStage, first: int) -> None:
+    """Also while it rebuilds its state."""
+    past = [0] if first else []
+    stop = StopsAt(2)
+    with pytest.raises(ChunkError) as raised:
+        place = turn("a", first, start=True, past=[checkpoint(1) for _ in past])
+        decode.make(place, request(first, past), checkpoint(3), stop)
+    assert (raised.value.reason, stop.asked) == (ErrorCode.CANCELLED, 2)
+
+
+class CountingConditioner:
+    """Counts its calls, and advances its own clock by a second for each."""
 
     def __init__(self) -> None:
-        self.texts: list[str] = []
+        self.encoded: list[Conditioning] = []
 
-    def encode(self, prompt: str) -> torch.Tensor:
-        self.texts.append(prompt)
-        return torch.full((1, 2, 3), float(len(prompt)))
+    def encode(self, conditioning: Conditioning) -> Tensors:
+        self.encoded.append(conditioning)
+        return {"embeds": torch.full((1, 2, 3), float(len(conditioning.prompt)))}
 
     def clock(self) -> float:
-        return float(len(self.texts))
+        return float(len(self.encoded))
 
 
 def test_a_cached_prompt_costs_nothing_and_the_cache_is_bounded() -> None:
-    encoder = CountingEncoder()
-    stage = TextStage(encoder, limit=2, clock=encoder.clock)
-    seconds = [stage.encode(text, 1.0).seconds for text in ("a", "a", "bb", "a", "ccc", "bb")]
+    conditioner: Any = CountingConditioner()
+    stage = TextStage(conditioner, limit=2, clock=conditioner.clock)
+    prompts = ("a", "a", "bb", "a", "ccc", "bb")
+    seconds = [stage.encode(replace(SETTINGS, prompt=prompt)).seconds for prompt in prompts]
     assert seconds == [1.0, 0.0, 1.0, 0.0, 1.0, 1.0]
-    assert encoder.texts == ["a", "bb", "ccc", "bb"]
+    assert [each.prompt for each in conditioner.encoded] == ["a", "bb", "ccc", "bb"]
 
 
-def test_guidance_adds_the_empty_text_before_the_prompt() -> None:
-    encoder = CountingEncoder()
-    encoded = TextStage(encoder, clock=encoder.clock).encode("abc", 2.0)
-    assert encoded.tensor[:, 0, 0].tolist() == [0.0, 3.0]
-    assert encoded.seconds == 2.0
+def test_guidance_is_another_conditioning() -> None:
+    conditioner: Any = CountingConditioner()
+    stage = TextStage(conditioner, clock=conditioner.clock)
+    for scale in (1.0, 3.0, 4.0):
+        stage.encode(replace(SETTINGS, guidance_scale=scale))
+    assert conditioner.encoded == [Conditioning("a cat", guided=False), Conditioning("a cat", guided=True)]
 
 
 @pytest.mark.parametrize(

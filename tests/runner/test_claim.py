@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.triton.conftest import MODEL
-from tests.triton.server import Server
-from videojob.runner.triton import Request, Triton, chunk_inputs
+from tests.triton.server import PLAN, SETTINGS, Server
+from videojob.runner.triton import Request, Triton
 from videojob.triton.contract import ChunkError, ErrorCode
+from videojob.triton.wire import UnitRequest
 
 
 @pytest.fixture
@@ -25,9 +26,8 @@ async def runners(server: Server, control_dir: Path) -> AsyncIterator[tuple[Trit
 async def chunk(triton: Triton, name: str) -> None:
     """Have the only chunk of a video made, and raise what it fails with."""
     stream = triton.stream(MODEL, name)
-    inputs = chunk_inputs(prompt="a cat", seed=7, shot=0, chunk=0, width=48, height=32, steps=2, guidance_scale=1.0)
     try:
-        stream.send(Request(inputs, start=True, end=True))
+        stream.send(Request(UnitRequest(PLAN.units[0], SETTINGS), start=True, end=True))
         await stream.answer(60)
     finally:
         await stream.end(60)

@@ -1,7 +1,8 @@
-"""Chunks through a real Triton: in order, two deep, the same bytes whichever way they come."""
+"""Units through a real Triton: in order, two deep, the same bytes whichever way they come."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,40 +10,26 @@ import numpy as np
 import pytest
 
 from tests.triton.conftest import MODEL
-from videojob.api.videojob import Resolved
-from videojob.chunks import ChunkLayout
-from videojob.families import FAMILIES, FamilyName
-from videojob.runner import latents
+from videojob.families import FAMILIES, Chunking, FamilyName
+from videojob.families.causal import CausalChunks
 from videojob.runner.buffers import FrameBuffers
 from videojob.runner.clock import Clock
-from videojob.runner.pipeline import BUFFERS, DEPTH, Made, Past, Pipeline, Recipe
-from videojob.runner.resume import resume_at
+from videojob.runner.pipeline import BUFFERS, DEPTH, Made, Pipeline, Recipe
 from videojob.runner.stop import Stop, StoppedError
 from videojob.runner.triton import Request, Stream, Triton, TritonGoneError
-from videojob.triton.contract import ChunkError, ErrorCode
+from videojob.triton.contract import FRAMES, ChunkError, ErrorCode
+from videojob.triton.wire import Settings, UnitRequest
 
-LAYOUT = ChunkLayout(first_latents=1, latents=3, frames_per_latent=4)
-SINK, WINDOW = 1, 6
+CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
 CHUNKS = 5
 
 T = TypeVar("T")
 
 
-def recipe(sequence: str, **changes: object) -> Recipe:
-    values = {
-        "width": 48,
-        "height": 32,
-        "fps": 8,
-        "steps": 2,
-        "guidance_scale": 1.0,
-        "seed": 7,
-        "frames": 40,
-        "chunks": CHUNKS,
-        "model_uid": "m",
-        "model_generation": 1,
-        "weights_digest": "d",
-    }
-    return Recipe(MODEL, sequence, "a red fox", Resolved(**(values | changes)), LAYOUT)  # type: ignore[arg-type]
+def recipe(sequence: str, *, frames: int = 40, chunking: Chunking = CHUNKING, **changes: Any) -> Recipe:
+    settings = Settings("a red fox", seed=7, width=48, height=32, guidance_scale=1.0)
+    plan = FAMILIES[FamilyName.ANYFLOW_FAR].plan(chunking, frames, steps=2)
+    return Recipe(MODEL, sequence, replace(settings, **changes), plan, fps=8)
 
 
 class Commits:
@@ -76,20 +63,9 @@ async def buffers(triton: Triton, request: pytest.FixtureRequest) -> AsyncIterat
 
 async def run(triton: Triton, buffers: FrameBuffers, what: Recipe, commits: Commits, stop: Stop | None = None) -> None:
     """Go on after what is committed."""
-    index, past = len(commits.made), Past()
-    resume = resume_at(
-        index,
-        LAYOUT,
-        sink_latents=SINK,
-        window_latents=WINDOW,
-        tail_latents=FAMILIES[FamilyName.ANYFLOW_FAR].tail_latents,
-    )
-    if index:
-        past = Past(
-            latents.join([commits.made[chunk].latents for chunk in resume.memory]),
-            latents.join([commits.made[chunk].latents for chunk in resume.tail]),
-        )
-    await Pipeline(what, triton, buffers, Clock(), commits).run(resume, past, stop or Stop())
+    first = what.plan.units[len(commits.made)]
+    past = {unit: commits.made[unit].checkpoint for unit in sorted({*first.needs, *first.decode})}
+    await Pipeline(what, triton, buffers, Clock(), commits).run(first.index, past, stop or Stop())
 
 
 @pytest.fixture
@@ -169,7 +145,7 @@ async def test_two_requests_are_in_flight_and_a_slow_store_bounds_the_rest(
             sent_while_waiting = len(in_flight)
 
     commits.before = wait
-    await run(triton, buffers, recipe("slow-1", frames=76, chunks=8), commits)
+    await run(triton, buffers, recipe("slow-1", frames=76), commits)
 
     assert max(in_flight) == DEPTH
     assert sent_while_waiting == 1 + BUFFERS
@@ -200,7 +176,8 @@ async def test_a_drain_commits_every_chunk_that_was_requested_and_requests_no_mo
     send = Stream.send
 
     def watched(self: Stream, request: Request) -> None:
-        sent.append(int(next(tensor for tensor in request.inputs if tensor.name == "CHUNK").values[0]))
+        if isinstance(request.wanted, UnitRequest):
+            sent.append(request.wanted.unit.index)
         send(self, request)
 
     monkeypatch.setattr(Stream, "send", watched)
@@ -219,7 +196,7 @@ async def test_a_drain_commits_every_chunk_that_was_requested_and_requests_no_mo
         with pytest.raises(StoppedError, match="Drained"):
             await run(triton, buffers, recipe(f"drained-{drained_at}-1"), commits, stop)
 
-    assert [chunk for chunk in sent if chunk >= 0] == list(range(requested))
+    assert sent == list(range(requested))
     assert len(commits.made) == requested > drained_at
     assert commits.segments == quiet.segments[:requested]
 
@@ -282,11 +259,10 @@ async def test_a_commit_that_fails_ends_the_sequence(triton: Triton, buffers: Fr
 
 
 async def test_a_prompt_that_is_too_long_is_refused_with_both_counts(triton: Triton, buffers: FrameBuffers) -> None:
-    what = recipe("long-1")
     commits = Commits()
 
     with pytest.raises(ChunkError) as refused:
-        await run(triton, buffers, Recipe(MODEL, "long-1", "x" * 600, what.resolved, LAYOUT), commits)
+        await run(triton, buffers, recipe("long-1", prompt="x" * 600), commits)
 
     assert refused.value.reason is ErrorCode.PROMPT_TOO_LONG
     assert "601" in refused.value.sentence and "512" in refused.value.sentence
@@ -294,12 +270,12 @@ async def test_a_prompt_that_is_too_long_is_refused_with_both_counts(triton: Tri
 
 
 async def test_a_chunk_of_the_wrong_size_is_never_encoded(triton: Triton, buffers: FrameBuffers) -> None:
-    """The runner counts frames by another layout than the server: as after a change of one of the two."""
+    """The runner counts frames by other rules than the models: as after a change of one of the two."""
     commits = Commits()
-    what = recipe("wrong-1")
-    wrong = Recipe(MODEL, "wrong-1", "a red fox", what.resolved, ChunkLayout(1, 4, 4))
+    plan = CausalChunks(frames_per_latent=8, tail_latents=38).plan(CHUNKING, 40, steps=2)
+    wrong = replace(recipe("wrong-1"), plan=plan)
 
-    with pytest.raises(ChunkError, match=r"\[12, 32, 48, 3\] instead of \[16, 32, 48, 3\]"):
+    with pytest.raises(ChunkError, match=r"\[12, 32, 48, 3\] instead of \[24, 32, 48, 3\]"):
         await run(triton, buffers, wrong, commits)
 
     assert [made.index for made in commits.made] == [0]
@@ -315,17 +291,19 @@ async def test_a_server_that_is_not_there_is_gone(buffers: FrameBuffers) -> None
 async def test_frames_are_a_view_of_what_the_server_wrote(triton: Triton, buffers: FrameBuffers) -> None:
     """The segment of chunk 0 is that of its frames, taken from the server without the pipeline."""
     what = recipe("view-1")
-    (buffer,) = await buffers.borrow(1, what.largest_chunk_bytes)
+    unit = what.plan.units[0]
+    wanted = UnitRequest(unit, what.settings)
+    (buffer,) = await buffers.borrow(1, what.largest_bytes)
     stream = triton.stream(MODEL, "view-1")
-    stream.send(Request(what.inputs(0), start=True, frames_to=buffer.region))
+    stream.send(Request(wanted, start=True, frames_to=buffer.region))
     answer = await stream.answer()
-    through_memory = buffer.frames(answer.shape("FRAMES")).copy()
+    through_memory = buffer.frames(answer.shape(FRAMES)).copy()
     await stream.end(30)
-    stream.send(Request(what.inputs(0), start=True))
-    through_grpc = (await stream.answer()).array("FRAMES")
+    stream.send(Request(wanted, start=True))
+    through_grpc = (await stream.answer()).array(FRAMES)
     await stream.end(30)
     await stream.close()
 
-    assert through_memory.shape == what.shape(0) == (1, 32, 48, 3)
+    assert through_memory.shape == what.shape(unit) == (1, 32, 48, 3)
     assert np.array_equal(through_memory, through_grpc)
     assert through_memory.std() > 0

@@ -151,10 +151,10 @@ async def test_another_chunk_of_an_earlier_attempt_is_what_the_job_goes_on_from(
     assert making.api.requests == []
 
 
-async def test_latents_count_as_well_as_frames(making: Making) -> None:
+async def test_the_checkpoint_counts_as_well_as_the_frames(making: Making) -> None:
     """The next chunk is made from them."""
     other = made(0)
-    await commit(making.files, replace(other, latents=other.latents + 1), 1)
+    await commit(making.files, replace(other, checkpoint=other.checkpoint + b"1"), 1)
 
     with pytest.raises(ChunkError, match="other bytes"):
         await making.commit(made(0))

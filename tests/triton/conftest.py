@@ -21,8 +21,8 @@ MODEL_REPO = Path(__file__).parents[2] / "model_repo"
 
 @pytest.fixture(scope="session")
 def settings(tiny_model: Path) -> ModelSettings:
-    """The tiny model, with a memory of the first chunk and the last two."""
-    return ModelSettings(MODEL, FamilyName.ANYFLOW_FAR, str(tiny_model), "sha256:0", "float32", 1, 3, 1, 6)
+    """The tiny model."""
+    return ModelSettings(MODEL, FamilyName.ANYFLOW_FAR, str(tiny_model), "sha256:0", "float32")
 
 
 @pytest.fixture(scope="session")
@@ -46,8 +46,8 @@ def stream(server: Server, request: pytest.FixtureRequest) -> Iterator[Callable[
     """Opens streams to the tiny model, one a sequence; ends and closes them after the test."""
     opened: list[Stream] = []
 
-    def open_stream(sequence: str = "job", **job: Any) -> Stream:
-        opened.append(Stream(server, MODEL, f"{request.node.name}-{sequence}-1", **job))
+    def open_stream(sequence: str = "job", **settings: Any) -> Stream:
+        opened.append(Stream(server, MODEL, f"{request.node.name}-{sequence}-1", **settings))
         return opened[-1]
 
     yield open_stream

@@ -3,23 +3,26 @@
 import queue
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException, triton_to_np_dtype
+from tritonclient.utils import InferenceServerException
 
 from dev.control_plane import free_ports
 from dev.processes import die_with_parent
 from dev.tritonserver import command, remove_stale_regions
+from videojob.families import FAMILIES, Chunking, FamilyName
 from videojob.triton import contract
 from videojob.triton.contract import ErrorCode, model_name, reason_of
+from videojob.triton.wire import End, Settings, UnitRequest, read_report
 
 READY_SECONDS = 60
 ANSWER_SECONDS = 120
@@ -93,9 +96,9 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """One chunk, or why it was not made."""
+    """What came of one unit, or why it was not made."""
 
-    chunk: int
+    unit: int
     tensors: Mapping[str, Array] = field(default_factory=dict)
     reason: ErrorCode | None = None
     message: str = ""
@@ -105,95 +108,88 @@ class Answer:
         return self._tensor(contract.FRAMES)
 
     @property
-    def latents(self) -> Array:
-        return self._tensor(contract.LATENTS)
+    def checkpoint(self) -> bytes:
+        return bytes(self._tensor(contract.CHECKPOINT)[0])
 
-    def seconds(self, name: str) -> float:
-        return float(self._tensor(name)[0])
+    def seconds(self, report: str) -> float:
+        return read_report(self._tensor(report)[0]).seconds
 
     def _tensor(self, name: str) -> Array:
-        assert name in self.tensors, f"chunk {self.chunk} was not made: {self.message}"
+        assert name in self.tensors, f"unit {self.unit} was not made: {self.message}"
         return self.tensors[name]
 
 
-JOB: dict[str, Any] = {
-    contract.PROMPT: "a cat",
-    contract.SEED: 7,
-    contract.SHOT: 0,
-    contract.WIDTH: 48,
-    contract.HEIGHT: 32,
-    contract.STEPS: 2,
-    contract.GUIDANCE_SCALE: 1.0,
-}
-_DATATYPES = {
-    contract.PROMPT: "BYTES",
-    contract.SEED: "INT64",
-    contract.SHOT: "INT32",
-    contract.CHUNK: "INT32",
-    contract.WIDTH: "INT32",
-    contract.HEIGHT: "INT32",
-    contract.STEPS: "INT32",
-    contract.GUIDANCE_SCALE: "FP32",
-    contract.MEMORY: "FP32",
-    contract.TAIL: "FP32",
-}
+SETTINGS = Settings("a cat", seed=7, width=48, height=32, guidance_scale=1.0)
+STEPS = 2
+PLAN = FAMILIES[FamilyName.ANYFLOW_FAR].plan(Chunking(first=1, later=3, sink=1, window=6), 400, STEPS)
+"""With a memory of the first chunk and the last two."""
+END = -1
+"""The unit of an answer to an end."""
 
 
 class Stream:
     """Requests of one sequence on one gRPC stream, in order."""
 
-    def __init__(self, server: Server, video_model: str, sequence: str, **job: Any) -> None:
+    def __init__(self, server: Server, video_model: str, sequence: str, **settings: Any) -> None:
         self._client = grpc.InferenceServerClient(server.grpc)
         self._model = model_name(video_model, "video_chunk")
         self._sequence = sequence
-        self._job = {**JOB, **job}
+        self._settings = replace(SETTINGS, **settings)
         self._answers: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
         self._sent: queue.Queue[int] = queue.Queue()
         self._client.start_stream(lambda result, error: self._answers.put((result, error)))
 
-    def send(self, chunk: int, *, start: bool | None = None, end: bool = False, **inputs: Any) -> None:
-        """Send a chunk's request; chunk 0 starts the sequence by default."""
-        values = {**self._job, contract.CHUNK: chunk, **inputs}
+    def send(
+        self,
+        index: int,
+        *,
+        start: bool | None = None,
+        end: bool = False,
+        past: Mapping[int, bytes] = MappingProxyType({}),
+        steps: int = STEPS,
+    ) -> None:
+        """Send a unit's request; unit 0 starts the sequence by default."""
+        wanted = UnitRequest(replace(PLAN.units[index], steps=steps), self._settings, tuple(past))
+        self.send_raw(wanted.to_json(), index, index == 0 if start is None else start, end, [*past.values()])
+
+    def send_raw(self, request: bytes, index: int, start: bool, end: bool, past: Sequence[bytes] = ()) -> None:
+        """Send a request whose REQUEST is these bytes."""
+        inputs = [_binary(contract.REQUEST, request), *([_binary(contract.PAST, *past)] if past else [])]
         self._client.async_stream_infer(
-            self._model,
-            [_input(name, value) for name, value in values.items()],
-            sequence_id=self._sequence,
-            sequence_start=chunk == 0 if start is None else start,
-            sequence_end=end,
+            self._model, inputs, sequence_id=self._sequence, sequence_start=start, sequence_end=end
         )
-        self._sent.put(chunk)
+        self._sent.put(index)
 
     def answer(self) -> Answer:
         """The answer to the oldest request without one."""
         result, error = self._answers.get(timeout=ANSWER_SECONDS)
-        chunk = self._sent.get_nowait()
+        index = self._sent.get_nowait()
         if error is not None:
             found = reason_of(str(error))
-            return Answer(chunk, reason=found and found[0], message=str(error))
+            return Answer(index, reason=found and found[0], message=str(error))
         names = [output.name for output in result.get_response().outputs]
-        return Answer(chunk, {name: result.as_numpy(name) for name in names})
+        return Answer(index, {name: result.as_numpy(name) for name in names})
 
-    def make(self, chunks: Iterable[int], depth: int = 2) -> list[Answer]:
-        """Chunks in order, `depth` requests in flight."""
+    def make(self, indexes: Iterable[int], depth: int = 2) -> list[Answer]:
+        """Units in order, `depth` requests in flight."""
         answers: list[Answer] = []
         in_flight = 0
-        for chunk in chunks:
-            self.send(chunk)
+        for index in indexes:
+            self.send(index)
             in_flight += 1
             if in_flight == depth:
                 answers.append(self.answer())
                 in_flight -= 1
         return answers + [self.answer() for _ in range(in_flight)]
 
-    def end(self) -> Answer:
+    def end(self, *, start: bool = True) -> Answer:
         """End the sequence, whatever state each model is in."""
-        self.send(contract.END_SEQUENCE, start=True, end=True)
+        self.send_raw(End().to_json(), END, start, end=True)
         return self.answer()
 
     def cancel(self) -> bool:
         """Mark the sequence as cancelled, through the server's control model."""
-        name = grpc.InferInput(contract.CORRELATION_ID, [1], "BYTES")
-        name.set_data_from_numpy(np.array([self._sequence.encode()], dtype=np.object_))
+        name = _binary(contract.CORRELATION_ID, self._sequence.encode())
         return bool(self._client.infer(contract.CONTROL_MODEL, [name]).as_numpy(contract.ACCEPTED)[0])
 
     def close(self) -> None:
@@ -201,14 +197,7 @@ class Stream:
         self._client.close()
 
 
-def _input(name: str, value: Any) -> grpc.InferInput:
-    datatype = _DATATYPES[name]
-    if datatype == "BYTES":
-        array = np.array([value.encode() if isinstance(value, str) else value], dtype=np.object_)
-    elif isinstance(value, np.ndarray):
-        array = value
-    else:
-        array = np.array([value], dtype=triton_to_np_dtype(datatype))
-    tensor = grpc.InferInput(name, list(array.shape), datatype)
-    tensor.set_data_from_numpy(array)
+def _binary(name: str, *values: bytes) -> grpc.InferInput:
+    tensor = grpc.InferInput(name, [len(values)], "BYTES")
+    tensor.set_data_from_numpy(np.array(values, dtype=np.object_))
     return tensor

@@ -19,20 +19,12 @@ MODEL = ModelSettings(
     directory="/models/tiny",
     weights_digest="sha256:0",
     precision="float32",
-    first_latents=1,
-    latents=3,
-    sink_latents=1,
-    window_latents=6,
 )
 REPLICA = ReplicaSettings(control_dir="/run/control", threads=2, max_sequences=3)
 
 
 def config(path: Path) -> Any:
     return text_format.Parse((path / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
-
-
-def datatype(value: int) -> str:
-    return str(model_config_pb2.DataType.Name(value))
 
 
 def test_templates_are_for_the_official_image_on_a_gpu() -> None:
@@ -48,26 +40,17 @@ def test_templates_are_for_the_official_image_on_a_gpu() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "kind", "dtype"),
-    [
-        ("cpu", "float32", "KIND_CPU", "TYPE_FP32"),
-        ("gpu", "bfloat16", "KIND_GPU", "TYPE_BF16"),
-        ("gpu", "float32", "KIND_GPU", "TYPE_FP32"),
-    ],
+    ("device", "precision", "kind"),
+    [("cpu", "float32", "KIND_CPU"), ("gpu", "bfloat16", "KIND_GPU"), ("gpu", "float32", "KIND_GPU")],
 )
 def test_device_and_precision_reach_every_stage(
-    tmp_path: Path, device: Device, precision: Precision, kind: str, dtype: str
+    tmp_path: Path, device: Device, precision: Precision, kind: str
 ) -> None:
     model = ModelSettings(**{**MODEL.__dict__, "precision": precision})
     assert render(MODEL_REPO, tmp_path, model, REPLICA, device) == "tiny.video_chunk"
     for stage in STAGES:
         rendered = config(tmp_path / f"tiny.{stage}")
         assert rendered.name == f"tiny.{stage}"
-        tensors = {tensor.name: datatype(tensor.data_type) for tensor in (*rendered.input, *rendered.output)}
-        of_model = {"PROMPT_EMBEDS", "MEMORY", "TAIL", "LATENTS"} & tensors.keys()
-        assert of_model
-        assert {tensors[name] for name in of_model} == {dtype}
-        assert tensors.get("FRAMES", "TYPE_UINT8") == "TYPE_UINT8"
         for group in rendered.instance_group:
             assert model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind) == kind
             # Without `gpus` Triton makes an instance on each GPU that it sees, and requests of a sequence may overtake.

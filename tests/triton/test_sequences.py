@@ -14,7 +14,7 @@ class Clock:
         return self.now
 
 
-def test_a_chunk_takes_the_state_and_keeps_it_again() -> None:
+def test_a_unit_takes_the_state_and_keeps_it_again() -> None:
     sequences: Sequences[str] = Sequences(2, 60.0, Clock())
     sequences.keep("a", 0, "after 0")
     assert sequences.take("a", 1) == "after 0"
@@ -22,12 +22,12 @@ def test_a_chunk_takes_the_state_and_keeps_it_again() -> None:
         sequences.take("a", 2)
 
 
-@pytest.mark.parametrize("chunk", [0, 1, 3])
-def test_only_the_successor_is_taken_and_a_refusal_ends_the_sequence(chunk: int) -> None:
+@pytest.mark.parametrize("unit", [0, 1, 3])
+def test_only_the_successor_is_taken_and_a_refusal_ends_the_sequence(unit: int) -> None:
     sequences: Sequences[str] = Sequences(2, 60.0, Clock())
     sequences.keep("a", 1, "after 1")
-    with pytest.raises(ChunkError, match="the last chunk made was 1") as raised:
-        sequences.take("a", chunk)
+    with pytest.raises(ChunkError, match="the last unit made was 1") as raised:
+        sequences.take("a", unit)
     assert raised.value.reason is ErrorCode.OUT_OF_SEQUENCE
     assert len(sequences) == 0
 
@@ -58,6 +58,6 @@ def test_an_idle_sequence_is_forgotten() -> None:
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 3)), max_size=40), st.integers(1, 3))
 def test_the_number_of_states_is_bounded(kept: list[tuple[str, int]], limit: int) -> None:
     sequences: Sequences[None] = Sequences(limit, 60.0, Clock())
-    for name, chunk in kept:
-        sequences.keep(name, chunk, None)
+    for name, unit in kept:
+        sequences.keep(name, unit, None)
         assert len(sequences) <= limit

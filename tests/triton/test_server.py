@@ -1,34 +1,26 @@
 """The ensemble on a real tritonserver: same bytes whatever happens beside, before or in the middle of a sequence."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import tritonclient.grpc as grpc
 from diffusers import AnyFlowFARPipeline
+from safetensors.torch import load, save
 from tritonclient.utils import InferenceServerException
 
 from tests.triton.conftest import MODEL, MODEL_REPO
-from tests.triton.server import JOB, Answer, Array, Server, Stream
-from videojob.chunks import memory_chunks, tail_chunks
-from videojob.models.anyflow_far import VideoDecoder
-from videojob.models.noise import chunk_noise
+from tests.triton.server import PLAN, SETTINGS, STEPS, Answer, Server, Stream
+from videojob.models.anyflow_far import LATENTS, Decoder
+from videojob.models.noise import Noise
 from videojob.models.stages import to_uint8
-from videojob.triton.contract import (
-    DECODE_SECONDS,
-    DENOISE_SECONDS,
-    END_SEQUENCE,
-    MEMORY,
-    TAIL,
-    TEXT_SECONDS,
-    ErrorCode,
-    load_failure,
-)
+from videojob.triton.contract import DECODE_REPORT, DENOISE_REPORT, TEXT_REPORT, ErrorCode, load_failure
 from videojob.triton.repository import SPARE_CANDIDATES, render
 from videojob.triton.settings import ModelSettings, ReplicaSettings
+from videojob.triton.wire import UnitRequest
 
 Open = Callable[..., Stream]
 
@@ -36,30 +28,28 @@ ENDLESS = 1_000_000
 """Denoising steps that no test outlives."""
 
 
-def joined(latents: Sequence[Array]) -> Array:
-    return np.concatenate(latents, axis=2)
+def past_of(made: Sequence[Answer], index: int) -> dict[int, bytes]:
+    """The checkpoints that start a sequence at a unit."""
+    unit = PLAN.units[index]
+    return {earlier: made[earlier].checkpoint for earlier in sorted({*unit.needs, *unit.decode})}
 
 
-def checkpoint(settings: ModelSettings, made: list[Answer], chunk: int) -> dict[str, Any]:
-    """MEMORY and TAIL that start a sequence at `chunk`."""
-    remembered = memory_chunks(chunk, settings.layout, settings.sink_latents, settings.window_latents)
-    tail = tail_chunks(chunk, settings.layout, settings.traits.tail_latents)
-    return {
-        MEMORY: joined([made[index].latents for index in remembered]),
-        TAIL: joined([made[index].latents for index in tail]),
-    }
+def broken(past: dict[int, bytes], indexes: Iterable[int]) -> dict[int, bytes]:
+    """With latents of these units that are not numbers."""
+    nothing = {index: save({LATENTS: load(past[index])[LATENTS] * torch.nan}) for index in indexes}
+    return {**past, **nothing}
 
 
 def same(made: list[Answer], expected: list[Answer]) -> bool:
     return all(
-        np.array_equal(one.frames, other.frames) and np.array_equal(one.latents, other.latents)
+        np.array_equal(one.frames, other.frames) and one.checkpoint == other.checkpoint
         for one, other in zip(made, expected, strict=True)
     )
 
 
 @pytest.fixture(scope="module")
 def undisturbed(server: Server) -> list[Answer]:
-    """18 chunks of one job, made without interruption: longer than memory and the VAE's look back."""
+    """18 units of one job, made without interruption: longer than memory and the VAE's look back."""
     stream = Stream(server, MODEL, "undisturbed-1")
     made = stream.make(range(18))
     stream.end()
@@ -69,43 +59,41 @@ def undisturbed(server: Server) -> list[Answer]:
 
 @pytest.mark.usefixtures("one_thread")
 def test_latents_are_the_pipelines_and_frames_those_of_the_whole_clip(
-    undisturbed: list[Answer], settings: ModelSettings, tiny_model: Path
+    undisturbed: list[Answer], tiny_model: Path
 ) -> None:
-    layout, remembered = settings.layout, 4  # the first chunk that forgets one is the fifth
+    remembered = PLAN.units[:4]  # the first unit that forgets one is the fifth
     pipeline = AnyFlowFARPipeline.from_pretrained(tiny_model, dtype=torch.float32)
     expected = pipeline(
-        JOB["PROMPT"],
-        height=JOB["HEIGHT"],
-        width=JOB["WIDTH"],
-        num_frames=layout.first_frame(remembered),
-        num_inference_steps=JOB["STEPS"],
-        latents=torch.cat(
-            [chunk_noise(7, 0, chunk, (1, 16, layout.chunk_latents(chunk), 4, 6)) for chunk in range(remembered)], dim=2
-        ),
-        chunk_partition=[layout.chunk_latents(chunk) for chunk in range(remembered)],
+        SETTINGS.prompt,
+        height=SETTINGS.height,
+        width=SETTINGS.width,
+        num_frames=remembered[-1].frames.stop,
+        num_inference_steps=STEPS,
+        latents=torch.cat([Noise(7, 0, unit.index)((1, 16, len(unit.latents), 4, 6)) for unit in remembered], dim=2),
+        chunk_partition=[len(unit.latents) for unit in remembered],
         output_type="latent",
     ).frames
-    latents = joined([answer.latents for answer in undisturbed])
-    assert np.array_equal(latents[:, :, : expected.shape[2]], expected.numpy())
+    latents = torch.cat([load(answer.checkpoint)[LATENTS] for answer in undisturbed], dim=2)
+    assert torch.equal(latents[:, :, : expected.shape[2]], expected)
 
-    decoder = VideoDecoder(tiny_model, torch.device("cpu"), torch.float32)
+    decoder = Decoder(tiny_model, torch.device("cpu"), torch.float32)
     with torch.no_grad():
-        normal = torch.from_numpy(latents) / decoder._inverse_std + decoder._mean
+        normal = latents / decoder._inverse_std + decoder._mean
         whole_clip = to_uint8(decoder._vae.decode(normal).sample)
     frames = np.concatenate([answer.frames for answer in undisturbed])
     assert np.array_equal(frames, whole_clip.numpy())
 
 
 def test_a_prompt_is_encoded_once_and_every_stage_reports_its_seconds(stream: Open) -> None:
-    answers = stream(PROMPT="a prompt nobody used before").make(range(2))
-    text = [answer.seconds(TEXT_SECONDS) for answer in answers]
+    answers = stream(prompt="a prompt nobody used before").make(range(2))
+    text = [answer.seconds(TEXT_REPORT) for answer in answers]
     assert text[0] > 0
     assert text[1] == 0
-    assert all(answer.seconds(name) > 0 for answer in answers for name in (DENOISE_SECONDS, DECODE_SECONDS))
+    assert all(answer.seconds(name) > 0 for answer in answers for name in (DENOISE_REPORT, DECODE_REPORT))
 
 
 def test_two_jobs_interleaved_give_what_each_gives_alone(stream: Open, undisturbed: list[Answer]) -> None:
-    other_job = {"SEED": 8, "PROMPT": "a dog", "WIDTH": 32, "GUIDANCE_SCALE": 3.0}
+    other_job = {"seed": 8, "prompt": "a dog", "width": 32, "guidance_scale": 3.0}
     alone = stream("alone", **other_job).make(range(5))
     first, second = stream("first"), stream("second", **other_job)
     made: tuple[list[Answer], list[Answer]] = ([], [])
@@ -119,35 +107,35 @@ def test_two_jobs_interleaved_give_what_each_gives_alone(stream: Open, undisturb
     assert same([*made[1], second.answer()], alone)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 15])
-def test_a_resumed_sequence_gives_the_same_bytes(
-    stream: Open, undisturbed: list[Answer], settings: ModelSettings, chunk: int
-) -> None:
+@pytest.mark.parametrize("index", [1, 3, 15])
+def test_a_resumed_sequence_gives_the_same_bytes(stream: Open, undisturbed: list[Answer], index: int) -> None:
     resumed = stream()
-    resumed.send(chunk, start=True, **checkpoint(settings, undisturbed, chunk))
-    resumed.send(chunk + 1)
-    made = [resumed.answer(), resumed.answer(), *resumed.make([chunk + 2])]
-    assert same(made, undisturbed[chunk : chunk + 3])
+    resumed.send(index, start=True, past=past_of(undisturbed, index))
+    resumed.send(index + 1)
+    made = [resumed.answer(), resumed.answer(), *resumed.make([index + 2])]
+    assert same(made, undisturbed[index : index + 3])
 
 
-@pytest.mark.parametrize("broken", [MEMORY, TAIL], ids=["denoiser fails", "VAE fails"])
-def test_after_a_failed_chunk_the_one_in_flight_is_refused_and_a_restart_gives_the_right_bytes(
-    stream: Open, undisturbed: list[Answer], settings: ModelSettings, broken: str
+@pytest.mark.parametrize(
+    ("index", "units"), [(2, [0, 1]), (15, range(2, 10))], ids=["denoiser fails", "the decoder alone fails"]
+)
+def test_after_a_failed_unit_the_one_in_flight_is_refused_and_a_restart_gives_the_right_bytes(
+    stream: Open, undisturbed: list[Answer], index: int, units: Sequence[int]
 ) -> None:
     job = stream()
-    inputs = checkpoint(settings, undisturbed, 2)
-    job.send(2, start=True, **{**inputs, broken: np.full_like(inputs[broken], np.nan)})
-    job.send(3)
+    past = past_of(undisturbed, index)
+    job.send(index, start=True, past=broken(past, units))
+    job.send(index + 1)
     assert [job.answer().reason, job.answer().reason] == [ErrorCode.MODEL_FAILED, ErrorCode.OUT_OF_SEQUENCE]
     job.end()
 
-    job.send(2, start=True, **inputs)
-    job.send(3)
-    assert same([job.answer(), job.answer()], undisturbed[2:4])
+    job.send(index, start=True, past=past)
+    job.send(index + 1)
+    assert same([job.answer(), job.answer()], undisturbed[index : index + 2])
 
 
 def test_a_prompt_beyond_the_limit_is_refused_with_both_counts(stream: Open) -> None:
-    job = stream(PROMPT="x" * 600)
+    job = stream(prompt="x" * 600)
     job.send(0)
     job.send(1)
     first, second = job.answer(), job.answer()
@@ -159,22 +147,20 @@ def test_a_prompt_beyond_the_limit_is_refused_with_both_counts(stream: Open) -> 
 
 
 @pytest.mark.parametrize(
-    ("inputs", "words"),
+    ("request_", "past", "words"),
     [
-        ({"WIDTH": 40}, "multiples of 16"),
-        ({"STEPS": 0}, "STEPS is 0"),
-        ({"PROMPT": b"\xff\xfe"}, "PROMPT is not valid UTF-8"),
-        ({"CHUNK": -2}, "CHUNK is -2"),
-        ({MEMORY: np.zeros((1, 16, 1, 4, 6), np.float32)}, "MEMORY of shape"),
-        ({TAIL: np.zeros((1, 16, 1, 4, 6), np.float32)}, "needs a TAIL of 0 to 0 latents, not 1"),
+        (UnitRequest(PLAN.units[0], replace(SETTINGS, width=40)).to_json(), [], "multiples of 16"),
+        (b'{"unit": {}}', [], "REQUEST is no request of version 1: unit.index: Field required"),
+        (UnitRequest(PLAN.units[3], SETTINGS).to_json(), [], r"needs the checkpoints of the units [0, 1, 2]"),
+        (UnitRequest(PLAN.units[1], SETTINGS, (0,)).to_json(), [b"text"], "PAST is no safetensors file"),
     ],
-    ids=["size", "steps", "prompt", "chunk", "memory", "tail"],
+    ids=["size", "no request", "no past", "past"],
 )
 def test_a_request_that_makes_no_sense_is_refused_with_a_sentence(
-    stream: Open, inputs: dict[str, Any], words: str
+    stream: Open, request_: bytes, past: list[bytes], words: str
 ) -> None:
     job = stream()
-    job.send(0, **inputs)
+    job.send_raw(request_, 0, start=True, end=False, past=past)
     answer = job.answer()
     assert answer.reason is ErrorCode.INVALID_REQUEST
     assert words in answer.message
@@ -184,9 +170,9 @@ def test_a_cancel_stops_denoising_and_the_id_is_free_again_after_end(
     stream: Open, undisturbed: list[Answer], control_dir: Path
 ) -> None:
     job = stream()
-    # The chunk before is decoded while this one is denoised, which would never end by itself.
+    # The unit before is decoded while this one is denoised, which would never end by itself.
     job.send(0)
-    job.send(1, STEPS=ENDLESS)
+    job.send(1, steps=ENDLESS)
     job.send(2)
     assert same([job.answer()], undisturbed[:1])
     assert job.cancel()
@@ -195,7 +181,7 @@ def test_a_cancel_stops_denoising_and_the_id_is_free_again_after_end(
     assert len(list(control_dir.glob("*.cancelled"))) == 1
 
     ended = job.end()
-    assert ended.frames.size == ended.latents.size == 0
+    assert (ended.frames.size, ended.checkpoint) == (0, b"")
     assert not list(control_dir.glob("*.cancelled"))
     assert same(job.make(range(2)), undisturbed[:2])
 
@@ -211,14 +197,14 @@ def test_end_frees_the_sequence(stream: Open) -> None:
 def test_sequences_that_were_ended_leave_no_place_taken(server: Server, undisturbed: list[Answer]) -> None:
     # More than there are places: if one leaked with each sequence, the last ones would wait for ever.
     for index in range(ReplicaSettings(control_dir="").max_sequences + SPARE_CANDIDATES + 3):
-        job = Stream(server, MODEL, f"short-{index}-1", WIDTH=32, STEPS=1)
-        job.send(0)
+        job = Stream(server, MODEL, f"short-{index}-1", width=32)
+        job.send(0, steps=1)
         assert job.answer().frames.shape == (1, 32, 32, 3)
         job.end()
         job.close()
 
 
-def test_the_last_chunk_ends_its_sequence(stream: Open, undisturbed: list[Answer]) -> None:
+def test_the_last_unit_ends_its_sequence(stream: Open, undisturbed: list[Answer]) -> None:
     job = stream()
     job.send(0)
     job.send(1, end=True)
@@ -234,12 +220,11 @@ def test_an_end_needs_no_living_sequence(stream: Open) -> None:
 def test_an_end_without_start_works_on_a_living_sequence(stream: Open) -> None:
     job = stream()
     job.make([0])
-    job.send(END_SEQUENCE, end=True)
-    assert job.answer().frames.size == 0
+    assert job.end(start=False).frames.size == 0
 
 
 def test_a_model_that_cannot_be_loaded_reports_why(server: Server, settings: ModelSettings, tmp_path: Path) -> None:
-    broken = ModelSettings(**{**settings.__dict__, "name": "broken", "directory": str(tmp_path)})
+    broken = replace(settings, name="broken", directory=str(tmp_path))
     name = render(MODEL_REPO, server.repository, broken, ReplicaSettings(str(tmp_path / "control")), "cpu")
     with grpc.InferenceServerClient(server.grpc) as client, pytest.raises(InferenceServerException) as raised:
         client.load_model(name)

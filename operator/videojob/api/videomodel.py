@@ -8,8 +8,7 @@ from pydantic import Field
 from videojob.api.meta import ObjectMeta
 from videojob.api.names import FPS, MAX_SECONDS, Side, Steps
 from videojob.api.schema import Resource, immutable_but, rules
-from videojob.chunks import ChunkLayout
-from videojob.families import FAMILIES, FamilyName
+from videojob.families import FAMILIES, Chunking, FamilyName, Plan
 
 OTHER_MODEL = "create a VideoModel of another name instead"
 
@@ -105,10 +104,18 @@ class VideoModelSpec(Resource):
     defaults: Defaults = Defaults()
     estimate: Estimate = Estimate()
 
+    def plan(self, frames: int, steps: int) -> Plan:
+        """How a video of so many frames is made with this model, and stored."""
+        return FAMILIES[self.family].plan(self._chunking, frames, steps)
+
     @property
-    def layout(self) -> ChunkLayout:
-        """The arithmetic of this model's chunks."""
-        return ChunkLayout(self.chunk.first_latents, self.chunk.latents, FAMILIES[self.family].frames_per_latent)
+    def most_frames(self) -> int:
+        """How many frames come out of the largest unit of any video."""
+        return FAMILIES[self.family].most_frames(self._chunking)
+
+    @property
+    def _chunking(self) -> Chunking:
+        return Chunking(self.chunk.first_latents, self.chunk.latents, self.sink_latents, self.window_latents)
 
 
 SPEC_RULES = rules(

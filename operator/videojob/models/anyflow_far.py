@@ -9,16 +9,25 @@ Sources: AnyFlow (arXiv:2605.13724), FAR (arXiv:2503.19325), diffusers 0.42.1 `p
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from diffusers import AnyFlowFARPipeline, AutoencoderKLWan
 from diffusers.pipelines.anyflow.pipeline_anyflow_far import prompt_clean
 
-from videojob.models.family import Cancelled
+from videojob.families import Unit
+from videojob.models.family import Conditioning, Step
+from videojob.models.noise import Noise
+from videojob.models.tensors import Tensors
 from videojob.triton.contract import ChunkError, ErrorCode
+from videojob.triton.wire import Settings
+
+EMBEDS: Final = "prompt_embeds"
+"""The conditions: `[B, L, D]`, B = 2 (negative, positive) with guidance, else 1."""
+LATENTS: Final = "latents"
+"""A unit's checkpoint: `[1, C, T, h, w]`, in the model's dtype."""
 
 # `max_sequence_length` of the pipeline's call: embeddings are padded to it, longer prompts would be cut.
 _PROMPT_TOKENS = 512
@@ -44,7 +53,7 @@ def _check_folder(directory: Path) -> None:
         raise ValueError(f"{directory} holds a {found}; the family AnyFlowFAR needs an {AnyFlowFARPipeline.__name__}.")
 
 
-class TextEncoder:
+class Conditioner:
     """UMT5 (or T5) encoder with the pipeline's own cleaning and padding."""
 
     def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
@@ -52,8 +61,12 @@ class TextEncoder:
         self._limit = min(_PROMPT_TOKENS, self._pipeline.tokenizer.model_max_length)
 
     @torch.inference_mode()
-    def encode(self, prompt: str) -> torch.Tensor:
-        """See `videojob.models.family.TextEncoder`."""
+    def encode(self, conditioning: Conditioning) -> Tensors:
+        """See `videojob.models.family.Conditioner`."""
+        texts = ["", conditioning.prompt] if conditioning.guided else [conditioning.prompt]
+        return {EMBEDS: torch.cat([self._embeds(text) for text in texts])}
+
+    def _embeds(self, prompt: str) -> torch.Tensor:
         tokens = len(self._pipeline.tokenizer(prompt_clean(prompt), truncation=False).input_ids)
         if tokens > self._limit:
             raise ChunkError(
@@ -67,8 +80,8 @@ class TextEncoder:
         return embeds
 
 
-class Denoiser:
-    """The FAR transformer with the flow-map Euler sampler."""
+class Generator:
+    """The FAR transformer with the flow-map Euler sampler. Its state: latents of the chunks that it remembers."""
 
     def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
         pipeline = _pipeline(directory, dtype, "text_encoder", "tokenizer", "vae")
@@ -76,49 +89,39 @@ class Denoiser:
         self._scheduler = pipeline.scheduler
         self._device = device
 
-    def latent_shape(self, latents: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        """See `videojob.models.family.Denoiser`."""
-        config = self._transformer.config
-        multiple = _SPATIAL_FACTOR * config.patch_size[1]
-        least = _SPATIAL_FACTOR * config.compressed_patch_size[1]
-        if height % multiple or width % multiple or min(height, width) < least:
-            raise ChunkError(
-                ErrorCode.INVALID_REQUEST,
-                f"Width and height must be multiples of {multiple} and at least {least}, not {width} x {height}.",
-            )
-        return (1, config.in_channels, latents, height // _SPATIAL_FACTOR, width // _SPATIAL_FACTOR)
+    def start(self, unit: Unit, settings: Settings, past: Sequence[Tensors]) -> dict[int, torch.Tensor]:
+        """See `videojob.models.family.Generator`."""
+        shape = self.latent_shape(unit, settings)
+        memory = dict(zip(unit.needs, (checkpoint.get(LATENTS) for checkpoint in past), strict=True))
+        return {index: _checked(f"The checkpoint of unit {index}", shape, latents) for index, latents in memory.items()}
 
     @torch.inference_mode()
-    def denoise(
-        self,
-        prompt_embeds: torch.Tensor,
-        memory: Sequence[torch.Tensor],
-        noise: torch.Tensor,
-        *,
-        steps: int,
-        guidance_scale: float,
-        cancelled: Cancelled,
-    ) -> torch.Tensor:
-        """See `videojob.models.family.Denoiser`."""
-        guided = guidance_scale > 1.0
+    def run(
+        self, unit: Unit, settings: Settings, state: dict[int, torch.Tensor], conditions: Tensors, noise: Noise
+    ) -> Iterator[Step]:
+        """See `videojob.models.family.Generator`."""
+        shape = self.latent_shape(unit, settings)
+        if any(memory.shape[3:] != shape[3:] for memory in state.values()):
+            raise ChunkError(ErrorCode.INVALID_REQUEST, "Width and height may not change within a sequence.")
+        guided = settings.guidance_scale > 1.0
         dtype = self._transformer.dtype
-        embeds = prompt_embeds.to(self._device, dtype)
+        embeds = conditions[EMBEDS].to(self._device, dtype)
         # The transformer takes [B, T, C, h, w].
-        latents = noise.to(self._device, dtype).permute(0, 2, 1, 3, 4)
-        remembered = [chunk.to(self._device, dtype).permute(0, 2, 1, 3, 4) for chunk in memory]
+        latents = noise(shape).to(self._device, dtype).permute(0, 2, 1, 3, 4)
+        remembered = [state[index].to(self._device, dtype).permute(0, 2, 1, 3, 4) for index in unit.needs]
         partition = [chunk.shape[1] for chunk in remembered]
 
         kv_cache = self._empty_cache(embeds.shape[0], partition, latents)
         if remembered:
-            _stop_if(cancelled)
             self._fill_cache(kv_cache, torch.cat(remembered, dim=1), partition, embeds)
+        made = _step(latents)
+        yield made
 
-        self._scheduler.set_timesteps(steps, device=self._device)
+        self._scheduler.set_timesteps(unit.steps, device=self._device)
         for step, t in enumerate(self._scheduler.timesteps):
             r = self._scheduler.sigmas[step + 1] * self._scheduler.config.num_train_timesteps
             if t == r:
                 continue
-            _stop_if(cancelled)
             model_input = torch.cat([latents] * 2) if guided else latents
             velocity, _ = self._transformer(
                 hidden_states=model_input,
@@ -132,9 +135,25 @@ class Denoiser:
             )
             if guided:
                 negative, velocity = velocity.chunk(2)
-                velocity = negative + guidance_scale * (velocity - negative)
+                velocity = negative + settings.guidance_scale * (velocity - negative)
             latents = self._scheduler.step(velocity, t, latents, return_dict=False)[0]
-        return latents.permute(0, 2, 1, 3, 4).contiguous()
+            made = _step(latents)
+            yield made
+        for forgotten in state.keys() - {*unit.needs}:
+            del state[forgotten]
+        state[unit.index] = made.tensors[LATENTS]
+
+    def latent_shape(self, unit: Unit, settings: Settings) -> tuple[int, int, int, int, int]:
+        """`[1, C, T, h, w]` of a unit. Raises ChunkError (InvalidRequest) where the model cannot make that size."""
+        config, height, width = self._transformer.config, settings.height, settings.width
+        multiple = _SPATIAL_FACTOR * config.patch_size[1]
+        least = _SPATIAL_FACTOR * config.compressed_patch_size[1]
+        if height % multiple or width % multiple or min(height, width) < least:
+            raise ChunkError(
+                ErrorCode.INVALID_REQUEST,
+                f"Width and height must be multiples of {multiple} and at least {least}, not {width} x {height}.",
+            )
+        return (1, config.in_channels, len(unit.latents), height // _SPATIAL_FACTOR, width // _SPATIAL_FACTOR)
 
     def _empty_cache(self, batch: int, partition: list[int], latents: torch.Tensor) -> KVCache:
         """Room for the keys and values of the memory: its last chunks in full, older ones compressed."""
@@ -178,7 +197,7 @@ class Denoiser:
         )
 
 
-class VideoDecoder:
+class Decoder:
     """Wan 2.1 VAE with one feature cache per video.
 
     `AutoencoderKLWan.decode` forgets its cache after every call, so decoding chunk by chunk with it loses frames. Its
@@ -203,7 +222,7 @@ class VideoDecoder:
 
     @property
     def look_back(self) -> int:
-        """See `videojob.models.family.VideoDecoder`: 38 latents for a Wan 2.1 VAE.
+        """Latents that, decoded again, make a state equal to that of an unbroken decode: 38 for a Wan 2.1 VAE.
 
         Each causal convolution over three frames sees two earlier ones, at the frame rate of its stage: one at the
         start, two in each residual block (two blocks in the middle, one more than configured in each stage), one
@@ -218,29 +237,42 @@ class VideoDecoder:
                 rate *= 2
         return math.ceil(latents + 2 / rate)
 
-    def new_cache(self) -> list[Any]:
-        """See `videojob.models.family.VideoDecoder`."""
+    def start(self, unit: Unit, past: Sequence[Tensors]) -> list[Any]:
+        """See `videojob.models.family.Decoder`."""
+        least = min(unit.latents.start, self.look_back)
+        found = sum(checkpoint[LATENTS].shape[2] for checkpoint in past if LATENTS in checkpoint)
+        if not least <= found <= unit.latents.start:
+            raise ChunkError(
+                ErrorCode.INVALID_REQUEST,
+                f"A sequence that starts at unit {unit.index} needs checkpoints of {least} to {unit.latents.start} "
+                f"latents for the decoder, not {found}.",
+            )
         return [None] * self._vae._conv_num
 
     @torch.inference_mode()
-    def decode(self, latents: torch.Tensor, cache: list[Any], cancelled: Cancelled) -> torch.Tensor:
-        """See `videojob.models.family.VideoDecoder`."""
-        latents = latents.to(self._device, self._dtype)
+    def run(self, checkpoint: Tensors, state: list[Any]) -> Iterator[torch.Tensor]:
+        """See `videojob.models.family.Decoder`: the frames of one latent at a time."""
+        latents = checkpoint[LATENTS].to(self._device, self._dtype)
         features = self._vae.post_quant_conv(latents / self._inverse_std + self._mean)
-        pieces = []
         for index in range(features.shape[2]):
-            _stop_if(cancelled)
-            pieces.append(
-                self._vae.decoder(
-                    features[:, :, index : index + 1],
-                    feat_cache=cache,
-                    feat_idx=[0],
-                    first_chunk=cache[0] is None,
-                )
+            frames = self._vae.decoder(
+                features[:, :, index : index + 1],
+                feat_cache=state,
+                feat_idx=[0],
+                first_chunk=state[0] is None,
             )
-        return torch.cat(pieces, dim=2).clamp(-1.0, 1.0)
+            yield frames.clamp(-1.0, 1.0)
 
 
-def _stop_if(cancelled: Cancelled) -> None:
-    if cancelled():
-        raise ChunkError(ErrorCode.CANCELLED, "The sequence was cancelled.")
+def _step(latents: torch.Tensor) -> Step:
+    """Of latents `[1, T, C, h, w]`."""
+    return Step({LATENTS: latents.permute(0, 2, 1, 3, 4).contiguous()})
+
+
+def _checked(what: str, shape: tuple[int, ...], latents: torch.Tensor | None) -> torch.Tensor:
+    """The latents, where they are as those of `shape` but for their number."""
+    found = [] if latents is None else list(latents.shape)
+    if latents is None or len(found) != len(shape) or [*found[:2], *found[3:]] != [*shape[:2], *shape[3:]]:
+        expected = [*shape[:2], "T", *shape[3:]]
+        raise ChunkError(ErrorCode.INVALID_REQUEST, f"{what} must have latents of shape {expected}, not {found}.")
+    return latents

@@ -1,101 +1,103 @@
 """What a model family has to do, and where its implementation is found.
 
-To add a family: a module with three classes like those of `anyflow_far`, a line in `_MODULES`, and its arithmetic facts
-in `videojob.families`.
+To add a family: a module with three classes like those of `anyflow_far`, a line in `_MODULES`, and its arithmetic in
+`videojob.families`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 
-from videojob.families import FamilyName
-
-Cancelled = Callable[[], bool]
-"""Returns whether to stop. Called between two steps of work."""
-
-
-class TextEncoder(Protocol):
-    """Turns a prompt into what the denoiser conditions on."""
-
-    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None: ...
-
-    def encode(self, prompt: str) -> torch.Tensor:
-        """Embeddings `[1, L, D]` of one text, the empty one included.
-
-        Raises ChunkError (PromptTooLong) with both counts where the text has more tokens than the model takes.
-        """
-        ...
+from videojob.families import FamilyName, Unit
+from videojob.models.noise import Noise
+from videojob.models.tensors import Tensors
+from videojob.triton.wire import Settings
 
 
-class Denoiser(Protocol):
-    """Makes the latents of a chunk, as a pure function of its arguments."""
+@dataclass(frozen=True)
+class Conditioning:
+    """What a job wants its video to be like, as far as the denoiser is concerned. Equal ones are encoded once."""
 
-    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None: ...
-
-    def latent_shape(self, latents: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        """`[1, C, T, h, w]` of a chunk of `latents` latents at `height` x `width` pixels.
-
-        Raises ChunkError (InvalidRequest) where the model cannot make that size.
-        """
-        ...
-
-    def denoise(
-        self,
-        prompt_embeds: torch.Tensor,
-        memory: Sequence[torch.Tensor],
-        noise: torch.Tensor,
-        *,
-        steps: int,
-        guidance_scale: float,
-        cancelled: Cancelled,
-    ) -> torch.Tensor:
-        """Latents `[1, C, T, h, w]` of a chunk.
-
-        Args:
-            prompt_embeds: `[B, L, D]`; B is 2 (negative, positive) where `guidance_scale` is above 1, else 1.
-            memory: latents `[1, C, Tm, h, w]` of the remembered chunks, in order.
-            noise: `[1, C, T, h, w]` float32.
-            steps: denoising steps.
-            guidance_scale: strength of classifier-free guidance.
-            cancelled: called between two steps; raises ChunkError (Cancelled) once it returns True.
-        """
-        ...
+    prompt: str
+    guided: bool
+    """Whether the denoiser runs with classifier-free guidance, and needs what to go away from."""
 
 
-class VideoDecoder(Protocol):
-    """Decodes latents to frames, latent by latent, exactly as the whole clip would be decoded at once."""
+@dataclass(frozen=True)
+class Step:
+    """A step of a unit that was made."""
+
+    tensors: Tensors
+    """What the next step starts from. After the last step it is the unit's checkpoint: all that later units and the
+    decoder need of it."""
+
+
+class Conditioner(Protocol):
+    """Turns prompts into what the generator conditions on."""
 
     def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None: ...
 
-    @property
-    def look_back(self) -> int:
-        """Latents that, decoded again, make a cache equal to that of an unbroken decode, bit for bit."""
-        ...
+    def encode(self, conditioning: Conditioning) -> Tensors:
+        """Conditions, under names that the family's generator knows.
 
-    def new_cache(self) -> Any:
-        """Feature cache of a video's start. One per sequence; `decode` changes it."""
-        ...
-
-    def decode(self, latents: torch.Tensor, cache: Any, cancelled: Cancelled) -> torch.Tensor:
-        """Frames `[1, 3, F, H, W]` in -1..1 of the next latents `[1, C, T, h, w]`.
-
-        `cancelled` is called between two latents; raises ChunkError (Cancelled) once it returns True.
+        Raises ChunkError (PromptTooLong) with both counts where a text has more tokens than the model takes.
         """
+        ...
+
+
+class Generator(Protocol):
+    """Makes units, each as a pure function of its arguments and of the checkpoints that it needs."""
+
+    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None: ...
+
+    def start(self, unit: Unit, settings: Settings, past: Sequence[Tensors]) -> Any:
+        """The state of a sequence that starts with `unit`.
+
+        `past` are the checkpoints of `unit.needs`, in order. Raises ChunkError (InvalidRequest) where they do not fit,
+        or the model cannot make that size.
+        """
+        ...
+
+    def run(self, unit: Unit, settings: Settings, state: Any, conditions: Tensors, noise: Noise) -> Iterator[Step]:
+        """Make the unit, step by step: one before the first step of the sampler, and one after each.
+
+        After the last, `state` is that of a sequence whose next unit follows this one. Whoever stops in between must
+        not use it again. Raises ChunkError (InvalidRequest).
+        """
+        ...
+
+
+class Decoder(Protocol):
+    """Decodes checkpoints to frames, exactly as the whole clip would be decoded at once."""
+
+    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None: ...
+
+    def start(self, unit: Unit, past: Sequence[Tensors]) -> Any:
+        """The state of a sequence that starts with `unit`, once the checkpoints in `past` are run through it.
+
+        These are those of `unit.decode`, in order. Raises ChunkError (InvalidRequest) where they are too few to make
+        the state equal to that of an unbroken decode.
+        """
+        ...
+
+    def run(self, checkpoint: Tensors, state: Any) -> Iterator[torch.Tensor]:
+        """Frames `[1, 3, F, H, W]` in -1..1 of the next unit, in parts. Changes `state`."""
         ...
 
 
 class _FamilyModule(Protocol):
-    TextEncoder: type[TextEncoder]
-    Denoiser: type[Denoiser]
-    VideoDecoder: type[VideoDecoder]
+    Conditioner: type[Conditioner]
+    Generator: type[Generator]
+    Decoder: type[Decoder]
 
 
 _MODULES = {FamilyName.ANYFLOW_FAR: "videojob.models.anyflow_far"}
 
 
 def family_module(name: FamilyName) -> _FamilyModule:
-    """The classes `TextEncoder`, `Denoiser` and `VideoDecoder` of a family."""
+    """The classes `Conditioner`, `Generator` and `Decoder` of a family."""
     return cast("_FamilyModule", import_module(_MODULES[name]))

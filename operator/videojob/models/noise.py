@@ -1,4 +1,4 @@
-"""The noise that a chunk starts from."""
+"""The noise that a unit is made from."""
 
 import hashlib
 import struct
@@ -6,11 +6,19 @@ import struct
 import torch
 
 
-def chunk_noise(seed: int, shot: int, chunk: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """Normal noise of `shape`, float32 on the CPU, that depends on nothing but the arguments.
+class Noise:
+    """Normal noise of one unit, float32 on the CPU, that depends on nothing but its names.
 
-    Not drawn from a stream: a chunk gets the same noise whether or not the chunks before it were made here.
+    Not drawn from a stream: a unit gets the same noise whether or not those before it were made here, and however many
+    of its steps were.
     """
-    digest = hashlib.sha256(struct.pack("<qqq", seed, shot, chunk)).digest()
-    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+
+    def __init__(self, seed: int, shot: int, unit: int) -> None:
+        self._key = struct.pack("<qqq", seed, shot, unit)
+
+    def __call__(self, shape: tuple[int, ...], name: str = "", step: int = 0) -> torch.Tensor:
+        """Noise of `shape`. What a unit starts from has no name; a family names what else it draws, at which step."""
+        key = self._key + (struct.pack("<q", step) + name.encode() if name else b"")
+        digest = hashlib.sha256(key).digest()
+        generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+        return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")

@@ -1,242 +1,159 @@
 """The stages of serving: what a Triton model does with a request, apart from Triton.
 
-Each stage runs in a process of its own and makes one chunk at a time. Denoiser and decoder keep what a sequence needs
-next; what they give depends only on the requests of that sequence.
+Each stage runs in a process of its own and makes one unit at a time. Denoiser and decoder keep what a sequence needs
+next; what they give depends only on the requests of that sequence. None knows what a family's tensors hold.
 """
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from videojob.chunks import ChunkLayout, memory_chunks
-from videojob.models.family import Cancelled, Denoiser, TextEncoder, VideoDecoder
-from videojob.models.noise import chunk_noise
-from videojob.triton.contract import END_SEQUENCE, ChunkError, ErrorCode
+from videojob.models.family import Conditioner, Conditioning, Decoder, Generator
+from videojob.models.noise import Noise
+from videojob.models.tensors import Tensors
+from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.sequences import Sequences
+from videojob.triton.wire import Settings, UnitRequest
 
 Clock = Callable[[], float]
 """Seconds that only grow."""
+Cancelled = Callable[[], bool]
+"""Returns whether to stop. Called between two steps of work."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Where a request stands in its sequence."""
+    """Where a request stands in its sequence, and what came with it."""
 
     sequence: str
-    chunk: int
     start: bool
     end: bool
-
-    def __post_init__(self) -> None:
-        if self.chunk < END_SEQUENCE or (self.chunk == END_SEQUENCE and not self.end):
-            raise ChunkError(
-                ErrorCode.INVALID_REQUEST,
-                f"CHUNK is {self.chunk}; it must be 0 or more, or {END_SEQUENCE} with sequence_end to end a sequence.",
-            )
-
-    @property
-    def only_ends(self) -> bool:
-        """Whether there is nothing to make."""
-        return self.chunk == END_SEQUENCE
+    past: Sequence[Tensors] = ()
+    """The checkpoints of `UnitRequest.past`, in order; only where a sequence starts."""
 
 
 @dataclass(frozen=True)
-class Timed:
-    """A tensor and the seconds that computing it took."""
+class Made:
+    """What a stage made of a unit, and the seconds that it took."""
 
-    tensor: torch.Tensor
+    tensors: Tensors
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The frames `[F, H, W, 3]` uint8 of a unit, on the CPU, and the seconds that they took."""
+
+    frames: torch.Tensor
     seconds: float
 
 
 class TextStage:
-    """Prompt embeddings, the last `limit` texts of them cached."""
+    """Conditions of a unit; those of the last `limit` jobs are cached."""
 
-    def __init__(self, encoder: TextEncoder, limit: int = 64, clock: Clock = time.perf_counter) -> None:
-        self._encoder = encoder
+    def __init__(self, conditioner: Conditioner, limit: int = 64, clock: Clock = time.perf_counter) -> None:
+        self._conditioner = conditioner
         self._limit = limit
         self._clock = clock
-        self._cache: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._cache: OrderedDict[Conditioning, Tensors] = OrderedDict()
 
-    def encode(self, prompt: str, guidance_scale: float) -> Timed:
-        """Embeddings `[B, L, D]` on the CPU: of the prompt, with guidance (above 1) of the empty text before it.
-
-        0 seconds where all of it was cached. Raises ChunkError (PromptTooLong).
-        """
+    def encode(self, settings: Settings) -> Made:
+        """The conditions on the CPU, in 0 seconds where they were cached. Raises ChunkError (PromptTooLong)."""
         started = self._clock()
-        texts = ["", prompt] if guidance_scale > 1.0 else [prompt]
-        cached = all(text in self._cache for text in texts)
-        embeds = torch.cat([self._embeds(text) for text in texts])
-        return Timed(embeds, 0.0 if cached else self._clock() - started)
-
-    def _embeds(self, text: str) -> torch.Tensor:
-        if text not in self._cache:
-            self._cache[text] = self._encoder.encode(text).cpu()
-        self._cache.move_to_end(text)
-        embeds = self._cache[text]
+        conditioning = Conditioning(settings.prompt, guided=settings.guidance_scale > 1.0)
+        cached = conditioning in self._cache
+        if not cached:
+            encoded = self._conditioner.encode(conditioning)
+            self._cache[conditioning] = {name: tensor.cpu() for name, tensor in encoded.items()}
+        self._cache.move_to_end(conditioning)
         while len(self._cache) > self._limit:
             self._cache.popitem(last=False)
-        return embeds
-
-
-@dataclass(frozen=True)
-class DenoiseRequest:
-    """What a chunk's latents are a function of, apart from its place in the sequence."""
-
-    prompt_embeds: torch.Tensor
-    """`[B, L, D]`."""
-    seed: int
-    shot: int
-    width: int
-    height: int
-    steps: int
-    guidance_scale: float
-    memory: torch.Tensor | None
-    """`[1, C, T, h, w]`, the latents of `memory_chunks`; only where a sequence starts after chunk 0."""
+        return Made(self._cache[conditioning], 0.0 if cached else self._clock() - started)
 
 
 class DenoiseStage:
-    """Makes the latents of chunks and remembers sink and window of each sequence."""
+    """Makes the checkpoints of units and keeps what each sequence remembers."""
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        sequences: Sequences[dict[int, torch.Tensor]],
-        layout: ChunkLayout,
-        *,
-        sink_latents: int,
-        window_latents: int,
-        clock: Clock = time.perf_counter,
-    ) -> None:
-        self._denoiser = denoiser
+    def __init__(self, generator: Generator, sequences: Sequences[Any], clock: Clock = time.perf_counter) -> None:
+        self._generator = generator
         self._sequences = sequences
-        self._layout = layout
-        self._sink_latents = sink_latents
-        self._window_latents = window_latents
         self._clock = clock
 
     def end(self, sequence: str) -> None:
         """Forget a sequence, known or not."""
         self._sequences.drop(sequence)
 
-    def make(self, turn: Turn, request: DenoiseRequest, cancelled: Cancelled) -> Timed:
-        """Latents `[1, C, T, h, w]` of chunk `turn.chunk`.
+    def make(self, turn: Turn, request: UnitRequest, conditions: Tensors, cancelled: Cancelled) -> Made:
+        """The checkpoint of the unit.
 
-        Raises ChunkError: OutOfSequence, InvalidRequest, Cancelled, or ModelFailed where the latents are not finite.
-        After any exception the sequence is unknown.
+        Raises ChunkError: OutOfSequence, InvalidRequest, Cancelled, or ModelFailed where it is not finite. After any
+        exception the sequence is unknown.
         """
-        started = self._clock()
+        started, unit, settings = self._clock(), request.unit, request.settings
         # Taken out first, whatever comes: an invalid request leaves no state behind either.
         if turn.start:
             self._sequences.drop(turn.sequence)
-            known: dict[int, torch.Tensor] = {}
+            state = self._generator.start(unit, settings, _past(turn, request, unit.needs))
         else:
-            known = self._sequences.take(turn.sequence, turn.chunk)
-        if request.steps < 1:
-            raise ChunkError(ErrorCode.INVALID_REQUEST, f"STEPS is {request.steps}; it must be at least 1.")
-        shape = self._denoiser.latent_shape(self._layout.chunk_latents(turn.chunk), request.height, request.width)
-        if turn.start:
-            known = self._split_memory(turn.chunk, request.memory, shape)
-        elif request.memory is not None:
-            raise ChunkError(ErrorCode.INVALID_REQUEST, "MEMORY may only come with the request that starts a sequence.")
-        elif any(latents.shape[3:] != shape[3:] for latents in known.values()):
-            raise ChunkError(ErrorCode.INVALID_REQUEST, "WIDTH and HEIGHT may not change within a sequence.")
-
-        latents = self._denoiser.denoise(
-            request.prompt_embeds,
-            [known[chunk] for chunk in self._memory_chunks(turn.chunk)],
-            chunk_noise(request.seed, request.shot, turn.chunk, shape),
-            steps=request.steps,
-            guidance_scale=request.guidance_scale,
-            cancelled=cancelled,
-        )
-        _require_finite(latents, f"The latents of chunk {turn.chunk}")
+            state = _next(self._sequences, turn, request)
+        _stop_if(cancelled)
+        noise = Noise(settings.seed, unit.shot, unit.index)
+        checkpoint: Tensors = {}
+        for step in self._generator.run(unit, settings, state, conditions, noise):
+            checkpoint = step.tensors
+            _stop_if(cancelled)
+        _require_finite(checkpoint.values(), f"The tensors of unit {unit.index}")
         if not turn.end:
-            known[turn.chunk] = latents
-            needed = {chunk: known[chunk] for chunk in self._memory_chunks(turn.chunk + 1)}
-            self._sequences.keep(turn.sequence, turn.chunk, needed)
-        return Timed(latents, self._clock() - started)
-
-    def _memory_chunks(self, chunk: int) -> tuple[int, ...]:
-        return memory_chunks(chunk, self._layout, self._sink_latents, self._window_latents)
-
-    def _split_memory(
-        self, chunk: int, memory: torch.Tensor | None, shape: tuple[int, int, int, int, int]
-    ) -> dict[int, torch.Tensor]:
-        chunks = self._memory_chunks(chunk)
-        sizes = [self._layout.chunk_latents(earlier) for earlier in chunks]
-        expected = (1, shape[1], sum(sizes), *shape[3:])
-        found = (1, shape[1], 0, *shape[3:]) if memory is None else tuple(memory.shape)
-        if found != expected:
-            raise ChunkError(
-                ErrorCode.INVALID_REQUEST,
-                f"A sequence that starts at chunk {chunk} needs MEMORY of shape {list(expected)}, not {list(found)}.",
-            )
-        if memory is None:
-            return {}
-        # Cloned: a slice would keep the whole request alive.
-        parts = torch.split(memory, sizes, dim=2)
-        return {earlier: part.clone() for earlier, part in zip(chunks, parts, strict=True)}
+            self._sequences.keep(turn.sequence, unit.index, state)
+        return Made(checkpoint, self._clock() - started)
 
 
 class DecodeStage:
-    """Makes the frames of chunks and keeps the VAE's feature cache of each sequence."""
+    """Makes the frames of units and keeps the decoder's state of each sequence."""
 
-    def __init__(
-        self,
-        decoder: VideoDecoder,
-        sequences: Sequences[Any],
-        layout: ChunkLayout,
-        clock: Clock = time.perf_counter,
-    ) -> None:
+    def __init__(self, decoder: Decoder, sequences: Sequences[Any], clock: Clock = time.perf_counter) -> None:
         self._decoder = decoder
         self._sequences = sequences
-        self._layout = layout
         self._clock = clock
 
     def end(self, sequence: str) -> None:
         """Forget a sequence, known or not."""
         self._sequences.drop(sequence)
 
-    def make(self, turn: Turn, latents: torch.Tensor, tail: torch.Tensor | None, cancelled: Cancelled) -> Timed:
-        """Frames `[F, H, W, 3]` uint8, on the CPU, of the chunk's latents `[1, C, T, h, w]`.
+    def make(self, turn: Turn, request: UnitRequest, checkpoint: Tensors, cancelled: Cancelled) -> Decoded:
+        """The frames of the unit, whose checkpoint is given.
 
-        A sequence that starts after chunk 0 decodes `tail`, the latents before the chunk, for its cache alone.
-        Raises ChunkError: OutOfSequence, InvalidRequest, Cancelled, or ModelFailed where the frames are not finite.
-        After any exception the sequence is unknown.
+        A sequence that starts after unit 0 decodes the checkpoints before the unit, for its state alone. Raises
+        ChunkError: OutOfSequence, InvalidRequest, Cancelled, or ModelFailed where the frames are not finite. After any
+        exception the sequence is unknown.
         """
-        started = self._clock()
+        started, unit = self._clock(), request.unit
         if turn.start:
             self._sequences.drop(turn.sequence)
-            self._check_tail(turn.chunk, 0 if tail is None else tail.shape[2])
-            cache = self._decoder.new_cache()
-            if tail is not None:
-                self._decoder.decode(tail, cache, cancelled)
+            past = _past(turn, request, unit.decode)
+            state = self._decoder.start(unit, past)
+            for earlier in past:
+                for _ in self._parts(earlier, state, cancelled):
+                    pass
         else:
-            cache = self._sequences.take(turn.sequence, turn.chunk)
-            if tail is not None:
-                raise ChunkError(
-                    ErrorCode.INVALID_REQUEST, "TAIL may only come with the request that starts a sequence."
-                )
-        frames = self._decoder.decode(latents, cache, cancelled)
-        _require_finite(frames, f"The frames of chunk {turn.chunk}")
+            state = _next(self._sequences, turn, request)
+        pixels = []
+        for part in self._parts(checkpoint, state, cancelled):
+            _require_finite([part], f"The frames of unit {unit.index}")
+            pixels.append(to_uint8(part).cpu())
         if not turn.end:
-            self._sequences.keep(turn.sequence, turn.chunk, cache)
-        pixels = to_uint8(frames).cpu()
-        return Timed(pixels, self._clock() - started)
+            self._sequences.keep(turn.sequence, unit.index, state)
+        return Decoded(torch.cat(pixels), self._clock() - started)
 
-    def _check_tail(self, chunk: int, latents: int) -> None:
-        """Refuse a tail from which the cache would come out different: the frames would be wrong, if only slightly."""
-        before = self._layout.first_latent(chunk)
-        least = min(before, self._decoder.look_back)
-        if not least <= latents <= before:
-            raise ChunkError(
-                ErrorCode.INVALID_REQUEST,
-                f"A sequence that starts at chunk {chunk} needs a TAIL of {least} to {before} latents, not {latents}.",
-            )
+    def _parts(self, checkpoint: Tensors, state: Any, cancelled: Cancelled) -> Iterator[torch.Tensor]:
+        _stop_if(cancelled)
+        for part in self._decoder.run(checkpoint, state):
+            yield part
+            _stop_if(cancelled)
 
 
 def to_uint8(frames: torch.Tensor) -> torch.Tensor:
@@ -245,8 +162,39 @@ def to_uint8(frames: torch.Tensor) -> torch.Tensor:
     return (scaled * 255).round().to(torch.uint8).contiguous()
 
 
-def _require_finite(tensor: torch.Tensor, what: str) -> None:
-    if not bool(torch.isfinite(tensor).all()):
+def _past(turn: Turn, request: UnitRequest, needed: Sequence[int]) -> list[Tensors]:
+    """The checkpoints of these units, in order."""
+    index = request.unit.index
+    if len(turn.past) != len(request.past):
+        raise ChunkError(
+            ErrorCode.INVALID_REQUEST,
+            f"PAST holds {len(turn.past)} checkpoints; REQUEST names {len(request.past)} units in past.",
+        )
+    given = dict(zip(request.past, turn.past, strict=True))
+    if missing := [each for each in needed if each not in given]:
+        raise ChunkError(
+            ErrorCode.INVALID_REQUEST,
+            f"A sequence that starts at unit {index} needs the checkpoints of the units {list(needed)}; "
+            f"PAST lacks those of {missing}.",
+        )
+    return [given[each] for each in needed]
+
+
+def _next(sequences: Sequences[Any], turn: Turn, request: UnitRequest) -> Any:
+    """The state of a sequence that goes on."""
+    state = sequences.take(turn.sequence, request.unit.index)
+    if turn.past:
+        raise ChunkError(ErrorCode.INVALID_REQUEST, "PAST may only come with the request that starts a sequence.")
+    return state
+
+
+def _stop_if(cancelled: Cancelled) -> None:
+    if cancelled():
+        raise ChunkError(ErrorCode.CANCELLED, "The sequence was cancelled.")
+
+
+def _require_finite(tensors: Iterable[torch.Tensor], what: str) -> None:
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
         raise ChunkError(
             ErrorCode.MODEL_FAILED,
             f"{what} hold values that are not numbers. The weights, the precision or the memory given is broken.",

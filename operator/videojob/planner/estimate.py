@@ -125,10 +125,10 @@ def remaining_work(job: Job, model: VideoModel) -> float:
     resolved = job.resolved
     if resolved is not None:
         return max(0, resolved.chunks - job.chunks_done) * work(model, resolved.width, resolved.height, resolved.steps)
-    chunks = model.spec.layout.chunks_for(frames_of(job, model))
     defaults = model.spec.defaults
-    size = (job.width or defaults.width, job.height or defaults.height)
-    return chunks * work(model, *size, job.steps or defaults.steps)
+    steps = job.steps or defaults.steps
+    units = len(model.spec.plan(frames_of(job, model), steps).units)
+    return units * work(model, job.width or defaults.width, job.height or defaults.height, steps)
 
 
 def _bounded(seconds: float) -> float:

@@ -1,39 +1,31 @@
-"""Chunks of one job through Triton: two requests in flight, answers taken in order, encoded and committed in order.
+"""Units of one job through Triton: two requests in flight, answers taken in order, encoded and committed in order.
 
-While Triton denoises chunk k+1 and decodes chunk k, the runner encodes and uploads chunk k-1. What bounds it all is the
-number of frame buffers: a request is sent only with a buffer for its answer, which is free again once it is encoded.
+While Triton denoises unit k+1 and decodes unit k, the runner encodes and uploads the piece of unit k-1. What bounds it
+all is the number of frame buffers: a request is sent only with a buffer for its answer, which is free again once it is
+encoded.
 """
 
 import asyncio
 import logging
+import math
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from videojob.api.videojob import Resolved, StageSeconds
-from videojob.chunks import ChunkLayout
+from videojob.api.videojob import StageSeconds
+from videojob.families import Piece, Plan, Unit
 from videojob.media import encode_segment
 from videojob.runner.accounting import hidden_decode
 from videojob.runner.buffers import Buffer, FrameBuffers
 from videojob.runner.clock import Clock
-from videojob.runner.resume import ResumePoint
 from videojob.runner.stop import Stop, StoppedError
-from videojob.runner.triton import (
-    Answer,
-    Array,
-    Request,
-    Stream,
-    Tensor,
-    Triton,
-    TritonGoneError,
-    TritonRefusedError,
-    chunk_inputs,
-)
+from videojob.runner.triton import Answer, Request, Stream, Triton, TritonGoneError, TritonRefusedError
 from videojob.triton import contract
 from videojob.triton.contract import ChunkError, ErrorCode
+from videojob.triton.wire import Settings, UnitRequest
 
 log = logging.getLogger(__name__)
 
@@ -49,61 +41,35 @@ FLUSH_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a job's chunks are made from."""
+    """What a job's video is made from."""
 
     model: str
     correlation_id: str
-    prompt: str
-    resolved: Resolved
-    layout: ChunkLayout
+    settings: Settings
+    plan: Plan
+    fps: int
 
-    def inputs(self, chunk: int) -> tuple[Tensor, ...]:
-        """The inputs of a chunk's request."""
-        return chunk_inputs(
-            prompt=self.prompt,
-            seed=self.resolved.seed,
-            shot=0,
-            chunk=chunk,
-            width=self.resolved.width,
-            height=self.resolved.height,
-            steps=self.resolved.steps,
-            guidance_scale=self.resolved.guidance_scale,
-        )
-
-    def shape(self, chunk: int) -> tuple[int, int, int, int]:
-        """Shape `[F, H, W, 3]` of a chunk's frames."""
-        return (self.layout.chunk_frames(chunk), self.resolved.height, self.resolved.width, 3)
+    def shape(self, unit: Unit) -> tuple[int, int, int, int]:
+        """Shape `[F, H, W, 3]` of the frames that come out of a unit."""
+        return (len(unit.frames), self.settings.height, self.settings.width, 3)
 
     @property
-    def largest_chunk_bytes(self) -> int:
-        """Size of the frames of the largest chunk."""
-        return max(int(np.prod(self.shape(chunk))) for chunk in range(min(2, self.resolved.chunks)))
-
-
-@dataclass(frozen=True)
-class Past:
-    """Latents `[1, C, T, h, w]` of the chunks before the one to go on with; none at the beginning."""
-
-    memory: Array | None = None
-    tail: Array | None = None
-
-    def inputs(self) -> tuple[Tensor, ...]:
-        """The inputs that only the request that starts a sequence has."""
-        named = ((contract.MEMORY, self.memory), (contract.TAIL, self.tail))
-        return tuple(Tensor(name, values) for name, values in named if values is not None)
+    def largest_bytes(self) -> int:
+        """Size of the frames of the largest unit."""
+        return max(math.prod(self.shape(unit)) for unit in self.plan.units)
 
 
 @dataclass(frozen=True)
 class Made:
-    """A finished chunk, ready for the store."""
+    """A finished piece and the unit that it comes from, ready for the store."""
 
     index: int
     frames: int
     segment: bytes
-    latents: Array
+    checkpoint: bytes
     seconds: StageSeconds
     hidden_decode: float
-    """Seconds for which the chunk before was decoded while this one was denoised."""
+    """Seconds for which the unit before was decoded while this one was denoised."""
 
 
 @dataclass
@@ -134,21 +100,21 @@ class Pipeline:
         self._clock = clock
         self._commit = commit
 
-    async def run(self, resume: ResumePoint, past: Past, stop: Stop) -> None:
-        """Make every chunk from `resume.index` on, as one sequence.
+    async def run(self, first: int, past: Mapping[int, bytes], stop: Stop) -> None:
+        """Make every unit from the first on, as one sequence; `past` are the checkpoints of those that it needs.
 
         Raises ChunkError, TritonGoneError, StoppedError, or what `commit` raises. Then the sequence is ended on the
         server, and chunks that were finished before are committed, unless the job is lost. A drain ends no request
         that was sent: their chunks are committed first.
         """
-        buffers = await self._buffers.borrow(BUFFERS, self._recipe.largest_chunk_bytes)
+        buffers = await self._buffers.borrow(BUFFERS, self._recipe.largest_bytes)
         stream = self._triton.stream(self._recipe.model, self._recipe.correlation_id)
         flow = _Flow(stream, asyncio.Queue(), deque(), asyncio.Queue())
         for buffer in buffers:
             flow.free.put_nowait(buffer)
         finisher = asyncio.create_task(self._finish(flow))
         try:
-            complete = await self._request(flow, resume, past, stop, finisher)
+            complete = await self._request(flow, first, past, stop, finisher)
             flow.answers.put_nowait(None)
             await stop.race(_joined(finisher))
             if not complete:
@@ -166,19 +132,20 @@ class Pipeline:
             await flow.stream.close()
 
     async def _request(
-        self, flow: _Flow, resume: ResumePoint, past: Past, stop: Stop, finisher: asyncio.Task[None]
+        self, flow: _Flow, first: int, past: Mapping[int, bytes], stop: Stop, finisher: asyncio.Task[None]
     ) -> bool:
         """Send all requests, unless a drain comes first, and take all answers; whether all were sent."""
-        total, following, drained = self._recipe.resolved.chunks, resume.index, False
+        units, following, drained = self._recipe.plan.units, first, False
         while True:
-            while not drained and following < total and len(flow.in_flight) < DEPTH:
+            while not drained and following < len(units) and len(flow.in_flight) < DEPTH:
                 buffer = await self._buffer(flow, stop, finisher)
                 if buffer is None:
                     drained = True
                     break
-                start, end = following == resume.index, following == total - 1
-                inputs = self._recipe.inputs(following) + (past.inputs() if start else ())
-                flow.stream.send(Request(inputs, start=start, end=end, frames_to=buffer.region))
+                start, end = following == first, following == len(units) - 1
+                came = past if start else {}
+                wanted = UnitRequest(units[following], self._recipe.settings, tuple(came))
+                flow.stream.send(Request(wanted, tuple(came.values()), start, end, buffer.region))
                 flow.in_flight.append((following, buffer))
                 following += 1
             if not flow.in_flight:
@@ -207,30 +174,30 @@ class Pipeline:
         arrived_before, decode_before = float("-inf"), 0.0
         while (item := await flow.answers.get()) is not None:
             index, buffer, answer = item
-            shape = answer.shape(contract.FRAMES)
-            if shape != self._recipe.shape(index):
+            unit, piece = self._recipe.plan.units[index], self._recipe.plan.pieces[index]
+            shape, expected = answer.shape(contract.FRAMES), self._recipe.shape(unit)
+            if shape != expected:
                 raise ChunkError(
-                    ErrorCode.MODEL_FAILED,
-                    f"Chunk {index} has frames {list(shape)} instead of {list(self._recipe.shape(index))}.",
+                    ErrorCode.MODEL_FAILED, f"Unit {index} has frames {list(shape)} instead of {list(expected)}."
                 )
             frames = buffer.frames(shape) if buffer.region else answer.array(contract.FRAMES)
-            kept = self._recipe.layout.kept_frames(index, self._recipe.resolved.frames)
             started = self._clock.monotonic()
-            segment = await asyncio.to_thread(self._encode, frames[:kept], index)
+            segment = await asyncio.to_thread(self._encode, frames[: len(piece.frames)], piece)
             seconds = StageSeconds(
-                text_encode=answer.seconds(contract.TEXT_SECONDS),
-                denoise=answer.seconds(contract.DENOISE_SECONDS),
-                vae_decode=answer.seconds(contract.DECODE_SECONDS),
+                text_encode=answer.seconds(contract.TEXT_REPORT),
+                denoise=answer.seconds(contract.DENOISE_REPORT),
+                vae_decode=answer.seconds(contract.DECODE_REPORT),
                 mux=self._clock.monotonic() - started,
             )
             flow.free.put_nowait(buffer)
             gap = answer.arrived - arrived_before
             hidden = hidden_decode(seconds.denoise, seconds.vae_decode, gap, decode_before)
             arrived_before, decode_before = answer.arrived, seconds.vae_decode
-            await self._commit(Made(index, kept, segment, answer.array(contract.LATENTS), seconds, hidden))
+            checkpoint = answer.binary(contract.CHECKPOINT)
+            await self._commit(Made(index, len(piece.frames), segment, checkpoint, seconds, hidden))
 
-    def _encode(self, frames: NDArray[np.uint8], index: int) -> bytes:
-        return encode_segment(frames, self._recipe.resolved.fps, self._recipe.layout.first_frame(index))
+    def _encode(self, frames: NDArray[np.uint8], piece: Piece) -> bytes:
+        return encode_segment(frames, self._recipe.fps, piece.frames.start)
 
     async def _wind_down(self, flow: _Flow, finisher: asyncio.Task[None], error: BaseException) -> None:
         """End the sequence on the server; commit what was finished before the error."""

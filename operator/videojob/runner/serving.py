@@ -596,8 +596,4 @@ def settings_of(model: VideoModel, weights_digest: str) -> ModelSettings:
         directory=spec.source.directory,
         weights_digest=weights_digest,
         precision=spec.precision.value,
-        first_latents=spec.chunk.first_latents,
-        latents=spec.chunk.latents,
-        sink_latents=spec.sink_latents,
-        window_latents=spec.window_latents,
     )

@@ -2,13 +2,13 @@
 
 A gRPC cancel does not reach the models inside an ensemble and can leave a request in flight for ever
 (triton-inference-server/server #6739). So a sequence is stopped by marking it through the `control` model and ended
-with END_SEQUENCE, and its stream is closed only once every answer has come or the server is gone.
+with an `End`, and its stream is closed only once every answer has come or the server is gone.
 """
 
 import asyncio
 import ipaddress
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from videojob.triton import contract
+from videojob.triton.wire import End, UnitRequest, read_report
 
 T = TypeVar("T")
 Array = NDArray[Any]
@@ -73,6 +74,11 @@ class Tensor:
     name: str
     values: Array
 
+    @classmethod
+    def binary(cls, name: str, *values: bytes) -> "Tensor":
+        """A BYTES input of these elements."""
+        return cls(name, np.array(values, dtype=np.object_))
+
     def to_triton(self) -> InferInput:
         """As tritonclient wants it."""
         tensor = InferInput(self.name, list(self.values.shape), np_to_triton_dtype(self.values.dtype))
@@ -92,10 +98,17 @@ class Region:
 class Request:
     """One request of a sequence."""
 
-    inputs: tuple[Tensor, ...]
+    wanted: UnitRequest | End
+    past: Sequence[bytes] = ()
+    """The checkpoints of `UnitRequest.past`, in order."""
     start: bool = False
     end: bool = False
     frames_to: Region | None = None
+
+    def inputs(self) -> list[Tensor]:
+        """What it carries."""
+        past = [Tensor.binary(contract.PAST, *self.past)] if self.past else []
+        return [Tensor.binary(contract.REQUEST, self.wanted.to_json()), *past]
 
 
 class Answer:
@@ -107,7 +120,7 @@ class Answer:
         """When it came, in seconds of the event loop's clock; it may be taken later."""
 
     def array(self, output: str) -> Array:
-        """An output that came with the answer; numpy has no bfloat16 of its own, so that one is ml_dtypes'."""
+        """An output that came with the answer."""
         values: Array | None = self._result.as_numpy(output)
         if values is None:
             raise TritonRefusedError(f"Triton's answer has no output {output}.")
@@ -117,9 +130,13 @@ class Answer:
         """The shape of an output, wherever its contents are."""
         return tuple(self._result.get_output(output).shape)
 
-    def seconds(self, output: str) -> float:
-        """An output that is a single duration."""
-        return float(self.array(output).reshape(-1)[0])
+    def binary(self, output: str) -> bytes:
+        """The only element of a BYTES output."""
+        return bytes(self.array(output).reshape(-1)[0])
+
+    def seconds(self, report: str) -> float:
+        """Seconds of computing, from a stage's report."""
+        return read_report(self.binary(report)).seconds
 
 
 class Triton:
@@ -175,7 +192,7 @@ class Triton:
         """
         inputs = [
             Tensor(contract.CLAIM, np.array([self.claim_number], dtype=np.int64)),
-            Tensor(contract.IDENTITY, np.array([self._identity.encode()], dtype=np.object_)),
+            Tensor.binary(contract.IDENTITY, self._identity.encode()),
         ]
         answer = await self._call(
             self._client.infer(
@@ -187,7 +204,7 @@ class Triton:
 
     async def cancel(self, correlation_id: str) -> None:
         """Mark a sequence: its denoiser stops at the next step. Raises TritonGoneError, TritonRefusedError."""
-        tensor = Tensor(contract.CORRELATION_ID, np.array([correlation_id.encode()], dtype=np.object_))
+        tensor = Tensor.binary(contract.CORRELATION_ID, correlation_id.encode())
         await self._call(self._client.infer(contract.CONTROL_MODEL, [tensor.to_triton()], client_timeout=CALL_SECONDS))
 
     async def register(self, region: Region) -> None:
@@ -277,7 +294,7 @@ class Stream:
         """
         before: list[Answer | Exception] = []
         in_flight = self.unanswered
-        self.send(Request(_END_INPUTS, start=True, end=True))
+        self.send(Request(End(), start=True, end=True))
         try:
             async with asyncio.timeout(seconds):
                 for _ in range(in_flight):
@@ -319,7 +336,7 @@ class Stream:
         while (request := await self._requests.get()) is not None:
             yield {
                 "model_name": self._model,
-                "inputs": [tensor.to_triton() for tensor in request.inputs],
+                "inputs": [tensor.to_triton() for tensor in request.inputs()],
                 "outputs": _outputs(request),
                 "sequence_id": self.correlation_id,
                 "sequence_start": request.start,
@@ -328,38 +345,11 @@ class Stream:
             }
 
 
-def chunk_inputs(
-    *,
-    prompt: str,
-    seed: int,
-    shot: int,
-    chunk: int,
-    width: int,
-    height: int,
-    steps: int,
-    guidance_scale: float,
-) -> tuple[Tensor, ...]:
-    """The inputs that every request has."""
-    return (
-        Tensor(contract.PROMPT, np.array([prompt.encode()], dtype=np.object_)),
-        Tensor(contract.SEED, np.array([seed], dtype=np.int64)),
-        Tensor(contract.SHOT, np.array([shot], dtype=np.int32)),
-        Tensor(contract.CHUNK, np.array([chunk], dtype=np.int32)),
-        Tensor(contract.WIDTH, np.array([width], dtype=np.int32)),
-        Tensor(contract.HEIGHT, np.array([height], dtype=np.int32)),
-        Tensor(contract.STEPS, np.array([steps], dtype=np.int32)),
-        Tensor(contract.GUIDANCE_SCALE, np.array([guidance_scale], dtype=np.float32)),
-    )
-
-
-_END_INPUTS = chunk_inputs(
-    prompt="", seed=0, shot=0, chunk=contract.END_SEQUENCE, width=16, height=16, steps=1, guidance_scale=1.0
-)
 _OUTPUTS = (
-    contract.LATENTS,
-    contract.TEXT_SECONDS,
-    contract.DENOISE_SECONDS,
-    contract.DECODE_SECONDS,
+    contract.CHECKPOINT,
+    contract.TEXT_REPORT,
+    contract.DENOISE_REPORT,
+    contract.DECODE_REPORT,
 )
 
 

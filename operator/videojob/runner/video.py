@@ -14,15 +14,12 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from videojob.api import transitions
 from videojob.api.reasons import REASONS, Reason, of_chunk_error
 from videojob.api.videojob import Cost, OutputStatus, Resolved, StageSeconds, Timing, VideoJob
-from videojob.families import FAMILIES
-from videojob.runner import latents
 from videojob.runner.accounting import Account, add_stages, estimated_completion
 from videojob.runner.errors import AttemptFailedError, HandBackError
 from videojob.runner.events import Events
 from videojob.runner.hold import Standing
 from videojob.runner.mux import write_mp4
-from videojob.runner.pipeline import Made, Past, Pipeline, Recipe
-from videojob.runner.resume import resume_at
+from videojob.runner.pipeline import Made, Pipeline, Recipe
 from videojob.runner.services import Services
 from videojob.runner.serving import Served
 from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
@@ -31,6 +28,7 @@ from videojob.runner.triton import TritonGoneError, TritonRefusedError
 from videojob.store import ChunkRecord, JobClosed, JobStore, OutputRecord, StoreError
 from videojob.triton import contract
 from videojob.triton.contract import ChunkError, StageGoneError
+from videojob.triton.wire import Settings
 
 log = logging.getLogger(__name__)
 
@@ -211,36 +209,26 @@ class Video:
             self._services.serving.give_back(served)
 
     async def _run_sequence_on(self, served: Served) -> None:
-        spec = served.model.spec
-        resume = resume_at(
-            len(self._committed),
-            spec.layout,
-            sink_latents=spec.sink_latents,
-            window_latents=spec.window_latents,
-            tail_latents=FAMILIES[spec.family].tail_latents,
-        )
-        reading = self._files.read_latents(self._committed[index] for index in resume.needed)
-        files = await self._stop.race(reading, new=True)
-        stored = {index: latents.unpack(file) for index, file in zip(resume.needed, files, strict=True)}
-        past = Past(
-            memory=latents.join([stored[index] for index in resume.memory]),
-            tail=latents.join([stored[index] for index in resume.tail]),
-        )
-        recipe = Recipe(
-            model=self._model,
-            correlation_id=correlation_id(self._job),
+        resolved, first = self._resolved, len(self._committed)
+        plan = served.model.spec.plan(resolved.frames, resolved.steps)
+        needed = sorted({*plan.units[first].needs, *plan.units[first].decode})
+        reading = self._files.read_latents(self._committed[index] for index in needed)
+        past = dict(zip(needed, await self._stop.race(reading, new=True), strict=True))
+        settings = Settings(
             prompt=self._job.spec.shots[0].prompt,
-            resolved=self._resolved,
-            layout=spec.layout,
+            seed=resolved.seed,
+            width=resolved.width,
+            height=resolved.height,
+            guidance_scale=resolved.guidance_scale,
         )
+        recipe = Recipe(self._model, correlation_id(self._job), settings, plan, resolved.fps)
         now = self._clock.now()
         self._spent.first_request = self._spent.first_request or now
         self._status.status = transitions.running(self._status.status, now=now, generation=self._generation.newest)
         self._show(len(self._committed), self._frames_ready)
         services = self._services
-        await Pipeline(recipe, services.triton, services.buffers, self._clock, self._commit).run(
-            resume, past, self._stop
-        )
+        pipeline = Pipeline(recipe, services.triton, services.buffers, self._clock, self._commit)
+        await pipeline.run(first, past, self._stop)
 
     async def _served(self) -> Served:
         """The model, loaded, to be given back. Raises HandBackError where it does not come."""
@@ -283,7 +271,7 @@ class Video:
             attempt=self._owner.attempt,
             frames=made.frames,
             segment=made.segment,
-            latents=latents.pack(made.latents),
+            latents=made.checkpoint,
             stage_seconds=made.seconds.model_dump(),
         )
         if commit.adopted:
@@ -307,7 +295,7 @@ class Video:
         """
         await self._check_attempt(record)
         theirs = (record.segment.sha256, record.latents.sha256)
-        if theirs != (_sha256(made.segment), _sha256(latents.pack(made.latents))):
+        if theirs != (_sha256(made.segment), _sha256(made.checkpoint)):
             raise ChunkError(
                 contract.ErrorCode.OUT_OF_SEQUENCE,
                 f"Chunk {record.index} was committed before with other bytes; the job goes on from those.",

@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from videojob.triton.claim import ServerClaim
-from videojob.triton.contract import CLAIM_PARAMETER, ChunkError, ErrorCode
+from videojob.triton.contract import CLAIM_PARAMETER, REQUEST, ChunkError, ErrorCode
 from videojob.triton.marks import CancelMarks
 from videojob.triton.sequences import Sequences
 from videojob.triton.settings import ModelSettings, ReplicaSettings, from_parameters
+from videojob.triton.wire import End, UnitRequest, read_request
 
 
 class Instance:
@@ -92,6 +94,25 @@ def text(request: Any, name: str) -> str:
         return str(scalar(request, name).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ChunkError(ErrorCode.INVALID_REQUEST, f"{name} is not valid UTF-8.") from error
+
+
+def contents(request: Any, name: str) -> list[bytes]:
+    """The elements of a BYTES input; none where it is absent."""
+    found = tensor(request, name)
+    return [] if found is None else found.as_numpy().reshape(-1).tolist()
+
+
+def requested(request: Any) -> UnitRequest | End:
+    """What REQUEST holds. Raises ChunkError (InvalidRequest), also for an end that leaves its sequence open."""
+    wanted = read_request(scalar(request, REQUEST))
+    if isinstance(wanted, End) and not ended(request):
+        raise ChunkError(ErrorCode.INVALID_REQUEST, "An end has to come with sequence_end.")
+    return wanted
+
+
+def binary(name: str, value: bytes) -> Any:
+    """A BYTES output of one element."""
+    return pb_utils.Tensor(name, np.array([value], dtype=np.object_))
 
 
 def answer(requests: Sequence[Any], respond: Callable[[Any], list[Any]]) -> list[Any]:

@@ -1,31 +1,26 @@
 """Names, inputs and outputs of the models on a Triton server, for the models, the runner and the tests.
 
-One request to the ensemble `<model>.video_chunk` makes one chunk. Tensors have no batch dimension added by Triton
-(`max_batch_size: 0`): the shapes below are the shapes sent. Requests of a job carry one correlation id
-(`sequence_id`, the string `<job uid>-<attempt>`), at most two are in flight, and they must reach the server in order:
-send them on one gRPC stream, because unary calls may overtake each other.
+One request to the ensemble `<model>.video_chunk` makes one unit. No tensor has a shape or a type that depends on the
+family: what only a family understands travels as the bytes of a safetensors file. Requests of a job carry one
+correlation id (`sequence_id`, the string `<job uid>-<attempt>`), at most two are in flight, and they must reach the
+server in order: send them on one gRPC stream, because unary calls may overtake each other.
 
-| ensemble input   | dtype, shape                | meaning                                                         |
-|------------------|-----------------------------|-----------------------------------------------------------------|
-| PROMPT           | BYTES [1]                   | UTF-8                                                           |
-| SEED             | INT64 [1]                   |                                                                 |
-| SHOT, CHUNK      | INT32 [1]                   | index of the shot and of the chunk in the job                   |
-| WIDTH, HEIGHT    | INT32 [1]                   | pixels, multiples of 16                                         |
-| STEPS            | INT32 [1]                   | denoising steps, at least 1                                     |
-| GUIDANCE_SCALE   | FP32 [1]                    | above 1 the model runs with classifier-free guidance            |
-| MEMORY, optional | model dtype [1, C, T, h, w] | latents of `memory_chunks(CHUNK)`: with START and CHUNK > 0     |
-| TAIL, optional   | model dtype [1, C, T, h, w] | latents of `tail_chunks(CHUNK)`: with START and CHUNK > 0       |
+| ensemble input | dtype, shape       | meaning                                                                        |
+|----------------|--------------------|--------------------------------------------------------------------------------|
+| REQUEST        | BYTES [1]          | JSON of `videojob.triton.wire`: a unit and its settings, or an end             |
+| PAST, optional | BYTES [n]          | checkpoints of the units in `past` of REQUEST, with START: those that the unit |
+|                |                    | needs, and those that rebuild the decoder's state                              |
 
-| ensemble output  | dtype, shape                | meaning                                                         |
-|------------------|-----------------------------|-----------------------------------------------------------------|
-| FRAMES           | UINT8 [F, H, W, 3]          | every generated frame of the chunk, RGB                         |
-| LATENTS          | model dtype [1, C, T, h, w] | the chunk's latents, for the checkpoint                         |
-| *_SECONDS        | FP32 [1]                    | compute only; TEXT_SECONDS is 0 for a cached prompt             |
+| output         | dtype, shape       | meaning                                                                        |
+|----------------|--------------------|--------------------------------------------------------------------------------|
+| FRAMES         | UINT8 [F, H, W, 3] | every frame that comes out of the unit, RGB                                    |
+| CHECKPOINT     | BYTES [1]          | what later units and the decoder need of the unit                              |
+| *_REPORT       | BYTES [1]          | JSON of `videojob.triton.wire.Report`, of each stage                           |
 
-The first request of a sequence has `sequence_start`, the last `sequence_end`. A request with CHUNK = END_SEQUENCE,
-START and END frees the sequence on every model whatever state each is in, does no work and answers tensors without
-elements; its other inputs are still required and are ignored. It is needed after an error and after a cancel, because
-an ensemble stops at the model that failed and the later ones never see that request's END.
+The first request of a sequence has `sequence_start`, the last `sequence_end`. An end, with START and END, frees the
+sequence on every model whatever state each is in, does no work and answers without contents. It is needed after an
+error and after a cancel, because an ensemble stops at the model that failed and the later ones never see that request's
+END.
 """
 
 import re
@@ -33,26 +28,21 @@ from enum import StrEnum
 from typing import Final, Literal
 
 # Inputs of the ensemble.
-PROMPT: Final = "PROMPT"
-SEED: Final = "SEED"
-SHOT: Final = "SHOT"
-CHUNK: Final = "CHUNK"
-WIDTH: Final = "WIDTH"
-HEIGHT: Final = "HEIGHT"
-STEPS: Final = "STEPS"
-GUIDANCE_SCALE: Final = "GUIDANCE_SCALE"
-MEMORY: Final = "MEMORY"
-TAIL: Final = "TAIL"
+REQUEST: Final = "REQUEST"
+PAST: Final = "PAST"
 
 # Outputs of the ensemble.
 FRAMES: Final = "FRAMES"
-LATENTS: Final = "LATENTS"
-TEXT_SECONDS: Final = "TEXT_SECONDS"
-DENOISE_SECONDS: Final = "DENOISE_SECONDS"
-DECODE_SECONDS: Final = "DECODE_SECONDS"
+CHECKPOINT: Final = "CHECKPOINT"
+TEXT_REPORT: Final = "TEXT_REPORT"
+DENOISE_REPORT: Final = "DENOISE_REPORT"
+DECODE_REPORT: Final = "DECODE_REPORT"
 
-# Between text encoder and denoiser: model dtype [B, L, D], B = 2 (negative, positive) with guidance, else 1.
-PROMPT_EMBEDS: Final = "PROMPT_EMBEDS"
+# Between text encoder and denoiser: BYTES [1], a safetensors file.
+CONDITIONS: Final = "CONDITIONS"
+
+REPORT: Final = "REPORT"
+"""What each stage calls its own report."""
 
 # The control model: a correlation id that is to stop in, or a runner's claim; out, whether it was written, and the
 # number of the claim that is in force.
@@ -63,9 +53,6 @@ ACCEPTED: Final = "ACCEPTED"
 
 CLAIM_PARAMETER: Final = "videojob_claim"
 """Parameter of every request to the stages: the number of its runner's claim; 0 where it is missing."""
-
-END_SEQUENCE: Final = -1
-"""CHUNK of a request that only ends its sequence."""
 
 CONTROL_MODEL: Final = "control"
 """Marks a correlation id as cancelled, or takes a runner's claim; one per server.
@@ -80,8 +67,6 @@ STAGES: Final[tuple[Stage, ...]] = ("text_encoder", "denoiser", "vae_decoder", "
 ensemble's steps with it, at once, and would load them a second time if they were loaded before."""
 
 Precision = Literal["float32", "bfloat16"]
-TRITON_DTYPE: Final[dict[Precision, str]] = {"float32": "FP32", "bfloat16": "BF16"}
-"""Datatype of MEMORY, TAIL and LATENTS in a request, by the VideoModel's precision."""
 
 
 def model_name(video_model: str, stage: Stage) -> str:

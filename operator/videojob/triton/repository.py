@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from videojob.triton.contract import CONTROL_MODEL, STAGES, TRITON_DTYPE, model_name
+from videojob.triton.contract import CONTROL_MODEL, STAGES, model_name
 from videojob.triton.settings import ModelSettings, ReplicaSettings, to_parameters
 
 Device = Literal["cpu", "gpu"]
@@ -23,8 +23,6 @@ SPARE_CANDIDATES: Final = 32
 """Places in Triton for sequences whose client died. A request that finds no place waits, however idle the model is."""
 
 _CONFIG: Final = "config.pbtxt"
-# Templates carry BF16 wherever a tensor has the model's dtype.
-_MODEL_DTYPE: Final = model_config_pb2.TYPE_BF16
 
 
 def render(model_repo: Path, target: Path, model: ModelSettings, replica: ReplicaSettings, device: Device) -> str:
@@ -73,7 +71,6 @@ def _configured(
     for stage in STAGES:
         config = _read(model_repo / stage / _CONFIG)
         config.name = model_name(model.name, stage)
-        _set_dtype(config, TRITON_DTYPE[model.precision])
         for step in config.ensemble_scheduling.step:
             step.model_name = model_name(model.name, step.model_name)
         if config.backend == "python":
@@ -89,12 +86,6 @@ def _read(path: Path) -> Any:
         return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
         raise ValueError(f"{path} is no valid Triton model configuration: {error}") from error
-
-
-def _set_dtype(config: Any, dtype: str) -> None:
-    for tensor in (*config.input, *config.output):
-        if tensor.data_type == _MODEL_DTYPE:
-            tensor.data_type = model_config_pb2.DataType.Value(f"TYPE_{dtype}")
 
 
 def _set_instance(config: Any, device: Device) -> None:

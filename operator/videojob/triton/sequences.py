@@ -1,4 +1,4 @@
-"""State that a stage keeps for the sequences it is working on, and the rule that chunks come in order."""
+"""State that a stage keeps for the sequences it is working on, and the rule that units come in order."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,7 +12,7 @@ State = TypeVar("State")
 
 @dataclass
 class _Entry(Generic[State]):
-    chunk: int
+    unit: int
     state: State
     used: float
 
@@ -20,8 +20,8 @@ class _Entry(Generic[State]):
 class Sequences(Generic[State]):
     """State by correlation id, bounded in number and in age.
 
-    A chunk *takes* the state out and *keeps* it again once it is made. So a chunk that fails leaves nothing behind and
-    the one in flight after it is refused, instead of being made from a state that misses a chunk.
+    A unit *takes* the state out and *keeps* it again once it is made. So a unit that fails leaves nothing behind and
+    the one in flight after it is refused, instead of being made from a state that misses a unit.
     """
 
     def __init__(self, limit: int, idle_seconds: float, clock: Callable[[], float]) -> None:
@@ -34,28 +34,28 @@ class Sequences(Generic[State]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def take(self, correlation_id: str, chunk: int) -> State:
-        """The state after chunk `chunk - 1`, removed from here.
+    def take(self, correlation_id: str, unit: int) -> State:
+        """The state after unit `unit - 1`, removed from here.
 
-        Raises ChunkError (OutOfSequence) where the last chunk made is another one, or none is known.
+        Raises ChunkError (OutOfSequence) where the last unit made is another one, or none is known.
         """
         self.expire()
         entry = self._entries.pop(correlation_id, None)
         if entry is None:
             raise ChunkError(
                 ErrorCode.OUT_OF_SEQUENCE,
-                f"Chunk {chunk} cannot be made: nothing is known of the chunks before it, "
+                f"Unit {unit} cannot be made: nothing is known of the units before it, "
                 "because one of them failed, the sequence ended, or it was idle for too long.",
             )
-        if entry.chunk + 1 != chunk:
+        if entry.unit + 1 != unit:
             raise ChunkError(
-                ErrorCode.OUT_OF_SEQUENCE, f"Chunk {chunk} cannot be made: the last chunk made was {entry.chunk}."
+                ErrorCode.OUT_OF_SEQUENCE, f"Unit {unit} cannot be made: the last unit made was {entry.unit}."
             )
         return entry.state
 
-    def keep(self, correlation_id: str, chunk: int, state: State) -> None:
-        """Keep the state after `chunk`; the least recently used sequences make room."""
-        self._entries[correlation_id] = _Entry(chunk, state, self._clock())
+    def keep(self, correlation_id: str, unit: int, state: State) -> None:
+        """Keep the state after `unit`; the least recently used sequences make room."""
+        self._entries[correlation_id] = _Entry(unit, state, self._clock())
         self._entries.move_to_end(correlation_id)
         while len(self._entries) > self._limit:
             self._entries.popitem(last=False)

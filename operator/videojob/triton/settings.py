@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import get_args
 
-from videojob.chunks import ChunkLayout
-from videojob.families import FAMILIES, Family, FamilyName
+from videojob.families import FamilyName
 from videojob.triton.contract import Precision
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """One VideoModel as the stages see it; every latent count is in latents, not frames."""
+    """One VideoModel as the stages see it. How its videos are cut comes with each request."""
 
     name: str
     family: FamilyName
@@ -20,20 +19,6 @@ class ModelSettings:
     weights_digest: str
     """Of that folder. No stage reads it; it is here so that other weights make another model."""
     precision: Precision
-    first_latents: int
-    latents: int
-    sink_latents: int
-    window_latents: int
-
-    @property
-    def traits(self) -> Family:
-        """Arithmetic facts of the model's family."""
-        return FAMILIES[self.family]
-
-    @property
-    def layout(self) -> ChunkLayout:
-        """How the model's videos are cut into chunks."""
-        return ChunkLayout(self.first_latents, self.latents, self.traits.frames_per_latent)
 
 
 @dataclass(frozen=True)
@@ -73,10 +58,6 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[ModelSettings, Repli
         directory=parameters["directory"],
         weights_digest=parameters["weights_digest"],
         precision=precisions[parameters["precision"]],
-        first_latents=int(parameters["first_latents"]),
-        latents=int(parameters["latents"]),
-        sink_latents=int(parameters["sink_latents"]),
-        window_latents=int(parameters["window_latents"]),
     )
     replica = ReplicaSettings(
         control_dir=parameters["control_dir"],

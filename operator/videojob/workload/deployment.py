@@ -13,7 +13,6 @@ from videojob.api.gpupool import CPU, TRITON_GRPC_PORT, GPUPool
 from videojob.api.podtemplate import PodTemplate, Resources, UserIDs
 from videojob.api.replica import CUT_OFF_SECONDS, pod_labels
 from videojob.api.videomodel import VideoModel
-from videojob.families import FAMILIES
 
 Json = dict[str, Any]
 
@@ -123,8 +122,7 @@ def shared_memory_bytes(pool: GPUPool, models: Iterable[VideoModel]) -> int:
 
 def _chunk_bytes(model: VideoModel) -> int:
     spec = model.spec
-    latents = max(spec.chunk.first_latents, spec.chunk.latents)
-    return latents * FAMILIES[spec.family].frames_per_latent * spec.limits.max_width * spec.limits.max_height * 3
+    return spec.most_frames * spec.limits.max_width * spec.limits.max_height * 3
 
 
 def _pod(pool: GPUPool, models: list[VideoModel], site: PodDefaults) -> Json:

@@ -1,0 +1,39 @@
+"""What control plane, runner and models agree on about the model families: how each cuts a video. Imports no model.
+
+The models themselves are in `videojob.models`; here is only arithmetic, so that a plan can be made and a resume
+prepared where torch is not installed.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final, Protocol
+
+from videojob.families.causal import CausalChunks
+from videojob.families.plan import Chunking, Piece, Plan, Unit
+
+__all__ = ["FAMILIES", "Chunking", "Family", "FamilyName", "Piece", "Plan", "Unit"]
+
+
+class FamilyName(StrEnum):
+    """The diffusers families that can be served."""
+
+    ANYFLOW_FAR = "AnyFlowFAR"
+    """`AnyFlowFARPipeline`: causal, chunk by chunk, Wan 2.1 VAE."""
+
+
+class Family(Protocol):
+    """The arithmetic of one family."""
+
+    def plan(self, chunking: Chunking, frames: int, steps: int) -> Plan:
+        """The units and pieces of a video of `frames` (1 or more) frames, denoised in `steps` steps."""
+        ...
+
+    def most_frames(self, chunking: Chunking) -> int:
+        """How many frames come out of the largest unit of any video."""
+        ...
+
+
+FAMILIES: Final[Mapping[FamilyName, Family]] = {
+    # 38 latents, for the four stages and two residual blocks of a Wan 2.1 VAE: `look_back` of the decoder counts them.
+    FamilyName.ANYFLOW_FAR: CausalChunks(frames_per_latent=4, tail_latents=38),
+}

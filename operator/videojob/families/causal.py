@@ -1,0 +1,78 @@
+"""Families that make a video chunk by chunk, each from a sink and a window of those before it, over a causal VAE.
+
+A chunk is a unit and a piece at once. The first latent of a video becomes one frame and each later one
+`frames_per_latent`, so chunk 0 has fewer frames than the others.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+
+from videojob.families.plan import Chunking, Computed, Piece, Plan, Unit
+
+
+@dataclass(frozen=True)
+class CausalChunks:
+    """The arithmetic of such a family."""
+
+    frames_per_latent: int
+    tail_latents: int
+    """Latents that, decoded again, rebuild the VAE decoder's feature cache bit for bit: as far as its convolutions look
+    back."""
+
+    def plan(self, chunking: Chunking, frames: int, steps: int) -> Plan:
+        """The smallest number of chunks that make at least `frames` frames; the last one may make more."""
+        beyond = frames - self._frames(chunking.first)
+        count = 1 + max(0, -(-beyond // (chunking.later * self.frames_per_latent)))
+        return Plan(
+            units=Computed(count, partial(self._unit, chunking, steps)),
+            pieces=Computed(count, partial(self._piece, chunking, frames)),
+        )
+
+    def most_frames(self, chunking: Chunking) -> int:
+        """Of any chunk."""
+        return max(self._frames(chunking.first), chunking.later * self.frames_per_latent)
+
+    def _unit(self, chunking: Chunking, steps: int, index: int) -> Unit:
+        latents = _latents(chunking, index)
+        return Unit(
+            index=index,
+            shot=0,
+            steps=steps,
+            latents=latents,
+            needs=_memory(chunking, index),
+            decode=self._tail(chunking, index),
+            frames=range(self._frames(latents.start), self._frames(latents.stop)),
+        )
+
+    def _piece(self, chunking: Chunking, frames: int, index: int) -> Piece:
+        latents = _latents(chunking, index)
+        made = range(self._frames(latents.start), min(frames, self._frames(latents.stop)))
+        return Piece(index, units=(index,), frames=made)
+
+    def _tail(self, chunking: Chunking, index: int) -> tuple[int, ...]:
+        """The last chunks before `index` that cover the tail: all of them where the video is shorter."""
+        first = _latents(chunking, index).start - self.tail_latents
+        back = takewhile(lambda chunk: _latents(chunking, chunk).stop > first, range(index - 1, -1, -1))
+        return tuple(reversed([*back]))
+
+    def _frames(self, latents: int) -> int:
+        """How many frames the first `latents` latents of a video become."""
+        return 0 if latents == 0 else 1 + (latents - 1) * self.frames_per_latent
+
+
+def _latents(chunking: Chunking, index: int) -> range:
+    """The positions of a chunk's latents in the video."""
+    first = 0 if index == 0 else chunking.first + (index - 1) * chunking.later
+    return range(first, first + (chunking.first if index == 0 else chunking.later))
+
+
+def _memory(chunking: Chunking, index: int) -> tuple[int, ...]:
+    """The chunks that cover the sink, and the last whole ones that fit in the window.
+
+    Their number does not grow with the video, so neither do memory and step time.
+    """
+    sink = takewhile(lambda chunk: _latents(chunking, chunk).start < chunking.sink, range(index))
+    oldest = _latents(chunking, index).start - chunking.window
+    window = takewhile(lambda chunk: _latents(chunking, chunk).start >= oldest, range(index - 1, -1, -1))
+    return tuple(sorted({*sink, *window}))

@@ -1,0 +1,97 @@
+"""Units and pieces: how a video is made, and how it is stored. Plain data that planner, runner and models agree on."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Generic, TypeVar, overload
+
+from pydantic import Field, PlainSerializer, PlainValidator
+
+T = TypeVar("T")
+
+
+def _span(value: object) -> range:
+    match value:
+        case range():
+            return value
+        case [int(start), int(stop)] if 0 <= start < stop:
+            return range(start, stop)
+    raise ValueError("it must be a start and a stop beyond it")
+
+
+Span = Annotated[range, PlainValidator(_span), PlainSerializer(lambda span: (span.start, span.stop))]
+"""Positions that follow each other; start and stop in JSON."""
+Index = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How a model cuts its videos, and what its chunks remember; all in latents."""
+
+    first: int
+    """Of the first chunk."""
+    later: int
+    """Of every later one."""
+    sink: int
+    """Of the video's beginning, in the memory of every chunk."""
+    window: int
+    """Of the recent past, in whole chunks."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one request denoises: the unit of progress, retry, cancel, checkpoint and billing."""
+
+    index: Index
+    shot: Index
+    steps: Annotated[int, Field(ge=1)]
+    """Denoising steps."""
+    latents: Span
+    """The positions of its latents in the video."""
+    needs: tuple[Index, ...]
+    """Earlier units from whose checkpoints its denoising starts."""
+    decode: tuple[Index, ...]
+    """Earlier units whose checkpoints, decoded again, rebuild the decoder's state before this one."""
+    frames: Span
+    """The positions in the video of the frames that come out of the decoder here. Those beyond its end are surplus."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is encoded and stored as one segment."""
+
+    index: int
+    units: tuple[int, ...]
+    """That its frames come out of."""
+    frames: Span
+    """Their positions in the video, none of them surplus."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All units and pieces of a video, in order. Equal arguments give an equal plan, wherever it is made."""
+
+    units: Sequence[Unit]
+    pieces: Sequence[Piece]
+
+
+class Computed(Sequence[T], Generic[T]):
+    """A sequence whose items are computed when they are asked for: of most plans only the length is."""
+
+    def __init__(self, count: int, item: Callable[[int], T]) -> None:
+        self._indexes = range(count)
+        self._item = item
+
+    def __len__(self) -> int:
+        return len(self._indexes)
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._item, self._indexes)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        if isinstance(index, slice):
+            return [self._item(each) for each in self._indexes[index]]
+        return self._item(self._indexes[index])
