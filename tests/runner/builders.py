@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from videojob.api.meta import ObjectMeta
 from videojob.api.videojob import Shot, StageSeconds, VideoJob, VideoJobSpec, VideoJobStatus
 from videojob.kube.client import Json
 from videojob.media import encode_segment
-from videojob.runner.pipeline import Made
+from videojob.runner.pipeline import MadePiece, MadeUnit
 from videojob.runner.status import Owner
 from videojob.runner.triton import TritonGoneError
 from videojob.store import JobStore, StoreError, open_store
@@ -43,28 +44,33 @@ SMALL = RESOLVED.model_copy(update={"width": 64, "height": 48, "fps": 12, "frame
 """What a video of two chunks of two frames each is made from."""
 
 
-def made(index: int, shade: int = 0) -> Made:
+@dataclass(frozen=True)
+class Chunk:
+    """A unit and the piece that comes of it."""
+
+    unit: MadeUnit
+    piece: MadePiece
+
+
+def made(index: int, shade: int = 0) -> Chunk:
     """A finished chunk of SMALL, in that shade of grey."""
     frames = np.full((2, SMALL.height, SMALL.width, 3), shade, np.uint8)
-    return Made(
-        index=index,
-        frames=2,
-        segment=encode_segment(frames, SMALL.fps, 2 * index),
-        checkpoint=bytes([shade] * 4),
-        seconds=StageSeconds(denoise=1.0),
-        hidden_decode=0.0,
+    segment = encode_segment(frames, SMALL.fps, 2 * index)
+    return Chunk(
+        MadeUnit(index, bytes([shade] * 4), StageSeconds(denoise=1.0)),
+        MadePiece(index, (index,), 2, segment, StageSeconds(vae_decode=1.0), hidden_decode=0.0),
     )
 
 
-async def commit(files: JobStore, chunk: Made, attempt: int = 1) -> None:
+async def commit(files: JobStore, chunk: Chunk, attempt: int = 1) -> None:
     """Put a chunk into the store, as that attempt."""
     await files.commit_chunk(
-        index=chunk.index,
+        index=chunk.unit.index,
         attempt=attempt,
-        frames=chunk.frames,
-        segment=chunk.segment,
-        latents=chunk.checkpoint,
-        stage_seconds=chunk.seconds.model_dump(),
+        frames=chunk.piece.frames,
+        segment=chunk.piece.segment,
+        latents=chunk.unit.checkpoint,
+        stage_seconds=chunk.piece.seconds.model_dump(),
     )
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from videojob.api.videojob import Cost, GPUSeconds, StageSeconds, Timing
-from videojob.runner.accounting import Account, Checkpoints, estimated_completion, hidden_decode
+from videojob.runner.accounting import Account, Checkpoints, Span, estimated_completion, hidden_decode
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 SPENT = StageSeconds(text_encode=0.5, denoise=4, vae_decode=2, mux=0.25, upload=1)
@@ -105,17 +105,15 @@ def test_the_oldest_checkpoint_counts_and_only_of_jobs_that_are_made() -> None:
 
 
 @pytest.mark.parametrize(
-    ("denoise", "decode", "gap", "decode_before", "hidden"),
+    ("denoised", "decoded", "hidden"),
     [
-        pytest.param(2, 1, 3, 1, 0, id="one after the other"),
-        pytest.param(2, 1, 2, 1, 1, id="all of the decoding, which is shorter"),
-        pytest.param(1, 3, 3, 3, 1, id="as long as denoising lasts, which is shorter"),
-        pytest.param(2, 1, 2.5, 1, 0.5, id="half of it"),
-        pytest.param(2, 1, 9, 1, 0, id="another job had its turn"),
-        pytest.param(2, 1, 0, 1, 1, id="two answers at once hide no more than there was"),
+        pytest.param(Span(0, 2), [Span(2, 3)], 0, id="one after the other"),
+        pytest.param(Span(0, 2), [Span(0.5, 1.5)], 1, id="all of the decoding, which is shorter"),
+        pytest.param(Span(1, 2), [Span(0, 3)], 1, id="as long as denoising lasts, which is shorter"),
+        pytest.param(Span(0, 2), [Span(1.5, 2.5)], 0.5, id="half of it"),
+        pytest.param(Span(0, 2), [Span(0, 0.5), Span(0.5, 1), Span(9, 10)], 1, id="several pieces"),
+        pytest.param(Span(0, 2), [], 0, id="nothing was decoded before"),
     ],
 )
-def test_decoding_hidden_behind_denoising(
-    denoise: float, decode: float, gap: float, decode_before: float, hidden: float
-) -> None:
-    assert hidden_decode(denoise, decode, gap, decode_before) == hidden
+def test_decoding_hidden_behind_denoising(denoised: Span, decoded: list[Span], hidden: float) -> None:
+    assert hidden_decode(denoised, decoded) == hidden

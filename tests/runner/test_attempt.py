@@ -321,7 +321,8 @@ async def test_a_hand_back_after_progress_begins_the_row_anew(world: World, monk
 
     class Progresses(Video):
         async def _served(self) -> Any:
-            await self._commit(made(0))
+            await self._hold(made(0).unit)
+            await self._commit(made(0).piece)
             return await super()._served()
 
     monkeypatch.setattr(attempt_module, "Video", Progresses)

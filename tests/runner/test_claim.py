@@ -4,11 +4,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from tests.triton.conftest import MODEL
 from tests.triton.server import PLAN, SETTINGS, Server
+from videojob.models.anyflow_far import EMBEDS, LATENTS
 from videojob.runner.triton import Request, Triton
-from videojob.triton.contract import ChunkError, ErrorCode
+from videojob.triton.contract import CHECKPOINT, CONDITIONS, SEQUENCE_STAGES, ChunkError, ErrorCode, Stage
 from videojob.triton.wire import UnitRequest
 
 
@@ -23,26 +26,33 @@ async def runners(server: Server, control_dir: Path) -> AsyncIterator[tuple[Trit
     (control_dir / "claim.json").unlink(missing_ok=True)  # Others have never claimed the server.
 
 
-async def chunk(triton: Triton, name: str) -> None:
-    """Have the only chunk of a video made, and raise what it fails with."""
-    stream = triton.stream(MODEL, name)
+FILES = {
+    "denoiser": {CONDITIONS: [save({EMBEDS: torch.zeros(1, 4, 32)})]},
+    "vae_decoder": {CHECKPOINT: [save({LATENTS: torch.zeros(1, 16, 1, 4, 6)})]},
+}
+
+
+async def make(triton: Triton, stage: Stage, name: str) -> None:
+    """Have the first unit of a video made by a stage, and raise what it fails with."""
+    stream = triton.stream(MODEL, stage, name)
     try:
-        stream.send(Request(UnitRequest(PLAN.units[0], SETTINGS), start=True, end=True))
+        stream.send(Request(UnitRequest(PLAN.units[0], SETTINGS), FILES[stage], start=True, end=True))
         await stream.answer(60)
     finally:
         await stream.end(60)
         await stream.close()
 
 
-async def test_the_newer_runner_drives_it(runners: tuple[Triton, Triton]) -> None:
+@pytest.mark.parametrize("stage", SEQUENCE_STAGES)
+async def test_the_newer_runner_drives_it(runners: tuple[Triton, Triton], stage: Stage) -> None:
     older, newer = runners
     assert await older.claim() is None
-    await chunk(older, "before-1")
+    await make(older, stage, "before-1")
     assert await newer.claim() is None
 
     with pytest.raises(ChunkError, match="Another runner, newer, drives this Triton") as refused:
-        await chunk(older, "after-1")
+        await make(older, stage, "after-1")
     assert refused.value.reason is ErrorCode.SUPERSEDED
-    await chunk(newer, "after-2")
+    await make(newer, stage, "after-2")
     assert await older.claim() == 2
     assert await newer.claim() is None, "it may claim again what is its own"

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.planner.builders import RESOLVED
-from tests.runner.builders import SMALL, NoModel, Stored, assigned_job, commit, made, wire
+from tests.runner.builders import SMALL, Chunk, NoModel, Stored, assigned_job, commit, made, wire
 from tests.runner.fakes import Api, Time
 from tests.runner.test_serving import model
 from videojob.api import transitions
@@ -23,7 +23,6 @@ from videojob.runner.accounting import Checkpoints
 from videojob.runner.clock import Clock
 from videojob.runner.errors import HandBackError
 from videojob.runner.metrics import RunnerMetrics
-from videojob.runner.pipeline import Made
 from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
 from videojob.runner.stop import Stop, StoppedError
 from videojob.runner.video import Video
@@ -119,9 +118,10 @@ class Making:
             cast("Any", services), job, SMALL, owner, self.files, status, generation, cast("Any", None), stop
         )
 
-    async def commit(self, chunk: Made) -> None:
+    async def commit(self, chunk: Chunk) -> None:
         """As the pipeline does it."""
-        await self.video._commit(chunk)
+        await self.video._hold(chunk.unit)
+        await self.video._commit(chunk.piece)
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ async def test_another_chunk_of_an_earlier_attempt_is_what_the_job_goes_on_from(
 async def test_the_checkpoint_counts_as_well_as_the_frames(making: Making) -> None:
     """The next chunk is made from them."""
     other = made(0)
-    await commit(making.files, replace(other, checkpoint=other.checkpoint + b"1"), 1)
+    await commit(making.files, replace(other, unit=replace(other.unit, checkpoint=b"other")), 1)
 
     with pytest.raises(ChunkError, match="other bytes"):
         await making.commit(made(0))

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ __all__ = ["one_thread", "tiny_model"]
 
 MODEL = "wan2.1-tiny"
 """With a dot, as names of models have: Triton's own are `MODEL.stage`."""
+
+_NUMBERS = count()
+"""Of sequences, so that none has the name of one before it."""
 
 MODEL_REPO = Path(__file__).parents[2] / "model_repo"
 
@@ -41,13 +45,19 @@ def server(settings: ModelSettings, control_dir: Path, tmp_path_factory: pytest.
         yield started
 
 
+@pytest.fixture(scope="session")
+def served(server: Server) -> str:
+    """The name of the model that `stream` opens streams to."""
+    return MODEL
+
+
 @pytest.fixture
-def stream(server: Server, request: pytest.FixtureRequest) -> Iterator[Callable[..., Stream]]:
+def stream(server: Server, served: str) -> Iterator[Callable[..., Stream]]:
     """Opens streams to the tiny model, one a sequence; ends and closes them after the test."""
     opened: list[Stream] = []
 
     def open_stream(sequence: str = "job", **settings: Any) -> Stream:
-        opened.append(Stream(server, MODEL, f"{request.node.name}-{sequence}-1", **settings))
+        opened.append(Stream(server, served, f"{next(_NUMBERS)}-{sequence}-1", **settings))
         return opened[-1]
 
     yield open_stream

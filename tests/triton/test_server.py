@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from tests.triton.conftest import MODEL, MODEL_REPO
 from tests.triton.server import PLAN, SETTINGS, STEPS, Answer, Server, Stream
 from videojob.models.anyflow_far import LATENTS, Decoder
 from videojob.models.noise import Noise
+from videojob.models.runtime import DTYPES
 from videojob.models.stages import to_uint8
-from videojob.triton.contract import DECODE_REPORT, DENOISE_REPORT, TEXT_REPORT, ErrorCode, load_failure
+from videojob.triton.contract import DECODE_REPORT, DENOISE_REPORT, TEXT_REPORT, ErrorCode, Precision, load_failure
 from videojob.triton.repository import SPARE_CANDIDATES, render
 from videojob.triton.settings import ModelSettings, ReplicaSettings
 from videojob.triton.wire import UnitRequest
@@ -47,10 +49,29 @@ def same(made: list[Answer], expected: list[Answer]) -> bool:
     )
 
 
+@pytest.fixture(scope="module", params=get_args(Precision))
+def precision(request: pytest.FixtureRequest) -> Precision:
+    """Of the model: production runs in bfloat16."""
+    found: Precision = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def undisturbed(server: Server) -> list[Answer]:
+def served(server: Server, settings: ModelSettings, control_dir: Path, precision: Precision) -> str:
+    """The tiny model in that precision."""
+    if precision == settings.precision:
+        return MODEL
+    other = replace(settings, name=f"{MODEL}-{precision}", precision=precision)
+    name = render(MODEL_REPO, server.repository, other, ReplicaSettings(str(control_dir)), "cpu")
+    with grpc.InferenceServerClient(server.grpc) as client:
+        client.load_model(name)
+    return other.name
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server: Server, served: str) -> list[Answer]:
     """18 units of one job, made without interruption: longer than memory and the VAE's look back."""
-    stream = Stream(server, MODEL, "undisturbed-1")
+    stream = Stream(server, served, "undisturbed-1")
     made = stream.make(range(18))
     stream.end()
     stream.close()
@@ -59,10 +80,10 @@ def undisturbed(server: Server) -> list[Answer]:
 
 @pytest.mark.usefixtures("one_thread")
 def test_latents_are_the_pipelines_and_frames_those_of_the_whole_clip(
-    undisturbed: list[Answer], tiny_model: Path
+    undisturbed: list[Answer], tiny_model: Path, precision: Precision
 ) -> None:
     remembered = PLAN.units[:4]  # the first unit that forgets one is the fifth
-    pipeline = AnyFlowFARPipeline.from_pretrained(tiny_model, dtype=torch.float32)
+    pipeline = AnyFlowFARPipeline.from_pretrained(tiny_model, dtype=DTYPES[precision])
     expected = pipeline(
         SETTINGS.prompt,
         height=SETTINGS.height,
@@ -76,7 +97,7 @@ def test_latents_are_the_pipelines_and_frames_those_of_the_whole_clip(
     latents = torch.cat([load(answer.checkpoint)[LATENTS] for answer in undisturbed], dim=2)
     assert torch.equal(latents[:, :, : expected.shape[2]], expected)
 
-    decoder = Decoder(tiny_model, torch.device("cpu"), torch.float32)
+    decoder = Decoder(tiny_model, torch.device("cpu"), DTYPES[precision])
     with torch.no_grad():
         normal = latents / decoder._inverse_std + decoder._mean
         whole_clip = to_uint8(decoder._vae.decode(normal).sample)
@@ -126,7 +147,8 @@ def test_after_a_failed_unit_the_one_in_flight_is_refused_and_a_restart_gives_th
     past = past_of(undisturbed, index)
     job.send(index, start=True, past=broken(past, units))
     job.send(index + 1)
-    assert [job.answer().reason, job.answer().reason] == [ErrorCode.MODEL_FAILED, ErrorCode.OUT_OF_SEQUENCE]
+    failed, refused = job.answer(), job.answer()
+    assert (failed.reason, refused.reason) == (ErrorCode.MODEL_FAILED, ErrorCode.OUT_OF_SEQUENCE), failed.message
     job.end()
 
     job.send(index, start=True, past=past)
@@ -194,10 +216,10 @@ def test_end_frees_the_sequence(stream: Open) -> None:
     assert job.answer().reason is ErrorCode.OUT_OF_SEQUENCE
 
 
-def test_sequences_that_were_ended_leave_no_place_taken(server: Server, undisturbed: list[Answer]) -> None:
+def test_sequences_that_were_ended_leave_no_place_taken(server: Server, served: str) -> None:
     # More than there are places: if one leaked with each sequence, the last ones would wait for ever.
     for index in range(ReplicaSettings(control_dir="").max_sequences + SPARE_CANDIDATES + 3):
-        job = Stream(server, MODEL, f"short-{index}-1", width=32)
+        job = Stream(server, served, f"short-{index}-1", width=32)
         job.send(0, steps=1)
         assert job.answer().frames.shape == (1, 32, 32, 3)
         job.end()

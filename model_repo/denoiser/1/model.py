@@ -37,11 +37,11 @@ class TritonPythonModel:
             self._claim.check(number)
             with chunk_errors(f"The denoiser on unit {wanted.unit.index}"):
                 past = [unpack(file, contract.PAST) for file in contents(request, contract.PAST)]
-                (conditions,) = contents(request, contract.CONDITIONS)
+                conditions = [unpack(file, contract.CONDITIONS) for file in contents(request, contract.CONDITIONS)]
                 made = self._stage.make(
                     Turn(sequence, started(request), ended(request), past),
                     wanted,
-                    unpack(conditions, contract.CONDITIONS),
+                    next(iter(conditions), None),
                     cancelled=lambda: self._marks.marked(sequence) or self._claim.superseded(number),
                 )
                 checkpoint, seconds = pack(made.tensors), made.seconds

@@ -87,8 +87,8 @@ class DenoiseStage:
         """Forget a sequence, known or not."""
         self._sequences.drop(sequence)
 
-    def make(self, turn: Turn, request: UnitRequest, conditions: Tensors, cancelled: Cancelled) -> Made:
-        """The checkpoint of the unit.
+    def make(self, turn: Turn, request: UnitRequest, conditions: Tensors | None, cancelled: Cancelled) -> Made:
+        """The checkpoint of the unit, under these conditions: without them, under those of the unit before.
 
         Raises ChunkError: OutOfSequence, InvalidRequest, Cancelled, or ModelFailed where it is not finite. After any
         exception the sequence is unknown.
@@ -97,9 +97,12 @@ class DenoiseStage:
         # Taken out first, whatever comes: an invalid request leaves no state behind either.
         if turn.start:
             self._sequences.drop(turn.sequence)
-            state = self._generator.start(unit, settings, _past(turn, request, unit.needs))
+            state, before = self._generator.start(unit, settings, _past(turn, request, unit.needs)), None
         else:
-            state = _next(self._sequences, turn, request)
+            state, before = _next(self._sequences, turn, request)
+        conditions = before if conditions is None else conditions
+        if conditions is None:
+            raise ChunkError(ErrorCode.INVALID_REQUEST, "CONDITIONS must come with the request that starts a sequence.")
         _stop_if(cancelled)
         noise = Noise(settings.seed, unit.shot, unit.index)
         checkpoint: Tensors = {}
@@ -108,7 +111,7 @@ class DenoiseStage:
             _stop_if(cancelled)
         _require_finite(checkpoint.values(), f"The tensors of unit {unit.index}")
         if not turn.end:
-            self._sequences.keep(turn.sequence, unit.index, state)
+            self._sequences.keep(turn.sequence, unit.index, (state, conditions))
         return Made(checkpoint, self._clock() - started)
 
 

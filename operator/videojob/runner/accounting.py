@@ -1,8 +1,9 @@
 """What an attempt adds to a job's timing and cost, and when the job will be done. Pure: times are passed in."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from videojob.api.videojob import Cost, GPUSeconds, Progress, StageSeconds, Timing
 
@@ -98,14 +99,16 @@ class Checkpoints:
         return max((now - last for last in tuple(self._last.values())), default=0.0)
 
 
-def hidden_decode(denoise: float, decode: float, gap: float, decode_before: float) -> float:
-    """Seconds for which the decoding of one chunk ran while the next chunk of the job was denoised.
+class Span(NamedTuple):
+    """From when to when something was worked on, in seconds of one clock."""
 
-    `denoise` and `decode` are the compute seconds of that next chunk, `gap` is the time between the two answers. What
-    of its work did not fit into the gap was done before the first of them, and that was beside the decoding of the
-    chunk before, which took `decode_before`.
-    """
-    return min(max(denoise + decode - gap, 0.0), denoise, decode_before)
+    start: float
+    end: float
+
+
+def hidden_decode(denoised: Span, decoded: Iterable[Span]) -> float:
+    """Seconds for which something was decoded while a unit was denoised."""
+    return sum(max(0.0, min(denoised.end, each.end) - max(denoised.start, each.start)) for each in decoded)
 
 
 def estimated_completion(gaps: Sequence[float], remaining: int, now: datetime) -> datetime | None:

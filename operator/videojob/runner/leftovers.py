@@ -21,11 +21,11 @@ from videojob.kube.client import VIDEO_JOBS, KubeClient, KubeError
 from videojob.logs import about
 from videojob.runner.buffers import FrameBuffers
 from videojob.runner.clock import Clock
+from videojob.runner.lane import END_SECONDS
 from videojob.runner.metrics import RunnerMetrics
-from videojob.runner.pipeline import END_SECONDS
 from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
 from videojob.runner.video import correlation_id
-from videojob.triton.contract import model_name
+from videojob.triton.contract import SEQUENCE_STAGES, model_name
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +93,10 @@ class Leftovers:
             if not await self.triton.model_ready(model_name(job.spec.model, "video_chunk")):
                 return
             await self.triton.cancel(identity)
-            stream = self.triton.stream(job.spec.model, identity)
-            await stream.end(END_SECONDS)
-            await stream.close()
+            for stage in SEQUENCE_STAGES:
+                stream = self.triton.stream(job.spec.model, stage, identity)
+                await stream.end(END_SECONDS)
+                await stream.close()
 
 
 def _patiently() -> AsyncRetrying:

@@ -1,16 +1,16 @@
-"""Units of one job through Triton: two requests in flight, answers taken in order, encoded and committed in order.
+"""Units of one job through Triton: denoised, decoded, encoded and kept side by side, each in order.
 
-While Triton denoises unit k+1 and decodes unit k, the runner encodes and uploads the piece of unit k-1. What bounds it
-all is the number of frame buffers: a request is sent only with a buffer for its answer, which is free again once it is
-encoded.
+While Triton denoises unit k+1 and decodes unit k, the runner encodes and uploads what came of unit k-1. A unit's
+checkpoint is kept as soon as it is denoised, whatever becomes of its frames. What bounds it all is the number of units
+that are begun and not yet encoded, and that of the buffers: frames are requested only with a buffer for them.
 """
 
 import asyncio
 import logging
 import math
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from videojob.api.videojob import StageSeconds
 from videojob.families import Piece, Plan, Unit
 from videojob.media import encode_segment
-from videojob.runner.accounting import hidden_decode
+from videojob.runner.accounting import Span, hidden_decode
 from videojob.runner.buffers import Buffer, FrameBuffers
 from videojob.runner.clock import Clock
+from videojob.runner.lane import Lane
 from videojob.runner.stop import Stop, StoppedError
 from videojob.runner.triton import Answer, Request, Stream, Triton, TritonGoneError, TritonRefusedError
 from videojob.triton import contract
@@ -30,13 +31,13 @@ from videojob.triton.wire import Settings, UnitRequest
 log = logging.getLogger(__name__)
 
 DEPTH = 2
-"""Requests in flight: one that is denoised, one that is decoded."""
-BUFFERS = DEPTH + 1
-"""And one chunk in the encoder."""
-END_SECONDS = 60.0
-"""Longer than one denoising step and the decoding of one chunk."""
+"""Requests in flight at the denoiser: one that is worked on, and one so that it never waits for the network."""
+AHEAD = 3
+"""Units that are begun and not yet encoded: one that is denoised, one that is decoded, one in the encoder."""
+BUFFERS = 3
+"""Pieces that are decoded, wait for that, or are in the encoder."""
 FLUSH_SECONDS = 15.0
-"""For finished chunks to reach the store when the job has to stop."""
+"""For what is finished to reach the store when the job has to stop."""
 
 
 @dataclass(frozen=True)
@@ -60,31 +61,84 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Made:
-    """A finished piece and the unit that it comes from, ready for the store."""
+class Resume:
+    """From where a video goes on."""
+
+    unit: int = 0
+    """The first one to denoise."""
+    piece: int = 0
+    """The first one to make."""
+
+    def denoised(self, plan: Plan) -> range:
+        """The units that are denoised and to be decoded."""
+        missing = plan.pieces[self.piece : self.piece + 1]
+        return range(min(missing[0].units), self.unit) if missing else range(0)
+
+    def checkpoints(self, plan: Plan) -> list[int]:
+        """The units whose checkpoints are needed for that, in order."""
+        to_denoise, to_decode = plan.units[self.unit : self.unit + 1], plan.pieces[self.piece : self.piece + 1]
+        for_denoiser = to_denoise[0].needs if to_denoise else ()
+        for_decoder = plan.units[min(to_decode[0].units)].decode if to_decode else ()
+        return sorted({*for_denoiser, *for_decoder, *self.denoised(plan)})
+
+
+@dataclass(frozen=True)
+class MadeUnit:
+    """A unit that was denoised, ready for the store."""
 
     index: int
-    frames: int
-    segment: bytes
     checkpoint: bytes
     seconds: StageSeconds
+
+
+@dataclass(frozen=True)
+class MadePiece:
+    """A piece of the video, ready for the store."""
+
+    index: int
+    units: tuple[int, ...]
+    """That its frames come from."""
+    frames: int
+    segment: bytes
+    seconds: StageSeconds
     hidden_decode: float
-    """Seconds for which the unit before was decoded while this one was denoised."""
+    """Seconds for which what came before was decoded while its unit was denoised."""
 
 
 @dataclass
 class _Flow:
-    """What is on its way in one run of a sequence."""
+    """What is on its way in one run of a sequence. Every queue is bounded by `AHEAD` or by the buffers."""
 
-    stream: Stream
-    free: asyncio.Queue[Buffer]
-    in_flight: deque[tuple[int, Buffer]]
-    answers: asyncio.Queue[tuple[int, Buffer, Answer] | None]
-    """Bounded by the buffers."""
+    denoiser: Lane[int]
+    """Of units."""
+    decoder: Lane[tuple[Piece, Buffer]]
+    free: asyncio.Queue[Buffer] = field(default_factory=asyncio.Queue)
+    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AHEAD))
+    to_keep: asyncio.Queue[MadeUnit | None] = field(default_factory=asyncio.Queue)
+    to_decode: asyncio.Queue[tuple[int, bytes] | None] = field(default_factory=asyncio.Queue)
+    requested: asyncio.Queue[Piece | None] = field(default_factory=asyncio.Queue)
+    decoded: asyncio.Queue[tuple[Piece, Buffer, Answer] | None] = field(default_factory=asyncio.Queue)
+    kept: dict[int, asyncio.Event] = field(default_factory=dict)
+    """Set once the unit is in the store. One that was there before is not listed."""
+    denoised: dict[int, Span] = field(default_factory=dict)
+    """When each unit that is not encoded yet was denoised."""
+
+    def took(self, index: int, answer: Answer, text_seconds: float) -> MadeUnit:
+        """A unit was denoised: it is to be kept."""
+        seconds = StageSeconds(text_encode=text_seconds, denoise=answer.seconds)
+        made = MadeUnit(index, answer.binary(contract.CHECKPOINT), seconds)
+        self.kept[index] = asyncio.Event()
+        self.denoised[index] = Span(answer.arrived - answer.seconds, answer.arrived)
+        self.to_keep.put_nowait(made)
+        return made
 
 
 class Pipeline:
-    """Makes the chunks of one job, and calls `commit` for each, in order: it returns when the chunk is in the store."""
+    """Makes the units of one job and the pieces of its video.
+
+    `keep_unit` and `keep_piece` are called for each, in order, and return when it is in the store. A piece is kept only
+    after the units that it comes from.
+    """
 
     def __init__(
         self,
@@ -92,136 +146,226 @@ class Pipeline:
         triton: Triton,
         buffers: FrameBuffers,
         clock: Clock,
-        commit: Callable[[Made], Awaitable[None]],
+        keep_unit: Callable[[MadeUnit], Awaitable[None]],
+        keep_piece: Callable[[MadePiece], Awaitable[None]],
     ) -> None:
         self._recipe = recipe
         self._triton = triton
         self._buffers = buffers
         self._clock = clock
-        self._commit = commit
+        self._keep_unit = keep_unit
+        self._keep_piece = keep_piece
 
-    async def run(self, first: int, past: Mapping[int, bytes], stop: Stop) -> None:
-        """Make every unit from the first on, as one sequence; `past` are the checkpoints of those that it needs.
+    async def run(self, resume: Resume, checkpoints: Mapping[int, bytes], stop: Stop) -> None:
+        """Make what is missing from `resume` on, as one sequence, with `Resume.checkpoints`.
 
-        Raises ChunkError, TritonGoneError, StoppedError, or what `commit` raises. Then the sequence is ended on the
-        server, and chunks that were finished before are committed, unless the job is lost. A drain ends no request
-        that was sent: their chunks are committed first.
+        Raises ChunkError, TritonGoneError, StoppedError, or what `keep_unit` and `keep_piece` raise. Then the sequence
+        is ended on the server, and what was finished before is kept, unless the job is lost. A drain ends no request
+        that was sent: what comes of them is kept first.
         """
-        buffers = await self._buffers.borrow(BUFFERS, self._recipe.largest_bytes)
-        stream = self._triton.stream(self._recipe.model, self._recipe.correlation_id)
-        flow = _Flow(stream, asyncio.Queue(), deque(), asyncio.Queue())
-        for buffer in buffers:
+        borrowed = await self._buffers.borrow(BUFFERS, self._recipe.largest_bytes)
+        flow = _Flow(Lane(self._stream("denoiser")), Lane(self._stream("vae_decoder")))
+        for buffer in borrowed:
             flow.free.put_nowait(buffer)
-        finisher = asyncio.create_task(self._finish(flow))
+        for index in resume.denoised(self._recipe.plan):
+            flow.to_decode.put_nowait((index, checkpoints[index]))
+        decoding = [self._request_frames(flow, resume, checkpoints), self._take_frames(flow)]
+        decoders = [asyncio.create_task(each) for each in decoding]
+        units, pieces = asyncio.create_task(self._keep(flow)), asyncio.create_task(self._finish(flow, resume))
+        workers = asyncio.create_task(_all([*decoders, units, pieces]))
         try:
-            complete = await self._request(flow, first, past, stop, finisher)
-            flow.answers.put_nowait(None)
-            await stop.race(_joined(finisher))
+            try:
+                complete = await self._denoise(flow, resume, checkpoints, stop, workers)
+            except ChunkError:
+                # What was denoised is made all the same: else a unit that always fails takes those before it along.
+                await _rest(flow, stop, workers)
+                raise
+            await _rest(flow, stop, workers)
             if not complete:
                 stop.check(new=True)
         except BaseException as error:
-            await asyncio.shield(self._wind_down(flow, finisher, error))
+            await asyncio.shield(self._wind_down(flow, decoders, units, pieces, error))
             raise
         finally:
             # Nobody may use a buffer again that the server or the encoder still works on.
-            if not flow.in_flight and not finisher.cancelled():
-                self._buffers.give_back(buffers)
+            if not flow.decoder.requested and not pieces.cancelled():
+                self._buffers.give_back(borrowed)
             else:
-                for buffer in buffers:
+                for buffer in borrowed:
                     await self._buffers.retire(buffer)
-            await flow.stream.close()
+            await asyncio.gather(flow.denoiser.stream.close(), flow.decoder.stream.close())
 
-    async def _request(
-        self, flow: _Flow, first: int, past: Mapping[int, bytes], stop: Stop, finisher: asyncio.Task[None]
+    def _stream(self, stage: contract.Stage) -> Stream:
+        return self._triton.stream(self._recipe.model, stage, self._recipe.correlation_id)
+
+    async def _denoise(
+        self,
+        flow: _Flow,
+        resume: Resume,
+        checkpoints: Mapping[int, bytes],
+        stop: Stop,
+        workers: asyncio.Task[None],
     ) -> bool:
-        """Send all requests, unless a drain comes first, and take all answers; whether all were sent."""
-        units, following, drained = self._recipe.plan.units, first, False
+        """Have all units denoised, unless a drain comes first; whether all were."""
+        units, following, drained = self._recipe.plan.units, resume.unit, False
+        text = b"", 0.0
         while True:
-            while not drained and following < len(units) and len(flow.in_flight) < DEPTH:
-                buffer = await self._buffer(flow, stop, finisher)
-                if buffer is None:
+            while not drained and following < len(units) and len(flow.denoiser.requested) < DEPTH:
+                if not await _has_room(flow, stop, workers):
                     drained = True
                     break
-                start, end = following == first, following == len(units) - 1
-                came = past if start else {}
-                wanted = UnitRequest(units[following], self._recipe.settings, tuple(came))
-                flow.stream.send(Request(wanted, tuple(came.values()), start, end, buffer.region))
-                flow.in_flight.append((following, buffer))
+                unit, start = units[following], following == resume.unit
+                past = {index: checkpoints[index] for index in unit.needs} if start else {}
+                if start:
+                    text = await stop.race(self._encode_text(unit), workers)
+                files = {contract.PAST: [*past.values()], contract.CONDITIONS: [text[0]] if start else []}
+                wanted = UnitRequest(unit, self._recipe.settings, tuple(past))
+                flow.denoiser.send(following, Request(wanted, files, start, end=following == len(units) - 1))
                 following += 1
-            if not flow.in_flight:
+            if not flow.denoiser.requested:
                 return not drained
-            try:
-                answer = await stop.race(flow.stream.answer(), finisher)
-            except ChunkError:
-                if not finisher.done():
-                    flow.in_flight.popleft()  # It was answered: with the error.
-                raise
-            flow.answers.put_nowait((*flow.in_flight.popleft(), answer))
+            index, answer = await stop.race(flow.denoiser.answer(), workers)
+            made = flow.took(index, answer, text[1])
+            flow.to_decode.put_nowait((index, made.checkpoint))
+            text = text[0], 0.0
 
-    async def _buffer(self, flow: _Flow, stop: Stop, finisher: asyncio.Task[None]) -> Buffer | None:
-        """A buffer for the next request; None where a drain comes first."""
+    async def _encode_text(self, unit: Unit) -> tuple[bytes, float]:
+        """The conditions of the sequence, and the seconds that they took."""
+        stream = self._stream("text_encoder")
         try:
-            stop.check(new=True)
-            buffer = await stop.race(flow.free.get(), finisher, new=True)
-            stop.check(new=True)  # A drain may come in the very turn of the loop that brings the buffer.
-        except StoppedError:
-            stop.check()
-            return None
-        return buffer
+            stream.send(Request(UnitRequest(unit, self._recipe.settings)))
+            answer = await stream.answer()
+            return answer.binary(contract.CONDITIONS), answer.seconds
+        finally:
+            await stream.close()
 
-    async def _finish(self, flow: _Flow) -> None:
-        """Encode and commit every answer, in order."""
-        arrived_before, decode_before = float("-inf"), 0.0
-        while (item := await flow.answers.get()) is not None:
-            index, buffer, answer = item
-            unit, piece = self._recipe.plan.units[index], self._recipe.plan.pieces[index]
+    async def _keep(self, flow: _Flow) -> None:
+        """Keep every unit that was denoised, in order."""
+        while (made := await flow.to_keep.get()) is not None:
+            await self._keep_unit(made)
+            flow.kept[made.index].set()
+
+    async def _request_frames(self, flow: _Flow, resume: Resume, checkpoints: Mapping[int, bytes]) -> None:
+        """Have the frames of every piece decoded whose unit was denoised, in order."""
+        plan, following = self._recipe.plan, resume.piece
+        while (item := await flow.to_decode.get()) is not None:
+            index, checkpoint = item
+            unit = plan.units[index]
+            while following < len(plan.pieces) and plan.pieces[following].units[-1] == index:
+                buffer = await flow.free.get()
+                start = following == resume.piece
+                past = {earlier: checkpoints[earlier] for earlier in unit.decode} if start else {}
+                files = {contract.PAST: [*past.values()], contract.CHECKPOINT: [checkpoint]}
+                wanted = UnitRequest(unit, self._recipe.settings, tuple(past))
+                end = following == len(plan.pieces) - 1
+                flow.decoder.send((plan.pieces[following], buffer), Request(wanted, files, start, end, buffer.region))
+                flow.requested.put_nowait(plan.pieces[following])
+                following += 1
+        flow.requested.put_nowait(None)
+
+    async def _take_frames(self, flow: _Flow) -> None:
+        """Take every answer of the decoder."""
+        while await flow.requested.get() is not None:
+            (piece, buffer), answer = await flow.decoder.answer()
+            flow.decoded.put_nowait((piece, buffer, answer))
+        flow.decoded.put_nowait(None)
+
+    async def _finish(self, flow: _Flow, resume: Resume) -> None:
+        """Encode and keep every piece, in order."""
+        before: list[Span] = []
+        while (item := await flow.decoded.get()) is not None:
+            piece, buffer, answer = item
+            unit = self._recipe.plan.units[piece.units[-1]]
             shape, expected = answer.shape(contract.FRAMES), self._recipe.shape(unit)
             if shape != expected:
                 raise ChunkError(
-                    ErrorCode.MODEL_FAILED, f"Unit {index} has frames {list(shape)} instead of {list(expected)}."
+                    ErrorCode.MODEL_FAILED, f"Unit {unit.index} has frames {list(shape)} instead of {list(expected)}."
                 )
             frames = buffer.frames(shape) if buffer.region else answer.array(contract.FRAMES)
             started = self._clock.monotonic()
             segment = await asyncio.to_thread(self._encode, frames[: len(piece.frames)], piece)
-            seconds = StageSeconds(
-                text_encode=answer.seconds(contract.TEXT_REPORT),
-                denoise=answer.seconds(contract.DENOISE_REPORT),
-                vae_decode=answer.seconds(contract.DECODE_REPORT),
-                mux=self._clock.monotonic() - started,
-            )
+            mux = self._clock.monotonic() - started
             flow.free.put_nowait(buffer)
-            gap = answer.arrived - arrived_before
-            hidden = hidden_decode(seconds.denoise, seconds.vae_decode, gap, decode_before)
-            arrived_before, decode_before = answer.arrived, seconds.vae_decode
-            checkpoint = answer.binary(contract.CHECKPOINT)
-            await self._commit(Made(index, len(piece.frames), segment, checkpoint, seconds, hidden))
+            if unit.index >= resume.unit:
+                flow.room.release()
+            decoded = Span(answer.arrived - answer.seconds, answer.arrived)
+            hidden = hidden_decode(flow.denoised.pop(unit.index, Span(0.0, 0.0)), before)
+            before = [decoded]
+            for index in piece.units:
+                if (kept := flow.kept.get(index)) is not None:
+                    await kept.wait()
+            seconds = StageSeconds(vae_decode=answer.seconds, mux=mux)
+            await self._keep_piece(MadePiece(piece.index, piece.units, len(piece.frames), segment, seconds, hidden))
 
     def _encode(self, frames: NDArray[np.uint8], piece: Piece) -> bytes:
         return encode_segment(frames, self._recipe.fps, piece.frames.start)
 
-    async def _wind_down(self, flow: _Flow, finisher: asyncio.Task[None], error: BaseException) -> None:
-        """End the sequence on the server; commit what was finished before the error."""
-        late: list[Answer | Exception] = []
+    async def _wind_down(
+        self,
+        flow: _Flow,
+        decoders: list[asyncio.Task[None]],
+        units: asyncio.Task[None],
+        pieces: asyncio.Task[None],
+        error: BaseException,
+    ) -> None:
+        """End the sequence on the server; keep what was finished before the error."""
+        await _cancelled(*decoders)  # From here on nobody else takes answers.
         if not isinstance(error, TritonGoneError):
             try:
                 await self._triton.cancel(self._recipe.correlation_id)
             except (TritonGoneError, TritonRefusedError) as failure:
                 log.warning("The sequence %s could not be marked: %s", self._recipe.correlation_id, failure)
-            late = await flow.stream.end(END_SECONDS)
-        unbroken = isinstance(error, StoppedError)
-        for answer in late:
-            index, buffer = flow.in_flight.popleft()
-            unbroken = unbroken and isinstance(answer, Answer)
-            if unbroken and isinstance(answer, Answer):
-                flow.answers.put_nowait((index, buffer, answer))
-        flow.answers.put_nowait(None)
+            decoded, denoised = await asyncio.gather(flow.decoder.end(), flow.denoiser.end())
+            for (piece, buffer), answer in decoded:
+                flow.decoded.put_nowait((piece, buffer, answer))
+            for index, answer in denoised:
+                flow.took(index, answer, 0.0)
+        flow.decoded.put_nowait(None)
+        flow.to_keep.put_nowait(None)
         if not (isinstance(error, StoppedError) and error.lost):
-            await asyncio.wait({finisher}, timeout=FLUSH_SECONDS)
-        finisher.cancel()
-        (ended,) = await asyncio.gather(finisher, return_exceptions=True)
-        if isinstance(ended, Exception) and ended is not error:
-            log.warning("A finished chunk was not committed: %s", ended)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await asyncio.wait({units})
+                    if units.exception() is None:  # Else pieces wait for what is not kept.
+                        await asyncio.wait({pieces})
+        for ended in await _cancelled(units, pieces):
+            if ended is not error:
+                log.warning("What was finished was not kept: %s", ended)
 
 
-async def _joined(task: asyncio.Task[None]) -> None:
-    await asyncio.shield(task)
+async def _has_room(flow: _Flow, stop: Stop, workers: asyncio.Task[None]) -> bool:
+    """Whether one more unit may begin, once there is room for it: not where a drain comes first."""
+    try:
+        stop.check(new=True)
+        await stop.race(flow.room.acquire(), workers, new=True)
+        stop.check(new=True)  # A drain may come in the very turn of the loop that brings the room.
+    except StoppedError:
+        stop.check()
+        return False
+    return True
+
+
+async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Wait for all, or raise what the first of them fails with."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    for task in done:
+        task.result()
+
+
+async def _rest(flow: _Flow, stop: Stop, workers: asyncio.Task[None]) -> None:
+    """Have everything made that was denoised."""
+
+    async def all_made() -> None:
+        await asyncio.shield(workers)
+
+    flow.to_decode.put_nowait(None)
+    flow.to_keep.put_nowait(None)
+    await stop.race(all_made())
+
+
+async def _cancelled(*tasks: asyncio.Task[None]) -> list[Exception]:
+    """End the tasks; what they failed with."""
+    for task in tasks:
+        task.cancel()
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    return [error for error in ended if isinstance(error, Exception)]

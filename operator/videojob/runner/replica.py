@@ -21,11 +21,12 @@ from videojob.runner.buffers import FrameBuffers
 from videojob.runner.clock import Clock
 from videojob.runner.hold import LeaseLostError, Standing
 from videojob.runner.kept import keep
+from videojob.runner.lane import END_SECONDS
 from videojob.runner.lease import Lease
 from videojob.runner.leftovers import Leftovers
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.options import Options
-from videojob.runner.pipeline import END_SECONDS, FLUSH_SECONDS
+from videojob.runner.pipeline import FLUSH_SECONDS
 from videojob.runner.pool_store import PoolStore
 from videojob.runner.readable import Readable
 from videojob.runner.services import Services

@@ -8,8 +8,8 @@ with an `End`, and its stream is closed only once every answer has come or the s
 import asyncio
 import ipaddress
 import logging
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import grpc
@@ -99,16 +99,16 @@ class Request:
     """One request of a sequence."""
 
     wanted: UnitRequest | End
-    past: Sequence[bytes] = ()
-    """The checkpoints of `UnitRequest.past`, in order."""
+    files: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
+    """What it brings beside, by input; nothing where there is nothing."""
     start: bool = False
     end: bool = False
     frames_to: Region | None = None
 
     def inputs(self) -> list[Tensor]:
         """What it carries."""
-        past = [Tensor.binary(contract.PAST, *self.past)] if self.past else []
-        return [Tensor.binary(contract.REQUEST, self.wanted.to_json()), *past]
+        files = [Tensor.binary(name, *values) for name, values in self.files.items() if values]
+        return [Tensor.binary(contract.REQUEST, self.wanted.to_json()), *files]
 
 
 class Answer:
@@ -134,9 +134,10 @@ class Answer:
         """The only element of a BYTES output."""
         return bytes(self.array(output).reshape(-1)[0])
 
-    def seconds(self, report: str) -> float:
-        """Seconds of computing, from a stage's report."""
-        return read_report(self.binary(report)).seconds
+    @property
+    def seconds(self) -> float:
+        """Seconds of computing, from the stage's report."""
+        return read_report(self.binary(contract.REPORT)).seconds
 
 
 class Triton:
@@ -224,10 +225,10 @@ class Triton:
         status = await self._call(self._client.get_system_shared_memory_status(client_timeout=CALL_SECONDS))
         return set(status.regions)
 
-    def stream(self, model: str, correlation_id: str) -> "Stream":
-        """Open a sequence on the ensemble of a VideoModel. Call it where an event loop runs."""
-        name = contract.model_name(model, "video_chunk")
-        stream = Stream(self._client, name, correlation_id, self.claim_number)
+    def stream(self, model: str, stage: contract.Stage, correlation_id: str) -> "Stream":
+        """Open a sequence on a stage of a VideoModel. Call it where an event loop runs."""
+        name = contract.model_name(model, stage)
+        stream = Stream(self._client, name, _OUTPUTS[stage], correlation_id, self.claim_number)
         self._streams.add(stream)
         stream.reader.add_done_callback(lambda _: self._streams.discard(stream))
         return stream
@@ -251,15 +252,23 @@ class Triton:
 
 
 class Stream:
-    """One gRPC stream with the requests of one correlation id: answers come in the order of the requests.
+    """One gRPC stream to one model, with the requests of one correlation id: answers come in the order of the requests.
 
     Single calls may overtake each other on their way to the server, requests on a stream cannot.
     """
 
-    def __init__(self, client: InferenceServerClient, model: str, correlation_id: str, claim_number: int) -> None:
+    def __init__(
+        self,
+        client: InferenceServerClient,
+        model: str,
+        outputs: Sequence[str],
+        correlation_id: str,
+        claim_number: int,
+    ) -> None:
         self.correlation_id = correlation_id
+        self._outputs = outputs
         self._claim_number = claim_number
-        self._model = model
+        self.model = model
         self._requests: asyncio.Queue[Request | None] = asyncio.Queue()
         self._answers: asyncio.Queue[Answer | Exception] = asyncio.Queue()
         self._failure: TritonGoneError | None = None
@@ -304,7 +313,8 @@ class Stream:
                         before.append(error)
                 await self.answer()
         except (TimeoutError, TritonGoneError, contract.ChunkError) as error:
-            log.warning("The sequence %s was not ended in order: %s", self.correlation_id, error or "no answer")
+            what = f"The sequence {self.correlation_id} on {self.model}"
+            log.warning("%s was not ended in order: %s", what, error or "no answer")
         return before
 
     async def close(self) -> None:
@@ -335,9 +345,9 @@ class Stream:
     async def _outgoing(self) -> AsyncIterator[dict[str, Any]]:
         while (request := await self._requests.get()) is not None:
             yield {
-                "model_name": self._model,
+                "model_name": self.model,
                 "inputs": [tensor.to_triton() for tensor in request.inputs()],
-                "outputs": _outputs(request),
+                "outputs": [_output(name, request.frames_to) for name in self._outputs],
                 "sequence_id": self.correlation_id,
                 "sequence_start": request.start,
                 "sequence_end": request.end,
@@ -345,16 +355,15 @@ class Stream:
             }
 
 
-_OUTPUTS = (
-    contract.CHECKPOINT,
-    contract.TEXT_REPORT,
-    contract.DENOISE_REPORT,
-    contract.DECODE_REPORT,
-)
+_OUTPUTS: dict[contract.Stage, tuple[str, ...]] = {
+    "text_encoder": (contract.CONDITIONS, contract.REPORT),
+    "denoiser": (contract.CHECKPOINT, contract.REPORT),
+    "vae_decoder": (contract.FRAMES, contract.REPORT),
+}
 
 
-def _outputs(request: Request) -> list[InferRequestedOutput]:
-    frames = InferRequestedOutput(contract.FRAMES)
-    if request.frames_to is not None:
-        frames.set_shared_memory(request.frames_to.name, request.frames_to.size)
-    return [frames, *(InferRequestedOutput(name) for name in _OUTPUTS)]
+def _output(name: str, frames_to: Region | None) -> InferRequestedOutput:
+    output = InferRequestedOutput(name)
+    if name == contract.FRAMES and frames_to is not None:
+        output.set_shared_memory(frames_to.name, frames_to.size)
+    return output

@@ -19,7 +19,7 @@ from videojob.runner.errors import AttemptFailedError, HandBackError
 from videojob.runner.events import Events
 from videojob.runner.hold import Standing
 from videojob.runner.mux import write_mp4
-from videojob.runner.pipeline import Made, Pipeline, Recipe
+from videojob.runner.pipeline import MadePiece, MadeUnit, Pipeline, Recipe, Resume
 from videojob.runner.services import Services
 from videojob.runner.serving import Served
 from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
@@ -96,6 +96,7 @@ class Video:
         began = services.clock.monotonic()
         self._spent = _Spent(began, last_commit=began)
         self._committed: list[ChunkRecord] = []
+        self._units: dict[int, MadeUnit] = {}
         self.progressed = False
         """Whether this attempt has committed something."""
 
@@ -209,9 +210,9 @@ class Video:
             self._services.serving.give_back(served)
 
     async def _run_sequence_on(self, served: Served) -> None:
-        resolved, first = self._resolved, len(self._committed)
+        resolved, resume = self._resolved, Resume(len(self._committed), len(self._committed))
         plan = served.model.spec.plan(resolved.frames, resolved.steps)
-        needed = sorted({*plan.units[first].needs, *plan.units[first].decode})
+        needed = resume.checkpoints(plan)
         reading = self._files.read_latents(self._committed[index] for index in needed)
         past = dict(zip(needed, await self._stop.race(reading, new=True), strict=True))
         settings = Settings(
@@ -227,8 +228,8 @@ class Video:
         self._status.status = transitions.running(self._status.status, now=now, generation=self._generation.newest)
         self._show(len(self._committed), self._frames_ready)
         services = self._services
-        pipeline = Pipeline(recipe, services.triton, services.buffers, self._clock, self._commit)
-        await pipeline.run(first, past, self._stop)
+        pipeline = Pipeline(recipe, services.triton, services.buffers, self._clock, self._hold, self._commit)
+        await pipeline.run(resume, past, self._stop)
 
     async def _served(self) -> Served:
         """The model, loaded, to be given back. Raises HandBackError where it does not come."""
@@ -262,20 +263,25 @@ class Video:
         now, generation = self._clock.now(), self._generation.newest
         self._status.show(transitions.loading(self._status.status, message=message, now=now, generation=generation))
 
-    async def _commit(self, made: Made) -> None:
+    async def _hold(self, unit: MadeUnit) -> None:
+        """Keep a unit until its piece is there: both go into the store as one chunk."""
+        self._count(unit.seconds)
+        self._units[unit.index] = unit
+
+    async def _commit(self, made: MadePiece) -> None:
         """Put a chunk into the store, and show the progress. Raises StoreError, JobLostError, ChunkError."""
         self._status.check()
-        started = self._clock.monotonic()
+        unit, started = self._units.pop(made.index), self._clock.monotonic()
         commit = await self._files.commit_chunk(
             index=made.index,
             attempt=self._owner.attempt,
             frames=made.frames,
             segment=made.segment,
-            latents=made.checkpoint,
-            stage_seconds=made.seconds.model_dump(),
+            latents=unit.checkpoint,
+            stage_seconds=add_stages(unit.seconds, made.seconds).model_dump(),
         )
         if commit.adopted:
-            await self._adopt(commit.record, made)
+            await self._adopt(commit.record, made.segment, unit.checkpoint)
         ended = self._clock.monotonic()
         self._count(made.seconds.model_copy(update={"upload": ended - started}))
         gap = ended - self._spent.last_commit
@@ -288,14 +294,14 @@ class Video:
         self.progressed = True
         self._show(len(self._committed), self._frames_ready)
 
-    async def _adopt(self, record: ChunkRecord, made: Made) -> None:
+    async def _adopt(self, record: ChunkRecord, segment: bytes, checkpoint: bytes) -> None:
         """The chunk was committed before: by an attempt before this one, by one after it, or by a write of our own.
 
         A write of our own is one whose answer was lost. Whoever it was, the job goes on only from what is in the store.
         """
         await self._check_attempt(record)
         theirs = (record.segment.sha256, record.latents.sha256)
-        if theirs != (_sha256(made.segment), _sha256(made.checkpoint)):
+        if theirs != (_sha256(segment), _sha256(checkpoint)):
             raise ChunkError(
                 contract.ErrorCode.OUT_OF_SEQUENCE,
                 f"Chunk {record.index} was committed before with other bytes; the job goes on from those.",

@@ -1,48 +1,48 @@
 """Names, inputs and outputs of the models on a Triton server, for the models, the runner and the tests.
 
-One request to the ensemble `<model>.video_chunk` makes one unit. No tensor has a shape or a type that depends on the
-family: what only a family understands travels as the bytes of a safetensors file. Requests of a job carry one
-correlation id (`sequence_id`, the string `<job uid>-<attempt>`), at most two are in flight, and they must reach the
-server in order: send them on one gRPC stream, because unary calls may overtake each other.
+A unit is denoised by one request and decoded by another, so its checkpoint is there, and can be stored, before its
+frames are. No tensor has a shape or a type that depends on the family: what only a family understands travels as the
+bytes of a safetensors file.
 
-| ensemble input | dtype, shape       | meaning                                                                        |
-|----------------|--------------------|--------------------------------------------------------------------------------|
-| REQUEST        | BYTES [1]          | JSON of `videojob.triton.wire`: a unit and its settings, or an end             |
-| PAST, optional | BYTES [n]          | checkpoints of the units in `past` of REQUEST, with START: those that the unit |
-|                |                    | needs, and those that rebuild the decoder's state                              |
+| model        | input        | output      | dtype, shape       | meaning                                             |
+|--------------|--------------|-------------|--------------------|-----------------------------------------------------|
+| each         | REQUEST      |             | BYTES [1]          | JSON of `videojob.triton.wire`: a unit and its      |
+|              |              |             |                    | settings, or an end                                 |
+| each         |              | REPORT      | BYTES [1]          | JSON of `videojob.triton.wire.Report`               |
+| text_encoder |              | CONDITIONS  | BYTES [1]          | what the prompts mean to the denoiser               |
+| denoiser     | CONDITIONS   |             | BYTES [1]          | with START, and whenever they change                |
+| denoiser     | PAST         |             | BYTES [n]          | with START: checkpoints of the units in `past` of   |
+|              |              |             |                    | REQUEST, among them all of `needs`                  |
+| denoiser     |              | CHECKPOINT  | BYTES [1]          | what later units and the decoder need of the unit   |
+| vae_decoder  | CHECKPOINT   |             | BYTES [1]          | of the unit                                         |
+| vae_decoder  | PAST         |             | BYTES [n]          | with START: likewise, among them all of `decode`    |
+| vae_decoder  |              | FRAMES      | UINT8 [F, H, W, 3] | every frame that comes out of the unit, RGB         |
 
-| output         | dtype, shape       | meaning                                                                        |
-|----------------|--------------------|--------------------------------------------------------------------------------|
-| FRAMES         | UINT8 [F, H, W, 3] | every frame that comes out of the unit, RGB                                    |
-| CHECKPOINT     | BYTES [1]          | what later units and the decoder need of the unit                              |
-| *_REPORT       | BYTES [1]          | JSON of `videojob.triton.wire.Report`, of each stage                           |
+The ensemble `<model>.video_chunk` does all of it for one unit, for clients other than the runner: REQUEST and PAST in,
+FRAMES, CHECKPOINT and a report of each stage out.
 
-The first request of a sequence has `sequence_start`, the last `sequence_end`. An end, with START and END, frees the
-sequence on every model whatever state each is in, does no work and answers without contents. It is needed after an
-error and after a cancel, because an ensemble stops at the model that failed and the later ones never see that request's
-END.
+Requests of a job carry one correlation id (`sequence_id`, the string `<job uid>-<attempt>`) and must reach a model in
+order: send them on one gRPC stream a model, because unary calls may overtake each other. The first request of a
+sequence on a model has `sequence_start`, the last `sequence_end`. An end, with START and END, frees the sequence on the
+model, whatever state it is in, does no work and answers without contents. It is needed after an error and after a
+cancel; on an ensemble it reaches every model, which the END of a unit that fails in the first one does not.
 """
 
 import re
 from enum import StrEnum
 from typing import Final, Literal
 
-# Inputs of the ensemble.
 REQUEST: Final = "REQUEST"
 PAST: Final = "PAST"
-
-# Outputs of the ensemble.
-FRAMES: Final = "FRAMES"
+CONDITIONS: Final = "CONDITIONS"
 CHECKPOINT: Final = "CHECKPOINT"
+FRAMES: Final = "FRAMES"
+REPORT: Final = "REPORT"
+
+# What the ensemble calls the reports.
 TEXT_REPORT: Final = "TEXT_REPORT"
 DENOISE_REPORT: Final = "DENOISE_REPORT"
 DECODE_REPORT: Final = "DECODE_REPORT"
-
-# Between text encoder and denoiser: BYTES [1], a safetensors file.
-CONDITIONS: Final = "CONDITIONS"
-
-REPORT: Final = "REPORT"
-"""What each stage calls its own report."""
 
 # The control model: a correlation id that is to stop in, or a runner's claim; out, whether it was written, and the
 # number of the claim that is in force.
@@ -65,6 +65,9 @@ Stage = Literal["text_encoder", "denoiser", "vae_decoder", "video_chunk"]
 STAGES: Final[tuple[Stage, ...]] = ("text_encoder", "denoiser", "vae_decoder", "video_chunk")
 """The Triton models of one VideoModel. Load and unload `video_chunk` alone (with unload_dependents): Triton loads an
 ensemble's steps with it, at once, and would load them a second time if they were loaded before."""
+
+SEQUENCE_STAGES: Final[tuple[Stage, ...]] = ("vae_decoder", "denoiser")
+"""The stages that keep a sequence, in the order in which it is ended: the denoiser forgets the cancel mark with it."""
 
 Precision = Literal["float32", "bfloat16"]
 
