@@ -100,6 +100,9 @@ def test_a_bad_job_is_refused_in_words(cluster: Cluster, namespace: str, path: s
     assert path.rsplit(".", maxsplit=1)[-1] in message or path == "shots.0.length"
 
 
+ONE_ACCELERATOR = "no model uses more than one accelerator yet: make it 1 and have more replicas"
+
+
 def test_a_job_name_that_fits_no_label_is_refused(cluster: Cluster, namespace: str) -> None:
     assert "choose a shorter one" in refusal(cluster, namespace, manifest("VideoJob", GOOD, name="n" * 64))
 
@@ -118,6 +121,10 @@ def test_a_job_name_that_fits_no_label_is_refused(cluster: Cluster, namespace: s
         ("GPUPool", PODS, "replicas", 2, "replicas is for scaling.mode External"),
         ("GPUPool", PODS, "scaling.minReplicas", 9, "minReplicas is more than maxReplicas"),
         ("GPUPool", PODS, "scaling.mode", "Manual", 'supported values: "Backlog", "External"'),
+        ("GPUPool", PODS, "acceleratorsPerReplica", 2, ONE_ACCELERATOR),
+        ("GPUPool", PODS, "acceleratorsPerReplica", 10**6, ONE_ACCELERATOR),
+        ("GPUPool", POOL, "acceleratorsPerReplica", 8, ONE_ACCELERATOR),
+        ("GPUPool", PODS, "acceleratorsPerReplica", 0, "should be greater than or equal to 1"),
         ("GPUPool", PODS, "template.resourceName", "gpu", "should match"),
         ("GPUPool", PODS, "template.terminationGracePeriodSeconds", 5, "should be greater than or equal to 60"),
         ("GPUPool", PODS, "template.tritonResources", {"limits": {"cpu": [1]}}, "must have at most 0 items"),

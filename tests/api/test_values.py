@@ -1,12 +1,15 @@
 """Pools as Kubernetes takes them: on a real API server."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from dev.control_plane import Cluster
+from dev.control_plane import MANIFESTS, Cluster
+from dev.errors import DevError
 from tests.api.admission import (
     PODS,
     POOL,
@@ -104,3 +107,49 @@ def test_pods_whose_user_the_namespace_assigns_are_taken_where_a_fixed_one_is_re
         assert "runAsUser must be in the ranges" in refusal(cluster, namespace, fixed)
     dry_run(cluster, namespace, rendered("Namespace", UserIDs.FIXED))
     dry_run(cluster, namespace, rendered(None, UserIDs.NAMESPACE))
+
+
+@contextmanager
+def without_the_rule(cluster: Cluster) -> Iterator[None]:
+    """Meanwhile pools may have more than one accelerator a replica, as before it was refused."""
+    pool = manifest("GPUPool", with_field(PODS, "acceleratorsPerReplica", 8), "probe")
+    until_taken = Retrying(
+        stop=stop_after_delay(30), wait=wait_fixed(0.2), retry=retry_if_result(lambda taken: not taken)
+    )
+    until_refused = until_taken.copy(retry=retry_if_result(bool))
+    field = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/acceleratorsPerReplica"
+    patch = json.dumps([{"op": "remove", "path": f"{field}/x-kubernetes-validations"}])
+    try:
+        cluster.kubectl("patch", "crd", "gpupools.videojob.dev", "--type=json", "--patch", patch)
+        until_taken(is_taken, cluster, "default", pool)
+        yield
+    finally:
+        cluster.serve_crds(MANIFESTS / "crds")
+        # A CRD takes effect some moments after it was changed.
+        until_refused(is_taken, cluster, "default", pool)
+
+
+def test_a_pool_stored_with_more_accelerators_is_served_as_before_and_put_right(
+    cluster: Cluster, namespace: str
+) -> None:
+    name = f"wide-{namespace}"
+    stored = manifest("GPUPool", with_field(PODS, "acceleratorsPerReplica", 8), name)
+    with without_the_rule(cluster):
+        cluster.apply(stored)
+
+    pool = GPUPool.model_validate_json(cluster.kubectl("get", "gpupool", name, "-o", "json"))
+    (triton,) = deployment(pool, [], SITE, 1)["spec"]["template"]["spec"]["initContainers"]
+    assert triton["resources"]["limits"]["nvidia.com/gpu"] == 8
+
+    def merge(change: Json, *arguments: str) -> None:
+        cluster.kubectl("patch", "gpupool", name, "--type=merge", "--patch", json.dumps(change), *arguments)
+
+    # The operator writes its status, and who changes something else need not change this as well.
+    merge({"status": {"desiredReplicas": 1}}, "--subresource=status")
+    cluster.apply(with_field(stored, "spec.scaling.maxReplicas", 4))
+    for other in (9, 2):
+        with pytest.raises(DevError, match="no model uses more than one accelerator yet: make it 1"):
+            merge({"spec": {"acceleratorsPerReplica": other}})
+    merge({"spec": {"acceleratorsPerReplica": 1}})
+    with pytest.raises(DevError, match="have more replicas"):
+        cluster.apply(stored)

@@ -79,10 +79,8 @@ async def test_a_new_template_is_rolled_out_pod_by_pod(world: PoolWorld, operato
 
 async def test_nodes_are_lost(world: PoolWorld, operator: OperatorProcess) -> None:
     accelerator = f"a100-{world.namespace}"
-    add_nodes(world.cluster, accelerator, 3)
-    pool = await world.managed_pool(
-        accelerator=accelerator, acceleratorsPerReplica=8, scaling={"minReplicas": 2, "maxReplicas": 2}
-    )
+    add_nodes(world.cluster, accelerator, 3, gpus=1)
+    pool = await world.managed_pool(accelerator=accelerator, scaling={"minReplicas": 2, "maxReplicas": 2})
     await world.until_size(pool, 2)
     await world.job(shots=LONG)
     busy = replica_of(await world.until_running())

@@ -163,13 +163,13 @@ async def test_a_lower_maximum_takes_replicas_as_they_become_free(world: PoolWor
 
 
 async def test_pods_that_no_node_takes(world: PoolWorld, operator: OperatorProcess) -> None:
-    pool = await world.managed_pool(acceleratorsPerReplica=16)
+    pool = await world.managed_pool(template={"resourceName": "example.com/slice"})
     await world.job()
     job = await world.waits("Unschedulable")
-    assert "Insufficient nvidia.com/gpu" in str(job.status.conditions)
+    assert "Insufficient example.com/slice" in str(job.status.conditions)
     found = await world.until_condition(pool, "PodsScheduled", "Unschedulable")
     assert condition(found, "Ready").reason == "Unschedulable"
-    await world.change_pool(pool, acceleratorsPerReplica=8)
+    await world.change_pool(pool, template={"resourceName": None})
     await world.until_succeeded()
     await world.until_condition(pool, "PodsScheduled", "Scheduled")
 

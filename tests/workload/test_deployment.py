@@ -114,6 +114,7 @@ def test_the_runner_alone_has_a_token() -> None:
     ("template", "spec", "expected"),
     [
         ({}, {}, {"nvidia.com/gpu": 1}),
+        # Of a pool that was stored before more than one was refused.
         ({}, {"accelerators_per_replica": 4}, {"nvidia.com/gpu": 4}),
         ({"resourceName": "amd.com/gpu"}, {}, {"amd.com/gpu": 1}),
         ({}, {"accelerator": "cpu"}, {}),

@@ -144,6 +144,12 @@ SCALING_RULES = rules(
 )
 
 
+ONE_ACCELERATOR = rules(
+    ("self <= 1", "no model uses more than one accelerator yet: make it 1 and have more replicas"),
+)
+"""Of the schema alone: pools that were stored before it may have more, and are read as they are."""
+
+
 def _endpoints(schema: dict[str, Any]) -> None:
     without_default(schema)
     schema.update(MAP_BY_NAME)
@@ -164,7 +170,13 @@ class GPUPoolSpec(Resource):
         ),
     ]
     accelerators_per_replica: Annotated[
-        int, Field(ge=1, le=64, description="Accelerators that a replica holds; its GPU-seconds count this many times.")
+        int,
+        Field(
+            ge=1,
+            json_schema_extra=ONE_ACCELERATOR,
+            description="Accelerators that a replica holds: 1, because no model uses more yet. Its GPU-seconds count "
+            "this many times.",
+        ),
     ] = 1
     endpoints: Annotated[
         tuple[Endpoint, ...],
