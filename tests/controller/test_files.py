@@ -238,7 +238,7 @@ async def test_a_sweep_waits_for_its_time_and_is_made_again_until_the_job_is_kno
 
 
 async def committed_by(job: JobStore, attempt: int) -> None:
-    await job.commit_chunk(index=0, attempt=attempt, frames=1, segment=b"s", latents=b"l", stage_seconds={})
+    await job.commit_unit(index=0, attempt=attempt, checkpoint=b"l", stage_seconds={})
 
 
 async def test_the_files_of_a_real_store(tmp_path: Path) -> None:

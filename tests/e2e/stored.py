@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from videojob.api.videojob import VideoJobStatus
 
+_LOGS = (("latents", "checkpoint", ".safetensors"), ("segments", "segment", ".mp4"))
+
 
 def _files(folder: Path) -> Iterator[Path]:
     """Every file below a folder that may be removed meanwhile: `Path.glob` fails then, `os.walk` leaves it out."""
@@ -30,9 +32,12 @@ class StoredFiles(ABC):
         """Folder of the pool's store."""
 
     def records(self, uid: str) -> dict[int, dict[str, Any]]:
-        """The records of the job's chunks, by index."""
+        """The records of the job's pieces, by index."""
+        return self._log(uid, "segments")
+
+    def _log(self, uid: str, log: str) -> dict[int, dict[str, Any]]:
         found: dict[int, dict[str, Any]] = {}
-        for path in _files(self.store / self.namespace / uid / "chunks"):
+        for path in _files(self.store / self.namespace / uid / log):
             if path.suffix != ".json":
                 continue
             try:
@@ -42,27 +47,27 @@ class StoredFiles(ABC):
         return found
 
     def chunk_files(self, uid: str, index: int) -> dict[str, bytes]:
-        """A committed chunk: its segment, latents and record, by suffix."""
-        root = self.store / self.namespace / uid
-        record = self.records(uid)[index]
-        return {
-            ".mp4": (root / record["segment"]["key"]).read_bytes(),
-            ".safetensors": (root / record["latents"]["key"]).read_bytes(),
-            ".json": json.dumps(record).encode(),
-        }
+        """A committed chunk: segment, checkpoint and the record of each, by the log and the suffix."""
+        root, found = self.store / self.namespace / uid, {}
+        for log, part, suffix in _LOGS:
+            record = self._log(uid, log)[index]
+            found[log + suffix] = (root / record[part]["key"]).read_bytes()
+            found[log + ".json"] = json.dumps(record).encode()
+        return found
 
     def put_chunk(self, uid: str, index: int, files: dict[str, bytes], *, attempt: int) -> None:
         """Commit such a chunk to another job, as that attempt."""
-        root, record = self.store / self.namespace / uid, json.loads(files[".json"])
-        record["attempt"] = attempt
-        for part, suffix in (("segment", ".mp4"), ("latents", ".safetensors")):
-            record[part]["key"] = f"attempts/{attempt}/{index}{suffix}"
+        root = self.store / self.namespace / uid
+        for log, part, suffix in _LOGS:
+            record = json.loads(files[log + ".json"])
+            record["attempt"], record[part]["key"] = attempt, f"attempts/{attempt}/{index}{suffix}"
             path = root / record[part]["key"]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(files[suffix])
-        new = root / "record.new"
-        new.write_text(json.dumps(record))
-        new.rename(root / "chunks" / f"{index}.json")
+            path.write_bytes(files[log + suffix])
+            new = root / "record.new"
+            new.write_text(json.dumps(record))
+            (root / log).mkdir(exist_ok=True)
+            new.rename(root / log / f"{index}.json")
 
     def copy_output(self, source: str, target: str) -> None:
         """Give a job the finished video of another."""

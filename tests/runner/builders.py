@@ -64,13 +64,17 @@ def made(index: int, shade: int = 0) -> Chunk:
 
 async def commit(files: JobStore, chunk: Chunk, attempt: int = 1) -> None:
     """Put a chunk into the store, as that attempt."""
-    await files.commit_chunk(
-        index=chunk.unit.index,
+    unit, piece, seconds = chunk.unit, chunk.piece, chunk.piece.seconds.model_dump()
+    commit = await files.commit_unit(
+        index=unit.index, attempt=attempt, checkpoint=unit.checkpoint, stage_seconds=seconds
+    )
+    await files.commit_piece(
+        index=piece.index,
         attempt=attempt,
-        frames=chunk.piece.frames,
-        segment=chunk.piece.segment,
-        latents=chunk.unit.checkpoint,
-        stage_seconds=chunk.piece.seconds.model_dump(),
+        frames=piece.frames,
+        segment=piece.segment,
+        units={unit.index: commit.record.checkpoint.sha256},
+        stage_seconds=seconds,
     )
 
 

@@ -80,7 +80,7 @@ class World:
                 await asyncio.sleep(0.001)
 
     async def kept_chunks(self) -> int:
-        return len(await self.files.committed())
+        return len((await self.files.committed()).pieces)
 
     def unreported(self) -> float | None:
         return self.registry.get_sample_value(
@@ -321,8 +321,8 @@ async def test_a_hand_back_after_progress_begins_the_row_anew(world: World, monk
 
     class Progresses(Video):
         async def _served(self) -> Any:
-            await self._hold(made(0).unit)
-            await self._commit(made(0).piece)
+            await self._keep_unit(made(0).unit)
+            await self._keep_piece(made(0).piece)
             return await super()._served()
 
     monkeypatch.setattr(attempt_module, "Video", Progresses)

@@ -75,10 +75,8 @@ async def test_credentials_come_from_the_secret(
     async with watching(kube, spec_of(s3_server, secret(s3_server.credentials))) as (store, until):
         await until("")
 
-        await (await store.job("team", "0b5c")).commit_chunk(
-            index=0, attempt=1, frames=1, segment=b"segment", latents=b"latents", stage_seconds={}
-        )
-        assert len(await (await store.job("team", "0b5c")).committed()) == 1
+        await (await store.job("team", "0b5c")).commit_unit(index=0, attempt=1, checkpoint=b"latents", stage_seconds={})
+        assert await (await store.job("team", "0b5c")).count() == 1
 
 
 async def test_a_secret_that_is_missing_is_reported_until_it_exists(
@@ -111,7 +109,7 @@ async def test_a_changed_spec_is_used_and_what_runs_goes_on(
         running = await store.job("team", "0b5c")
         store.use(spec.model_copy(update={"secret_name": secret({"AWS_ACCESS_KEY_ID": "who\n"})}))
         await until("lacks the key AWS_SECRET_ACCESS_KEY")
-        assert await running.committed() == ()
+        assert await running.count() == 0
         store.use(spec.model_copy(update={"secret_name": secret(s3_server.credentials)}))
         await until("")
 
@@ -125,8 +123,8 @@ async def test_a_store_that_fails_is_reported_until_it_works_again(kube: KubeCli
 
         with pytest.raises(StoreError), store.watched():
             await (await store.job("team", "0b5c")).committed()
-            await (await store.job("team", "0b5c")).commit_chunk(
-                index=0, attempt=1, frames=1, segment=b"segment", latents=b"latents", stage_seconds={}
+            await (await store.job("team", "0b5c")).commit_unit(
+                index=0, attempt=1, checkpoint=b"latents", stage_seconds={}
             )
         assert store.error
 

@@ -26,7 +26,7 @@ from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
 from videojob.runner.stop import Stop, StoppedError
 from videojob.runner.video import Video
-from videojob.store import JobClosed, JobStore
+from videojob.store import Committed, JobClosed, JobStore
 from videojob.triton.contract import ChunkError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,8 +41,8 @@ class Files:
     async def closed(self) -> int:
         return 0
 
-    async def committed(self) -> tuple[()]:
-        return ()
+    async def committed(self) -> Committed:
+        return Committed((), ())
 
 
 class Shown:
@@ -120,8 +120,8 @@ class Making:
 
     async def commit(self, chunk: Chunk) -> None:
         """As the pipeline does it."""
-        await self.video._hold(chunk.unit)
-        await self.video._commit(chunk.piece)
+        await self.video._keep_unit(chunk.unit)
+        await self.video._keep_piece(chunk.piece)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ async def test_the_same_chunk_is_adopted(making: Making, attempt: int, cut_off: 
     await making.commit(made(0))
 
     assert making.api.requests == []
-    assert [record.attempt for record in await making.files.committed()] == [attempt]
+    assert [record.attempt for record in (await making.files.committed()).pieces] == [attempt]
 
 
 @pytest.mark.parametrize("cut_off", [False, True], ids=["fresh", "cut off"])
@@ -173,7 +173,7 @@ async def test_a_fresh_one_asks_whose_the_job_is(making: Making) -> None:
     """An API server that was restored from a backup counts attempts that were before."""
     await commit(making.files, made(0), 3)
     await making.commit(made(0))
-    assert making.api.requests == ["GET"]
+    assert making.api.requests == ["GET", "GET"]  # For the unit, and for its piece.
 
     making.api.status["attempts"] = 4
     await commit(making.files, made(1), 4)
@@ -195,7 +195,7 @@ async def test_one_that_was_lost_makes_nothing_more(making: Making) -> None:
 
     with pytest.raises(JobLostError, match="another runner"):
         await making.commit(made(0))
-    assert await making.files.committed() == ()
+    assert await making.files.committed() == Committed((), ())
 
 
 @pytest.mark.parametrize(
@@ -205,16 +205,17 @@ async def test_only_a_fresh_runner_deletes(making: Making, standing: float) -> N
     await making.commit(made(0))
     making.time.seconds += standing
 
-    await making.video.discard_chunks()
+    await making.video.discard_parts()
 
-    assert len(await making.files.committed()) == (1 if standing else 0)
+    assert len((await making.files.committed()).pieces) == (1 if standing else 0)
 
 
 async def test_a_job_that_is_stopped_while_it_reads_its_past_stops(
     making: Making, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await commit(making.files, made(0), 1)
-    making.video._committed = list(await making.files.committed())
+    committed = await making.files.committed()
+    making.video._units, making.video._pieces = [*committed.units], [*committed.pieces]
     reading = asyncio.Event()
 
     async def endless(records: object) -> list[bytes]:
@@ -222,7 +223,7 @@ async def test_a_job_that_is_stopped_while_it_reads_its_past_stops(
         await asyncio.Event().wait()
         return []
 
-    monkeypatch.setattr(making.files, "read_latents", endless)
+    monkeypatch.setattr(making.files, "read_checkpoints", endless)
     going_on = asyncio.create_task(
         making.video._run_sequence_on(cast("Any", SimpleNamespace(model=model(Path("/models")))))
     )

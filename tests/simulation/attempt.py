@@ -83,7 +83,7 @@ class Attempt:
             if self._written.output is not None:
                 self._must_go_on()
                 await self._when_fresh()
-                await self._files.discard_chunks()
+                await self._files.discard_parts()
         except (Lost, StoreError):
             return
 
@@ -115,7 +115,7 @@ class Attempt:
         chunks, first = self._resolved.chunks, True
         record = await self._files.output()
         while record is None:
-            done = len(await self._files.committed())
+            done = len((await self._files.committed()).pieces)
             if done >= chunks:
                 self._check()
                 record = await self._files.commit_output(
@@ -148,10 +148,14 @@ class Attempt:
             failures.remove(index)
             raise _Failed(f"Chunk {index} failed on purpose.")
         data = f"{meta.uid} {index}".encode()
-        commit = await self._files.commit_chunk(
-            index=index, attempt=self.number, frames=1, segment=data, latents=data, stage_seconds={}
+        unit = await self._files.commit_unit(index=index, attempt=self.number, checkpoint=data, stage_seconds={})
+        if unit.record.attempt > self.number:
+            raise Lost
+        units = {index: unit.record.checkpoint.sha256}
+        piece = await self._files.commit_piece(
+            index=index, attempt=self.number, frames=1, segment=data, units=units, stage_seconds={}
         )
-        if commit.record.attempt > self.number:
+        if piece.record.attempt > self.number:
             raise Lost
         done = index + 1
         progress = Progress(chunks_done=done, chunks_total=self._resolved.chunks, summary=f"{done}")

@@ -152,12 +152,12 @@ class Stores:
 
 
 def committed(bucket: Bucket, root: str) -> dict[int, float]:
-    """Chunks of a job whose records count: when each was put."""
+    """Pieces of a job whose records count: when each was put."""
     keys = [key.removeprefix(f"{root}/") for key in bucket.below(root)]
-    folder = layout.chunks_folder(layout.closed(keys))
+    folder = layout.log(layout.closed(keys), layout.PIECES)
     found = {}
     for key in keys:
-        place = layout.chunk(key)
-        if place is not None and key.startswith(f"{folder}/"):
-            found[place.index] = bucket.written[f"{root}/{key}"]
+        index = layout.entry(key)
+        if index is not None and key.startswith(f"{folder}/"):
+            found[index] = bucket.written[f"{root}/{key}"]
     return found

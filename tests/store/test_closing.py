@@ -7,7 +7,7 @@ import pytest
 
 from tests.store.conftest import Place
 from tests.store.writing import WRITES, commit, segment
-from videojob.store import JobClosed
+from videojob.store import Committed, JobClosed
 
 
 async def test_nothing_is_closed_at_first(place: Place) -> None:
@@ -41,7 +41,7 @@ async def test_a_runner_learns_of_the_closing_at_its_next_commit(place: Place, t
         await commit(runner, 1)
     with pytest.raises(JobClosed):
         await runner.commit_output(attempt=1, path=tmp_path / "video.mp4", frames=1, duration_seconds=1.0)
-    assert await place.job().committed() == ()
+    assert await place.job().committed() == Committed((), ())
     assert await place.job().output() is None
 
 
@@ -49,10 +49,10 @@ async def test_the_attempts_after_a_closing_begin_anew(place: Place) -> None:
     await commit(place.job(), 0, 1, "old")
     await place.job().close(1)
     successor = place.job()
-    assert await successor.committed() == ()
+    assert await successor.committed() == Committed((), ())
     committed = await commit(successor, 0, 2, "new")
     assert not committed.adopted
-    assert await place.job().committed() == (committed.record,)
+    assert (await place.job().committed()).pieces == (committed.record,)
     assert await place.job().read_segment(committed.record) == segment(0, "new")
 
 
@@ -78,25 +78,35 @@ async def test_sweep_deletes_what_closed_attempts_have_left(place: Place, tmp_pa
         await commit(old, 1, 1)
     (place.folder / "team/0b5c/output/1-0123456789abcdef.mp4").write_bytes(b"of an upload that ended late")
 
-    assert await place.job().sweep(1, in_use=True) == 2 * WRITES + 1
+    assert await place.job().sweep(1, in_use=True) == WRITES + 3
     assert place.files() == {
-        "team/0b5c/after/1/chunks/0.json",
+        "team/0b5c/after/1/latents/0.json",
         "team/0b5c/after/1/output.json",
+        "team/0b5c/after/1/segments/0.json",
         "team/0b5c/attempts/2/0.mp4",
         "team/0b5c/attempts/2/0.safetensors",
         "team/0b5c/closed/1",
         "team/0b5c/output/2.mp4",
     }
-    assert len(await place.job().committed()) == 1
+    assert len((await place.job().committed()).pieces) == 1
     assert await place.job().sweep(1, in_use=True) == 0
 
 
 async def test_what_cannot_be_read_is_not_swept(place: Place) -> None:
     await commit(place.job(), 0)
     await commit(place.job(), 1)
-    (place.folder / "team/0b5c/chunks/0.json").write_bytes(b"{")
-    assert await place.job().sweep(1, in_use=True) == 5
-    assert place.files() == {"team/0b5c/chunks/0.json", "team/0b5c/closed/1"}
+    (place.folder / "team/0b5c/latents/0.json").write_bytes(b"{")
+    assert await place.job().sweep(1, in_use=True) == 2 * WRITES - 1
+    assert place.files() == {"team/0b5c/latents/0.json", "team/0b5c/closed/1"}
+
+
+async def test_the_log_of_an_earlier_version_is_swept_as_well(place: Place) -> None:
+    path = place.folder / "team/0b5c/chunks/0.json"
+    await commit(place.job(), 0, 2)
+    path.parent.mkdir(parents=True)
+    path.write_text('{"index": 0, "attempt": 1, "frames": 1}')
+    assert await place.job().sweep(1, in_use=True) == 1
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("keep_closed", [False, True], ids=["all", "keep-closed"])

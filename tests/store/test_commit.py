@@ -16,27 +16,30 @@ from hypothesis import strategies as st
 from obstore.exceptions import GenericError
 
 from tests.store.conftest import Place
-from tests.store.writing import SECONDS, WRITES, ProcessDied, commit, dying, latents, segment
-from videojob.store import CorruptObject
+from tests.store.writing import SECONDS, WRITES, ProcessDied, checkpoint, commit, commit_unit, dying, segment
+from videojob.store import Committed, CorruptObject
 from videojob.store.jobs import PARALLEL_READS
 from videojob.store.objects import Objects
 
 
 async def test_a_new_job_has_nothing(place: Place) -> None:
     job = place.job()
-    assert await job.committed() == ()
+    assert await job.committed() == Committed((), ())
     assert await job.output() is None
 
 
-async def test_a_committed_chunk_is_there_for_everybody(place: Place) -> None:
+async def test_what_is_committed_is_there_for_everybody(place: Place) -> None:
     committed = await commit(place.job(), 0)
     assert not committed.adopted
     reader = place.job()
-    (record,) = await reader.committed()
+    found = await reader.committed()
+    (unit,), (record,) = found.units, found.pieces
     assert record == committed.record
+    assert (unit.index, unit.attempt, unit.stage_seconds) == (0, 1, SECONDS)
     assert (record.index, record.attempt, record.frames, record.stage_seconds) == (0, 1, 1, SECONDS)
+    assert record.units == {0: unit.checkpoint.sha256}
     assert await reader.read_segment(record) == segment(0)
-    assert await reader.read_latents([record]) == [latents(0)]
+    assert await reader.read_checkpoints([unit]) == [checkpoint(0)]
     assert record.segment.sha256 == hashlib.sha256(segment(0)).hexdigest()
     assert record.segment.size_bytes == len(segment(0))
 
@@ -47,8 +50,19 @@ async def test_the_layout_is_that_of_the_design(place: Place) -> None:
     assert place.files() == {
         "team/0b5c/attempts/3/11.mp4",
         "team/0b5c/attempts/3/11.safetensors",
-        "team/0b5c/chunks/11.json",
+        "team/0b5c/latents/11.json",
+        "team/0b5c/segments/11.json",
     }
+
+
+async def test_a_unit_counts_before_its_piece_is_there(place: Place) -> None:
+    """So a decoder that fails, or a kill while it works, costs no denoising."""
+    for index in range(3):
+        await commit_unit(place.job(), index)
+    await commit(place.job(), 0)
+    found = await place.job().committed()
+    assert (len(found.units), len(found.pieces)) == (3, 1)
+    assert await place.job().count() == 3
 
 
 @pytest.mark.parametrize(
@@ -59,13 +73,14 @@ async def test_the_layout_is_that_of_the_design(place: Place) -> None:
 async def test_a_job_goes_on_at_the_first_missing_record(place: Place, indexes: tuple[int, ...], expected: int) -> None:
     for index in indexes:
         await commit(place.job(), index)
-    assert [record.index for record in await place.job().committed()] == list(range(expected))
+    found = await place.job().committed()
+    assert [[record.index for record in log] for log in (found.units, found.pieces)] == [list(range(expected))] * 2
 
 
 @pytest.mark.parametrize("variant", ["", "other bytes"], ids=["same-bytes", "other-bytes"])
 @pytest.mark.parametrize("successor", [1, 2], ids=["same-attempt", "next-attempt"])
 @pytest.mark.parametrize("written", [False, True], ids=["before-the-write", "after-the-write"])
-@pytest.mark.parametrize("after", range(WRITES), ids=["segment", "latents", "record"])
+@pytest.mark.parametrize("after", range(WRITES), ids=["checkpoint", "unit-record", "segment", "piece-record"])
 async def test_a_successor_resumes_after_a_crash(
     place: Place, after: int, written: bool, successor: int, variant: str
 ) -> None:
@@ -73,24 +88,26 @@ async def test_a_successor_resumes_after_a_crash(
     with pytest.raises(ProcessDied), dying(after, written=written):
         await commit(place.job(), 1)
 
-    finished = after == WRITES - 1 and written
+    denoised = (after, written) >= (1, True)
+    finished = (after, written) == (3, True)
     job = place.job()
-    assert len(await job.committed()) == (2 if finished else 1)
+    found = await job.committed()
+    assert (len(found.units), len(found.pieces)) == (1 + denoised, 1 + finished)
     again = await commit(job, 1, attempt=successor, variant=variant)
     # The same attempt with the same bytes cannot distinguish its own record from that of its predecessor, and need not.
     ours = (successor, variant) == (1, "")
     assert again.adopted == (finished and not ours)
-    expected = "" if finished else variant
-    records = await place.job().committed()
-    assert records[1] == again.record
-    assert await job.read_segment(records[1]) == segment(1, expected)
-    assert await job.read_latents(records[1:2]) == [latents(1, expected)]
-    assert records[1].attempt == (1 if finished else successor)
+    found = await place.job().committed()
+    unit, piece = found.units[1], found.pieces[1]
+    assert piece == again.record
+    assert await job.read_checkpoints([unit]) == [checkpoint(1, "" if denoised else variant)]
+    assert await job.read_segment(piece) == segment(1, "" if finished else variant)
+    assert (unit.attempt, piece.attempt) == (1 if denoised else successor, 1 if finished else successor)
 
 
 async def test_a_predecessor_may_still_commit_what_it_put(place: Place) -> None:
     """The successor has the predecessor's attempt but other bytes: it must not spoil what the other may yet commit."""
-    with pytest.raises(ProcessDied), dying(2, written=False):
+    with pytest.raises(ProcessDied), dying(3, written=False):
         await commit(place.job(), 0, variant="predecessor")
     successor = await commit(place.job(), 0, variant="successor")
     late = await commit(place.job(), 0, variant="predecessor")
@@ -105,11 +122,11 @@ async def test_of_many_writers_one_wins(place: Place) -> None:
         assert [one.adopted for one in commits].count(False) == 1
         (winner,) = (one.record for one in commits if not one.adopted)
         assert {one.record.attempt for one in commits} == {winner.attempt}
-        assert (await place.job().committed())[index] == winner
+        assert (await place.job().committed()).pieces[index] == winner
         assert await place.job().read_segment(winner) == segment(index)
 
 
-@pytest.mark.parametrize("lost", range(WRITES), ids=["segment", "latents", "record"])
+@pytest.mark.parametrize("lost", range(WRITES), ids=["checkpoint", "unit-record", "segment", "piece-record"])
 async def test_a_lost_answer_is_not_mistaken_for_another_writer(
     place: Place, lost: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,7 +143,7 @@ async def test_a_lost_answer_is_not_mistaken_for_another_writer(
     monkeypatch.setattr(obstore, "put_async", without_answer)
     committed = await commit(place.job(), 0)
     assert not committed.adopted
-    assert await place.job().committed() == (committed.record,)
+    assert (await place.job().committed()).pieces == (committed.record,)
     assert len(place.files()) == WRITES
 
 
@@ -142,11 +159,11 @@ async def test_a_lost_answer_is_not_mistaken_for_another_writer(
 def test_a_record_never_changes_and_always_holds(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, str, int, bool]]
 ) -> None:
-    """Runners of any attempt commit any chunk with any bytes, and die at any write."""
+    """Runners of any attempt commit anything with any bytes, and die at any write."""
     place = Place(f"file://{tmp_path_factory.mktemp('store')}", Path())
 
     async def run() -> None:
-        seen: dict[int, object] = {}
+        seen: dict[tuple[str, int], object] = {}
         for index, attempt, variant, after, written in steps:
             try:
                 with dying(after, written=written):
@@ -154,10 +171,15 @@ def test_a_record_never_changes_and_always_holds(
             except ProcessDied:
                 pass
             job = place.job()
-            for record in await job.committed():
-                assert seen.setdefault(record.index, record) == record
-                content = (await job.read_segment(record), *await job.read_latents([record]))
-                assert content in [(segment(record.index, it), latents(record.index, it)) for it in "ab"]
+            found = await job.committed()
+            assert len(found.units) >= len(found.pieces)
+            for unit in found.units:
+                assert seen.setdefault(("unit", unit.index), unit) == unit
+                assert await job.read_checkpoints([unit]) in [[checkpoint(unit.index, it)] for it in "ab"]
+            for piece in found.pieces:
+                assert seen.setdefault(("piece", piece.index), piece) == piece
+                assert piece.units == {piece.index: found.units[piece.index].checkpoint.sha256}
+                assert await job.read_segment(piece) in [segment(piece.index, it) for it in "ab"]
 
     asyncio.run(run())
 
@@ -171,7 +193,7 @@ url, endpoint, credentials = json.loads(sys.argv[1])
 
 async def main():
     job = Place(url, Path(), endpoint, credentials).job()
-    for index in range(len(await job.committed()), 10_000):
+    for index in range(len((await job.committed()).pieces), 10_000):
         await commit(job, index, attempt=int(sys.argv[2]))
         print(index, flush=True)
 
@@ -179,7 +201,7 @@ asyncio.run(main())
 """
 
 
-async def test_kill_9_loses_no_finished_chunk(place: Place) -> None:
+async def test_kill_9_loses_nothing_that_is_finished(place: Place) -> None:
     where = json.dumps([place.url, place.endpoint, dict(place.credentials) if place.credentials else None])
     reported = -1
     for attempt in (1, 2, 3):
@@ -194,12 +216,12 @@ async def test_kill_9_loses_no_finished_chunk(place: Place) -> None:
         process.kill()
         await process.wait()
         job = place.job()
-        records = await job.committed()
-        assert len(records) > reported
-        for record in records:
-            assert await job.read_segment(record) == segment(record.index)
-            assert await job.read_latents([record]) == [latents(record.index)]
-    assert {record.attempt for record in records} == {1, 2, 3}
+        found = await job.committed()
+        assert len(found.units) >= len(found.pieces) > reported
+        for piece in found.pieces:
+            assert await job.read_segment(piece) == segment(piece.index)
+        assert await job.read_checkpoints(found.units) == [checkpoint(unit.index) for unit in found.units]
+    assert {piece.attempt for piece in found.pieces} == {1, 2, 3}
 
 
 def damage_one_byte(path: Path) -> None:
@@ -208,10 +230,10 @@ def damage_one_byte(path: Path) -> None:
     path.write_bytes(data)
 
 
-async def test_latents_are_read_side_by_side_and_come_in_order(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_checkpoints_are_read_side_by_side_in_order(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A resume needs some fifteen: one by one they are as many round trips."""
     job = place.job()
-    records = [(await commit(job, index)).record for index in range(PARALLEL_READS + 3)]
+    records = [(await commit_unit(job, index)).record for index in range(PARALLEL_READS + 3)]
     get, reading, most = Objects.get, 0, 0
     together = asyncio.Event()
 
@@ -229,7 +251,7 @@ async def test_latents_are_read_side_by_side_and_come_in_order(place: Place, mon
             reading -= 1
 
     monkeypatch.setattr(Objects, "get", counted)
-    assert await job.read_latents(reversed(records)) == [latents(record.index) for record in reversed(records)]
+    assert await job.read_checkpoints(reversed(records)) == [checkpoint(unit.index) for unit in reversed(records)]
     assert most == PARALLEL_READS
 
 
@@ -240,11 +262,12 @@ async def test_latents_are_read_side_by_side_and_come_in_order(place: Place, mon
 )
 @pytest.mark.parametrize("suffix", ["mp4", "safetensors"])
 async def test_a_damaged_object_is_noticed(place: Place, suffix: str, damage: Callable[[Path], None]) -> None:
-    record = (await commit(place.job(), 0)).record
+    await commit(place.job(), 0)
+    found = await place.job().committed()
     damage(place.folder / f"team/0b5c/attempts/1/0.{suffix}")
     job = place.job()
     with pytest.raises(CorruptObject, match=rf"attempts/1/0\.{suffix} is (damaged|missing)") as caught:
-        await (job.read_segment(record) if suffix == "mp4" else job.read_latents([record]))
+        await (job.read_segment(found.pieces[0]) if suffix == "mp4" else job.read_checkpoints(found.units))
     assert not caught.value.retryable
     assert not caught.value.unavailable
 
@@ -252,21 +275,35 @@ async def test_a_damaged_object_is_noticed(place: Place, suffix: str, damage: Ca
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"{}", b'{"index": 7}', None],
-    ids=["empty", "no-json", "no-fields", "few-fields", "another-chunk"],
+    ids=["empty", "no-json", "no-fields", "few-fields", "another-index"],
 )
-async def test_a_damaged_record_is_noticed(place: Place, content: bytes | None) -> None:
+@pytest.mark.parametrize("log", ["latents", "segments"])
+async def test_a_damaged_record_is_noticed(place: Place, log: str, content: bytes | None) -> None:
     await commit(place.job(), 0)
     await commit(place.job(), 1)
-    path = place.folder / "team/0b5c/chunks/0.json"
-    path.write_bytes((place.folder / "team/0b5c/chunks/1.json").read_bytes() if content is None else content)
-    with pytest.raises(CorruptObject, match=r"chunks/0\.json"):
+    folder = place.folder / "team/0b5c" / log
+    (folder / "0.json").write_bytes((folder / "1.json").read_bytes() if content is None else content)
+    with pytest.raises(CorruptObject, match=rf"{log}/0\.json"):
         await place.job().committed()
 
 
-@pytest.mark.parametrize("key", ["../other/attempts/1/0.mp4", "/etc/passwd", "attempts/1/../../x.mp4", "chunks/0.json"])
+async def test_a_piece_of_another_checkpoint_than_the_logs_does_not_count(place: Place) -> None:
+    """Nor what follows it: its frames would not be those of the video that is being made."""
+    for index in range(4):
+        await commit(place.job(), index)
+    path = place.folder / "team/0b5c/segments/2.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "units": {"2": "0" * 64}}))
+    found = await place.job().committed()
+    assert (len(found.units), len(found.pieces)) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    "key", ["../other/attempts/1/0.mp4", "/etc/passwd", "attempts/1/../../x.mp4", "segments/0.json"]
+)
 async def test_a_record_cannot_point_out_of_its_job(place: Place, key: str) -> None:
     await commit(place.job(), 0)
-    path = place.folder / "team/0b5c/chunks/0.json"
+    path = place.folder / "team/0b5c/segments/0.json"
     path.write_text(path.read_text().replace("attempts/1/0.mp4", key))
     with pytest.raises(CorruptObject):
         await place.job().committed()

@@ -1,4 +1,4 @@
-"""The log of a job under two runners, a closer and a sweeper, one request at a time in any order."""
+"""The logs of a job under two runners, a closer and a sweeper, one request at a time in any order."""
 
 import asyncio
 import itertools
@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.store.conftest import Place
-from tests.store.writing import commit, segment
-from videojob.store import ChunkRecord, JobClosed, OutputRecord
+from tests.store.writing import checkpoint, commit, segment
+from videojob.store import JobClosed, OutputRecord, PieceRecord
 from videojob.store.objects import Objects
 
-CHUNKS = 2
+PIECES = 2
 
 
 _ACTOR: ContextVar[int] = ContextVar("actor")
@@ -76,7 +76,7 @@ class History:
         self.place = place
         self.video = folder / "video.mp4"
         self.closing = self.closed = self.swept = False
-        self.chunks: list[tuple[ChunkRecord, bool]] = []
+        self.pieces: list[tuple[PieceRecord, bool]] = []
         """Committed, and whether their runner began after the closing."""
         self.outputs: list[OutputRecord] = []
 
@@ -84,12 +84,12 @@ class History:
         """Make the video from the last commit on, and finish it."""
         job, after, closed_before = self.place.job(), self.closed, False
         try:
-            committed = list(await job.committed())
-            for index in range(len(committed), CHUNKS):
+            committed = (await job.committed()).pieces
+            for index in range(len(committed), PIECES):
                 closed_before = self.closed
                 record = (await commit(job, index, attempt, f"of {attempt}")).record
-                assert not (closed_before and attempt == 1), "a closed attempt has committed a chunk"
-                self.chunks.append((record, after))
+                assert not (closed_before and attempt == 1), "a closed attempt has committed a piece"
+                self.pieces.append((record, after))
                 if record.attempt > attempt:
                     return
             closed_before = self.closed
@@ -114,14 +114,17 @@ class History:
         """Everything that was promised holds in the end."""
         job = self.place.job()
         committed, output = await job.committed(), await job.output()
-        for record in committed:
-            assert await job.read_segment(record) == segment(record.index, f"of {record.attempt}")
+        for unit in committed.units:
+            assert await job.read_checkpoints([unit]) == [checkpoint(unit.index, f"of {unit.attempt}")]
+        for piece in committed.pieces:
+            assert await job.read_segment(piece) == segment(piece.index, f"of {piece.attempt}")
         if self.closed:
-            assert all(record.attempt > 1 for record in committed), "a closed attempt has visible chunks"
+            visible = [*committed.units, *committed.pieces]
+            assert all(record.attempt > 1 for record in visible), "a closed attempt has visible records"
             assert output is None or output.attempt > 1, "a closed attempt has a visible video"
-        for record, after in self.chunks:
+        for record, after in self.pieces:
             if after or not self.closing:
-                assert record in committed, "a chunk has lost its record"
+                assert record in committed.pieces, "a piece has lost its record"
         for finished in self.outputs:
             if finished.attempt > 1 or not self.closing:
                 assert output == finished, "a finished video has lost its record"

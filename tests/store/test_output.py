@@ -13,7 +13,7 @@ from obstore.exceptions import GenericError
 
 from tests.store.conftest import Place, without_pauses
 from tests.store.writing import WRITES, ProcessDied, commit, dying
-from videojob.store import JobStore, StoreError, open_store
+from videojob.store import Committed, JobStore, StoreError, open_store
 from videojob.store import jobs as jobs_module
 
 
@@ -88,9 +88,9 @@ async def finished_job(job: JobStore, video: Path) -> None:
 
 async def test_success_leaves_the_video_alone(place: Place, video: Path) -> None:
     await finished_job(place.job(), video)
-    await place.job().discard_chunks()
+    await place.job().discard_parts()
     assert place.files() == {"team/0b5c/output.json", "team/0b5c/output/1.mp4"}
-    assert await place.job().committed() == ()
+    assert await place.job().committed() == Committed((), ())
 
 
 @pytest.mark.parametrize("keep", [False, True], ids=["all", "keep-output"])
@@ -102,11 +102,11 @@ async def test_purge(place: Place, video: Path, keep: bool) -> None:
         await commit(other, 0)
     kept = {"team/0b5c/output.json", "team/0b5c/output/1.mp4"} if keep else set()
 
-    assert await place.job().purge(keep_output=keep) == 12 - len(kept)
+    assert await place.job().purge(keep_output=keep) == 3 * WRITES + 3 - len(kept)
     assert {name for name in place.files() if name.startswith("team/0b5c/")} == kept
     assert await place.job().purge(keep_output=keep) == 0
     for other in others:
-        assert len(await other.committed()) == 1
+        assert len((await other.committed()).pieces) == 1
 
 
 async def test_purge_of_an_unfinished_job_leaves_nothing(place: Place) -> None:

@@ -7,28 +7,36 @@ from typing import Any
 import obstore
 import pytest
 
-from videojob.store import Commit, JobStore
+from videojob.store import Commit, JobStore, PieceRecord, UnitRecord
 
 SECONDS = {"denoise": 1.5, "vae_decode": 0.25, "mux": 0.0}
-WRITES = 3
-"""Of one commit: segment, latents, record."""
+WRITES = 4
+"""Of a unit and its piece: checkpoint, record, segment, record."""
 
 
 def segment(index: int, variant: str = "") -> bytes:
     return f"segment {index} {variant}".encode() * 100
 
 
-def latents(index: int, variant: str = "") -> bytes:
-    return f"latents {index} {variant}".encode() * 100
+def checkpoint(index: int, variant: str = "") -> bytes:
+    return f"checkpoint {index} {variant}".encode() * 100
 
 
-async def commit(job: JobStore, index: int, attempt: int = 1, variant: str = "") -> Commit:
-    return await job.commit_chunk(
+async def commit_unit(job: JobStore, index: int, attempt: int = 1, variant: str = "") -> Commit[UnitRecord]:
+    return await job.commit_unit(
+        index=index, attempt=attempt, checkpoint=checkpoint(index, variant), stage_seconds=SECONDS
+    )
+
+
+async def commit(job: JobStore, index: int, attempt: int = 1, variant: str = "") -> Commit[PieceRecord]:
+    """A unit and the piece that comes of it, which has its index."""
+    unit = (await commit_unit(job, index, attempt, variant)).record
+    return await job.commit_piece(
         index=index,
         attempt=attempt,
         frames=1 if index == 0 else 12,
         segment=segment(index, variant),
-        latents=latents(index, variant),
+        units={index: unit.checkpoint.sha256},
         stage_seconds=SECONDS,
     )
 

@@ -189,6 +189,6 @@ class Attempt:
                 self._services.metrics.finished(model, status.timing.real_time_factor)
             await self._events.write("Normal", reason, message)
             if self._video is not None:
-                await self._video.discard_chunks()
+                await self._video.discard_parts()
         elif status.failures > self._job.status.failures or status.phase.finished:
             await self._events.write("Warning", reason, message)

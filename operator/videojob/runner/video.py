@@ -25,7 +25,7 @@ from videojob.runner.serving import Served
 from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
 from videojob.runner.stop import Stop
 from videojob.runner.triton import TritonGoneError, TritonRefusedError
-from videojob.store import ChunkRecord, JobClosed, JobStore, OutputRecord, StoreError
+from videojob.store import Entry, JobClosed, JobStore, OutputRecord, PieceRecord, StoredObject, StoreError, UnitRecord
 from videojob.triton import contract
 from videojob.triton.contract import ChunkError, StageGoneError
 from videojob.triton.wire import Settings
@@ -95,8 +95,8 @@ class Video:
         )
         began = services.clock.monotonic()
         self._spent = _Spent(began, last_commit=began)
-        self._committed: list[ChunkRecord] = []
-        self._units: dict[int, MadeUnit] = {}
+        self._units: list[UnitRecord] = []
+        self._pieces: list[PieceRecord] = []
         self.progressed = False
         """Whether this attempt has committed something."""
 
@@ -131,7 +131,7 @@ class Video:
             duration_seconds=record.duration_seconds,
         )
 
-    async def discard_chunks(self) -> None:
+    async def discard_parts(self) -> None:
         """Delete what the finished video was made of. Only once its status is written: else a successor has nothing.
 
         What is left, because the runner is cut off or the store fails, is purged with the job.
@@ -139,9 +139,9 @@ class Video:
         if self._services.permission.standing is not Standing.FRESH:
             return
         try:
-            await self._files.discard_chunks()
+            await self._files.discard_parts()
         except StoreError as error:
-            log.warning("Chunks of %s are left until it is deleted: %s", self._job.metadata.name, error)
+            log.warning("Parts of %s are left until it is deleted: %s", self._job.metadata.name, error)
 
     async def _make_chunks(self) -> None:
         """Make every chunk that is not in the store, starting the sequence again where it fails."""
@@ -156,7 +156,7 @@ class Video:
             nonlocal restarts
             restarts += 1
             error = state.outcome.exception() if state.outcome else None
-            message = f"The sequence starts again from chunk {len(self._committed)}: {error}"
+            message = f"The sequence starts again from chunk {len(self._pieces)}: {error}"
             log.warning("%s: %s", self._job.metadata.name, message)
             self._services.metrics.retry("sequence")
             await self._events.write("Warning", "Restarted", message)
@@ -172,7 +172,7 @@ class Video:
         try:
             async for attempt in retrying:
                 with attempt:
-                    before = len(self._committed)
+                    before = len(self._pieces)
                     try:
                         await self._run_sequence()
                     except TritonGoneError:
@@ -182,7 +182,7 @@ class Video:
                         self._services.serving.repair(self._model, error.model)
                         raise
                     finally:
-                        if len(self._committed) > before:
+                        if len(self._pieces) > before:
                             restarts = 0
         except ChunkError as error:
             if error.reason in _REPLICAS_FAULT:
@@ -197,10 +197,11 @@ class Video:
         """Make the chunks from the last commit on, as one sequence."""
         if (closed := await self._files.closed()) >= self._owner.attempt:
             raise JobClosed(self._files.uri(), closed)
-        self._committed = list(await self._files.committed())
-        for record in self._committed:
+        committed = await self._files.committed()
+        self._units, self._pieces = [*committed.units], [*committed.pieces]
+        for record in (*self._units, *self._pieces):
             await self._check_attempt(record)
-        if len(self._committed) >= self._resolved.chunks:
+        if len(self._pieces) >= self._resolved.chunks:
             return
         served = await self._served()
         try:
@@ -210,10 +211,10 @@ class Video:
             self._services.serving.give_back(served)
 
     async def _run_sequence_on(self, served: Served) -> None:
-        resolved, resume = self._resolved, Resume(len(self._committed), len(self._committed))
+        resolved, resume = self._resolved, Resume(len(self._units), len(self._pieces))
         plan = served.model.spec.plan(resolved.frames, resolved.steps)
         needed = resume.checkpoints(plan)
-        reading = self._files.read_latents(self._committed[index] for index in needed)
+        reading = self._files.read_checkpoints(self._units[index] for index in needed)
         past = dict(zip(needed, await self._stop.race(reading, new=True), strict=True))
         settings = Settings(
             prompt=self._job.spec.shots[0].prompt,
@@ -226,9 +227,9 @@ class Video:
         now = self._clock.now()
         self._spent.first_request = self._spent.first_request or now
         self._status.status = transitions.running(self._status.status, now=now, generation=self._generation.newest)
-        self._show(len(self._committed), self._frames_ready)
+        self._show(len(self._pieces), self._frames_ready)
         services = self._services
-        pipeline = Pipeline(recipe, services.triton, services.buffers, self._clock, self._hold, self._commit)
+        pipeline = Pipeline(recipe, services.triton, services.buffers, self._clock, self._keep_unit, self._keep_piece)
         await pipeline.run(resume, past, self._stop)
 
     async def _served(self) -> Served:
@@ -263,51 +264,65 @@ class Video:
         now, generation = self._clock.now(), self._generation.newest
         self._status.show(transitions.loading(self._status.status, message=message, now=now, generation=generation))
 
-    async def _hold(self, unit: MadeUnit) -> None:
-        """Keep a unit until its piece is there: both go into the store as one chunk."""
-        self._count(unit.seconds)
-        self._units[unit.index] = unit
-
-    async def _commit(self, made: MadePiece) -> None:
-        """Put a chunk into the store, and show the progress. Raises StoreError, JobLostError, ChunkError."""
+    async def _keep_unit(self, made: MadeUnit) -> None:
+        """Put a unit into the store. Raises StoreError, JobLostError, ChunkError."""
         self._status.check()
-        unit, started = self._units.pop(made.index), self._clock.monotonic()
-        commit = await self._files.commit_chunk(
+        started = self._clock.monotonic()
+        commit = await self._files.commit_unit(
+            index=made.index,
+            attempt=self._owner.attempt,
+            checkpoint=made.checkpoint,
+            stage_seconds=made.seconds.model_dump(),
+        )
+        if commit.adopted:
+            await self._adopt(commit.record, commit.record.checkpoint, made.checkpoint)
+        self._units.append(commit.record)
+        self._saved(made.seconds, started)
+
+    async def _keep_piece(self, made: MadePiece) -> None:
+        """Put a piece into the store, and show the progress. Raises StoreError, JobLostError, ChunkError."""
+        self._status.check()
+        started = self._clock.monotonic()
+        commit = await self._files.commit_piece(
             index=made.index,
             attempt=self._owner.attempt,
             frames=made.frames,
             segment=made.segment,
-            latents=unit.checkpoint,
-            stage_seconds=add_stages(unit.seconds, made.seconds).model_dump(),
+            units={unit: self._units[unit].checkpoint.sha256 for unit in made.units},
+            stage_seconds=made.seconds.model_dump(),
         )
         if commit.adopted:
-            await self._adopt(commit.record, made.segment, unit.checkpoint)
-        ended = self._clock.monotonic()
-        self._count(made.seconds.model_copy(update={"upload": ended - started}))
+            await self._adopt(commit.record, commit.record.segment, made.segment)
+        self._pieces.append(commit.record)
+        ended = self._saved(made.seconds, started)
         gap = ended - self._spent.last_commit
-        self._services.checkpoints.saved(correlation_id(self._job), ended)
         self._services.metrics.overlap(self._model, made.hidden_decode)
         self._services.metrics.chunk(self._model, gap if self._spent.gaps else None)
         self._spent.gaps.append(gap)
         self._spent.last_commit = ended
-        self._committed.append(commit.record)
-        self.progressed = True
-        self._show(len(self._committed), self._frames_ready)
+        self._show(len(self._pieces), self._frames_ready)
 
-    async def _adopt(self, record: ChunkRecord, segment: bytes, checkpoint: bytes) -> None:
-        """The chunk was committed before: by an attempt before this one, by one after it, or by a write of our own.
+    def _saved(self, seconds: StageSeconds, started: float) -> float:
+        """Count what was put into the store since `started`; when that was."""
+        ended = self._clock.monotonic()
+        self._count(seconds.model_copy(update={"upload": ended - started}))
+        self._services.checkpoints.saved(correlation_id(self._job), ended)
+        self.progressed = True
+        return ended
+
+    async def _adopt(self, record: Entry, theirs: StoredObject, mine: bytes) -> None:
+        """It was committed before: by an attempt before this one, by one after it, or by a write of our own.
 
         A write of our own is one whose answer was lost. Whoever it was, the job goes on only from what is in the store.
         """
         await self._check_attempt(record)
-        theirs = (record.segment.sha256, record.latents.sha256)
-        if theirs != (_sha256(segment), _sha256(checkpoint)):
+        if theirs.sha256 != _sha256(mine):
             raise ChunkError(
                 contract.ErrorCode.OUT_OF_SEQUENCE,
-                f"Chunk {record.index} was committed before with other bytes; the job goes on from those.",
+                f"{theirs.key} was committed before with other bytes; the job goes on from those.",
             )
 
-    async def _check_attempt(self, record: ChunkRecord) -> None:
+    async def _check_attempt(self, record: Entry) -> None:
         """Raises JobLostError where a later attempt has the job.
 
         Cut off, its record is proof enough. Else the API server knows better: it may be an older one, from a backup.
@@ -334,12 +349,12 @@ class Video:
         return record
 
     async def _segments(self) -> AsyncIterator[bytes]:
-        for chunk in self._committed:
-            yield await self._files.read_segment(chunk)
+        for piece in self._pieces:
+            yield await self._files.read_segment(piece)
 
     @property
     def _frames_ready(self) -> int:
-        return sum(record.frames for record in self._committed)
+        return sum(record.frames for record in self._pieces)
 
     def _count(self, seconds: StageSeconds) -> None:
         self._spent.stages = add_stages(self._spent.stages, seconds)

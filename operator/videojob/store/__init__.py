@@ -1,12 +1,14 @@
-"""The object store: a job's chunks as a write-once log, and its video. One client for S3 and for a local folder.
+"""The object store: a job's units and pieces as two write-once logs, and its video. For S3 and for a local folder.
 
     <store>/<namespace>/<job uid>/
-        attempts/<attempt>/<chunk>.mp4 and .safetensors    what a chunk is made of
-        chunks/<chunk>.json                                its record: the chunk counts from the moment this exists
+        attempts/<attempt>/<unit>.safetensors              the checkpoint of a unit
+        latents/<unit>.json                                its record: the unit counts from the moment this exists
+        attempts/<attempt>/<piece>.mp4                     the segment of a piece
+        segments/<piece>.json                              its record, which names the checkpoints that it comes from
         output/<attempt>.mp4                               the video
         output.json                                        its record
         closed/<attempt>                                   attempts up to the highest of these have lost the job
-        after/<attempt>/chunks/<chunk>.json, output.json   the records of those that came after it
+        after/<attempt>/latents/, segments/, output.json   the records of those that came after it
 
 A record is put create-only and never changes, so of two writers one wins and the other learns who did. See `JobStore`.
 """
@@ -16,18 +18,22 @@ from videojob.store.errors import CorruptObject, JobClosed, StoreError
 from videojob.store.jobs import JobStore
 from videojob.store.location import open_store
 from videojob.store.objects import Store
-from videojob.store.records import ChunkRecord, Commit, OutputRecord, StoredObject
+from videojob.store.prefix import Committed
+from videojob.store.records import Commit, Entry, OutputRecord, PieceRecord, StoredObject, UnitRecord
 
 __all__ = [
-    "ChunkRecord",
     "Commit",
+    "Committed",
     "CorruptObject",
+    "Entry",
     "JobClosed",
     "JobStore",
     "OutputRecord",
+    "PieceRecord",
     "Store",
     "StoreError",
     "StoredObject",
+    "UnitRecord",
     "check_store",
     "open_store",
 ]

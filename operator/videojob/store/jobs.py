@@ -1,8 +1,11 @@
 """The files of one job, and the protocol by which they are written.
 
-**Commit.** A chunk's segment and latents are put first, under keys that carry the attempt; then its record, create-only
-under the chunk's index, which names both with their sha256. A crash before the record leaves files that nobody looks
-at; after it, the chunk is finished for good. A job goes on at the first index that has no record.
+**Two logs.** One of what is denoised, a checkpoint a unit, and one of what is encoded, a segment a piece. An object is
+put first, under a key that carries the attempt; then its record, create-only under its index, which names it with its
+sha256. A crash before the record leaves a file that nobody looks at; after it, the unit or the piece is finished for
+good. A piece's record names the sha256 of the checkpoint of every unit that its frames come from, and is put after
+theirs. A job goes on at the first unit that has no record, and at the first piece that has none, or names another
+checkpoint than the log of units does.
 
 **Two writers.** One runner owns a job at a time, but an old one may still be running: a paused process, a cut network.
 Nothing it does can change a committed chunk. Its files have keys of its own attempt. If its record comes first, that is
@@ -37,7 +40,7 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -48,7 +51,8 @@ from videojob.store import layout
 from videojob.store.errors import CorruptObject, JobClosed, StoreError
 from videojob.store.location import uri_of
 from videojob.store.objects import Objects, Store
-from videojob.store.records import ChunkRecord, Commit, OutputRecord, StoredObject
+from videojob.store.prefix import Committed, committed, unbroken
+from videojob.store.records import Commit, EntryT, OutputRecord, PieceRecord, Record, StoredObject, UnitRecord
 
 SINGLE_PUT_BYTES: Final = 64 << 20
 """Largest video that is put with one request, from memory."""
@@ -76,7 +80,7 @@ class JobStore:
         self._store = store
         self._root = f"{namespace}/{uid}"
         self._objects = Objects(store, retrying)
-        self._log: int | None = None
+        self._after: int | None = None
 
     def __repr__(self) -> str:
         return f"JobStore({self._root})"
@@ -94,69 +98,83 @@ class JobStore:
         """Take the job from this attempt and all before it, for good. Safe to repeat; see the module."""
         await self._objects.create(self._key(f"{layout.CLOSED}/{attempt}"), json.dumps({"attempt": attempt}).encode())
 
-    async def committed(self) -> tuple[ChunkRecord, ...]:
-        """The records of chunks 0 to n - 1, where chunk n is the first that is not finished."""
-        log = await self._opened()
-        found = await self._indexes(log)
-        unbroken = next(index for index in range(len(found) + 1) if index not in found)
-
-        async def read(index: int) -> ChunkRecord:
-            key = layout.chunk_key(log, index)
-            record = await self._read_record(key, ChunkRecord)
-            if record is None or record.index != index:
-                raise await self._corrupt(f"The record {self.uri(key)} is not that of chunk {index}.")
-            return record
-
-        return tuple(await _side_by_side(read, range(unbroken)))
+    async def committed(self) -> Committed:
+        """What the job goes on from."""
+        after = await self._opened()
+        # Pieces first: a unit that is committed meanwhile is one more, but a piece would have none of its units.
+        pieces = await self._entries(after, layout.PIECES, PieceRecord)
+        return committed(await self._entries(after, layout.UNITS, UnitRecord), pieces)
 
     async def count(self) -> int:
-        """How many chunks are committed; unlike `committed` it reads no record."""
-        return len(await self._indexes(await self._opened()))
+        """How many units are committed; unlike `committed` it reads no record."""
+        return len(await self._indexes(await self._opened(), layout.UNITS))
 
-    async def commit_chunk(
-        self, *, index: int, attempt: int, frames: int, segment: bytes, latents: bytes, stage_seconds: dict[str, float]
-    ) -> Commit:
-        """Finish a chunk. Safe to repeat, whatever became of an earlier try.
+    async def commit_unit(
+        self, *, index: int, attempt: int, checkpoint: bytes, stage_seconds: dict[str, float]
+    ) -> Commit[UnitRecord]:
+        """Finish a unit. Safe to repeat, whatever became of an earlier try.
 
         The record that comes back may be of a later attempt: then the job is theirs. Raises JobClosed.
 
         Args:
-            index: Of the chunk in the job.
+            index: Of the unit in the job.
+            attempt: The caller's assignment (`status.attempts`).
+            checkpoint: safetensors.
+            stage_seconds: Seconds by stage.
+        """
+        after = await self._opened(attempt)
+        stored = await self._put(layout.object_name(attempt, index), ".safetensors", checkpoint)
+        record = UnitRecord(index=index, attempt=attempt, checkpoint=stored, stage_seconds=stage_seconds)
+        return await self._append(after, layout.UNITS, record)
+
+    async def commit_piece(
+        self,
+        *,
+        index: int,
+        attempt: int,
+        frames: int,
+        segment: bytes,
+        units: Mapping[int, str],
+        stage_seconds: dict[str, float],
+    ) -> Commit[PieceRecord]:
+        """Finish a piece, all of whose units are. As `commit_unit`.
+
+        Args:
+            index: Of the piece in the job.
             attempt: The caller's assignment (`status.attempts`).
             frames: How many the segment has.
             segment: MP4, as `videojob.media.encode_segment` makes it.
-            latents: safetensors.
+            units: Those that its frames come from: the sha256 of the checkpoint of each, by index.
             stage_seconds: Seconds by stage.
         """
-        log = await self._opened(attempt)
-        record = ChunkRecord(
+        after = await self._opened(attempt)
+        record = PieceRecord(
             index=index,
             attempt=attempt,
             frames=frames,
-            segment=await self._put(f"attempts/{attempt}/{index}", ".mp4", segment),
-            latents=await self._put(f"attempts/{attempt}/{index}", ".safetensors", latents),
+            segment=await self._put(layout.object_name(attempt, index), ".mp4", segment),
+            units=dict(units),
             stage_seconds=stage_seconds,
         )
-        winner = await self._commit(log, layout.chunk_key(log, index), record)
-        return Commit(winner, adopted=winner != record)
+        return await self._append(after, layout.PIECES, record)
 
-    async def read_segment(self, record: ChunkRecord) -> bytes:
-        """The chunk's segment, compared with its sha256."""
+    async def read_segment(self, record: PieceRecord) -> bytes:
+        """The piece's segment, compared with its sha256."""
         return await self._read(record.segment)
 
-    async def read_latents(self, records: Iterable[ChunkRecord]) -> list[bytes]:
-        """The latents of these chunks as safetensors, each compared with its sha256."""
-        return await _side_by_side(self._read, [record.latents for record in records])
+    async def read_checkpoints(self, records: Iterable[UnitRecord]) -> list[bytes]:
+        """The checkpoints of these units, each compared with its sha256."""
+        return await _side_by_side(self._read, [record.checkpoint for record in records])
 
     async def commit_output(self, *, attempt: int, path: Path, frames: int, duration_seconds: float) -> OutputRecord:
         """Finish the job with the MP4 at `path`, or return the record of the one it was finished with before.
 
         Raises JobClosed.
         """
-        log = await self._opened(attempt)
+        after = await self._opened(attempt)
         if (existing := await self.output()) is not None:
             return existing
-        name = f"output/{attempt}"
+        name = layout.output_name(attempt)
         size = (await asyncio.to_thread(path.stat)).st_size
         if size <= SINGLE_PUT_BYTES:
             video = await self._put(name, ".mp4", await asyncio.to_thread(path.read_bytes))
@@ -165,15 +183,15 @@ class JobStore:
             video = StoredObject(key=_named_by_content(name, ".mp4", digest), sha256=digest, size_bytes=size)
             await self._objects.upload(self._key(video.key), path, size)
         record = OutputRecord(attempt=attempt, frames=frames, duration_seconds=duration_seconds, **video.model_dump())
-        return await self._commit(log, layout.output_key(log), record)
+        return await self._commit(after, layout.output_key(after), record)
 
     async def output(self) -> OutputRecord | None:
         """The record of the finished video, if it is finished."""
         return (await self._output())[1]
 
-    async def discard_chunks(self) -> None:
-        """Delete records, segments and latents; the video stays. Records first, so none is left that names nothing."""
-        await self._delete(lambda keys: [key for key in keys if layout.chunk(key)])
+    async def discard_parts(self) -> None:
+        """Delete what the video was made of; it stays itself. Records first, so none is left that names nothing."""
+        await self._delete(lambda keys: [key for key in keys if layout.entry(key) is not None])
         await self._delete(lambda keys: [key for key in keys if key.startswith(f"{layout.ATTEMPTS}/")])
 
     async def purge(self, keep_output: bool, *, keep_closed: bool = False) -> int:
@@ -230,26 +248,42 @@ class JobStore:
         """The attempt that made an object; None if that is none that is closed, or cannot be known."""
         if (attempt := layout.attempt(key)) is not None:
             return attempt
-        log, kind = layout.record(key)
-        if log is None or log >= newest:
+        after = layout.after(key)
+        if after is None or after >= newest:
             return None
         try:
-            record = await self._read_record(key, kind)
+            record = await self._read_record(key, Record)
         except CorruptObject:
             return None
         return None if record is None else record.attempt
 
-    async def _indexes(self, log: int) -> set[int]:
-        keys = await self._objects.list(self._key(layout.chunks_folder(log)))
-        return {place.index for place in map(layout.chunk, map(self._relative, keys)) if place is not None}
+    async def _indexes(self, after: int, log: str) -> set[int]:
+        keys = await self._objects.list(self._key(layout.log(after, log)))
+        return {index for index in map(layout.entry, map(self._relative, keys)) if index is not None}
+
+    async def _entries(self, after: int, log: str, kind: type[EntryT]) -> list[EntryT]:
+        """The records of a log, up to the first that is missing."""
+
+        async def read(index: int) -> EntryT:
+            key = layout.entry_key(after, log, index)
+            record = await self._read_record(key, kind)
+            if record is None or record.index != index:
+                raise await self._corrupt(f"The record {self.uri(key)} is not that of number {index}.")
+            return record
+
+        return await _side_by_side(read, unbroken(await self._indexes(after, log)))
+
+    async def _append(self, after: int, log: str, record: EntryT) -> Commit[EntryT]:
+        winner = await self._commit(after, layout.entry_key(after, log, record.index), record)
+        return Commit(winner, adopted=winner != record)
 
     async def _opened(self, attempt: int | None = None) -> int:
-        """The log that this client works on, which is what it found at first. Raises JobClosed."""
-        if self._log is None:
-            self._log = await self.closed()
-        if attempt is not None and attempt <= self._log:
-            raise JobClosed(self.uri(), self._log)
-        return self._log
+        """After which closing this client works, which is what it found at first. Raises JobClosed."""
+        if self._after is None:
+            self._after = await self.closed()
+        if attempt is not None and attempt <= self._after:
+            raise JobClosed(self.uri(), self._after)
+        return self._after
 
     async def _output(self) -> tuple[str | None, OutputRecord | None]:
         """Key and record of the finished video."""
@@ -271,10 +305,10 @@ class JobStore:
                 await self._objects.put(self._key(key), data)
         return StoredObject(key=key, sha256=digest, size_bytes=len(data))
 
-    async def _commit(self, log: int, key: str, record: R) -> R:
+    async def _commit(self, after: int, key: str, record: R) -> R:
         """Put the record unless there is one; the record that counts from now on. Raises JobClosed."""
         created = await self._objects.create(self._key(key), record.model_dump_json(indent=1).encode())
-        if (closed := await self.closed()) > log:
+        if (closed := await self.closed()) > after:
             raise JobClosed(self.uri(), closed)
         if created:
             return record
@@ -302,7 +336,7 @@ class JobStore:
 
     async def _corrupt(self, sentence: str) -> StoreError:
         """What it means that an object is not there: the job may have been closed, and the attempt's files swept."""
-        if self._log is not None and (closed := await self.closed()) > self._log:
+        if self._after is not None and (closed := await self.closed()) > self._after:
             return JobClosed(self.uri(), closed)
         return CorruptObject(sentence)
 

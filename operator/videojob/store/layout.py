@@ -1,70 +1,73 @@
-"""Where the objects of a job are: keys relative to its folder, and what a key contains.
+"""Where the objects of a job are: keys relative to its folder, and what a key says.
 
-A log is named by the attempt that was closed before it began, 0 for the first.
+There is a pair of logs for each closing of the job: it is named by the attempt that was closed before it began, 0 for
+the first.
 """
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
-
-from videojob.store.records import ChunkRecord, OutputRecord
 
 ATTEMPTS: Final = "attempts"
 CLOSED: Final = "closed"
+UNITS: Final = "latents"
+"""The log of what is denoised."""
+PIECES: Final = "segments"
+"""The log of what is encoded."""
 
-_LOG: Final = r"(?:after/(?P<log>[1-9]\d*)/)?"
-_CHUNK = re.compile(_LOG + r"chunks/(?P<index>\d+)\.json")
-_OUTPUT = re.compile(_LOG + r"output\.json")
+_AFTER: Final = r"(?:after/(?P<after>[1-9]\d*)/)?"
+# Whatever the log is called: an earlier or a later version of this software may keep others.
+_ENTRY = re.compile(_AFTER + r"[a-z]+/(?P<index>\d+)\.json")
+_OUTPUT = re.compile(_AFTER + r"output\.json")
 _CLOSED = re.compile(r"closed/(\d+)")
 _MADE = re.compile(r"(?:attempts|output)/(\d+)(?:/.*|[.-].*)")
 
 
-@dataclass(frozen=True)
-class ChunkPlace:
-    """Where a chunk's record is."""
-
-    log: int
-    index: int
+def _in_logs(after: int, key: str) -> str:
+    return f"after/{after}/{key}" if after else key
 
 
-def _in_log(log: int, key: str) -> str:
-    return f"after/{log}/{key}" if log else key
+def log(after: int, name: str) -> str:
+    """The folder of the records of a log, UNITS or PIECES."""
+    return _in_logs(after, name)
 
 
-def chunks_folder(log: int) -> str:
-    """Of the records of a log."""
-    return _in_log(log, "chunks")
+def entry_key(after: int, name: str, index: int) -> str:
+    """Of a record in a log."""
+    return _in_logs(after, f"{name}/{index}.json")
 
 
-def chunk_key(log: int, index: int) -> str:
-    """Of a chunk's record."""
-    return _in_log(log, f"chunks/{index}.json")
-
-
-def output_key(log: int) -> str:
+def output_key(after: int) -> str:
     """Of the video's record."""
-    return _in_log(log, "output.json")
+    return _in_logs(after, "output.json")
 
 
-def chunk(key: str) -> ChunkPlace | None:
-    """What chunk's record this is, if it is one."""
-    found = _CHUNK.fullmatch(key)
-    return ChunkPlace(int(found["log"] or 0), int(found["index"])) if found else None
+def object_name(attempt: int, index: int) -> str:
+    """The beginning of the key of a checkpoint or a segment."""
+    return f"{ATTEMPTS}/{attempt}/{index}"
+
+
+def output_name(attempt: int) -> str:
+    """The beginning of the key of a video."""
+    return f"output/{attempt}"
+
+
+def entry(key: str) -> int | None:
+    """The index of the record in a log that this is, if it is one."""
+    found = _ENTRY.fullmatch(key)
+    return int(found["index"]) if found else None
 
 
 def outputs(keys: Iterable[str]) -> list[str]:
-    """The keys among these of videos' records, from the newest log to the first."""
+    """The keys among these of videos' records, from the newest closing to the first."""
     found = [match for match in map(_OUTPUT.fullmatch, keys) if match]
-    return [match[0] for match in sorted(found, key=lambda match: int(match["log"] or 0), reverse=True)]
+    return [match[0] for match in sorted(found, key=lambda match: int(match["after"] or 0), reverse=True)]
 
 
-def record(key: str) -> tuple[int | None, type[ChunkRecord | OutputRecord]]:
-    """The log and the type of a record; None if this is none."""
-    if (place := chunk(key)) is not None:
-        return place.log, ChunkRecord
-    found = _OUTPUT.fullmatch(key)
-    return (int(found["log"] or 0) if found else None), OutputRecord
+def after(key: str) -> int | None:
+    """Which closing a record follows, be it in a log or of a video; None if this is no record."""
+    found = _ENTRY.fullmatch(key) or _OUTPUT.fullmatch(key)
+    return int(found["after"] or 0) if found else None
 
 
 def is_closed(key: str) -> bool:
@@ -78,6 +81,6 @@ def closed(keys: Iterable[str]) -> int:
 
 
 def attempt(key: str) -> int | None:
-    """The attempt that a key of a segment, of latents or of a video names."""
+    """The attempt that a key of a checkpoint, of a segment or of a video names."""
     found = _MADE.fullmatch(key)
     return int(found[1]) if found else None

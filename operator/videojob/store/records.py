@@ -1,8 +1,8 @@
-"""Records of a job's log: small JSON objects that are written once."""
+"""Records of a job: small JSON objects that are written once."""
 
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
@@ -14,11 +14,11 @@ Sha256 = Annotated[str, StringConstraints(pattern=re.compile(r"^[0-9a-f]{64}$"))
 Count = Annotated[int, Field(ge=0)]
 
 
-class _Record(BaseModel):
+class _Immutable(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
 
 
-class StoredObject(_Record):
+class StoredObject(_Immutable):
     """An object and what it must hold."""
 
     key: Key
@@ -28,31 +28,50 @@ class StoredObject(_Record):
     size_bytes: Count
 
 
-class ChunkRecord(_Record):
-    """A finished chunk."""
+class Record(_Immutable):
+    """What every record says, whatever else is in it."""
 
-    index: Count
     attempt: Count
     """The assignment that made it."""
+
+
+class Entry(Record):
+    """A record in one of the two logs."""
+
+    index: Count
+    stage_seconds: dict[str, FiniteFloat]
+    """Seconds that each stage took for it."""
+
+
+class UnitRecord(Entry):
+    """A denoised unit."""
+
+    checkpoint: StoredObject
+
+
+class PieceRecord(Entry):
+    """A finished piece of the video."""
+
     frames: Annotated[int, Field(ge=1)]
     segment: StoredObject
-    latents: StoredObject
-    stage_seconds: dict[str, FiniteFloat]
-    """Seconds that each stage took for this chunk."""
+    units: Annotated[dict[Count, Sha256], Field(min_length=1)]
+    """The units that its frames come from, by index: the sha256 of the checkpoint of each."""
 
 
-class OutputRecord(StoredObject):
+class OutputRecord(Record, StoredObject):
     """The finished video."""
 
-    attempt: Count
     frames: Annotated[int, Field(ge=1)]
     duration_seconds: Annotated[float, Field(gt=0)]
 
 
+EntryT = TypeVar("EntryT", bound=Entry)
+
+
 @dataclass(frozen=True)
-class Commit:
+class Commit(Generic[EntryT]):
     """The record in the log after a commit."""
 
-    record: ChunkRecord
+    record: EntryT
     adopted: bool
     """Whether another writer's record was there already. `record` is then theirs, and the caller's work is not used."""
