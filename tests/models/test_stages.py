@@ -135,6 +135,53 @@ def test_frames_after_a_rebuilt_state_are_those_of_an_unbroken_decode(
     assert [frames.shape for frames in expected] == [(len(PLAN.units[unit].frames), 32, 32, 3) for unit in range(UNITS)]
 
 
+@pytest.mark.parametrize("first", [0, 5, 7])
+def test_a_unit_comes_out_in_pieces_wherever_they_are_cut(
+    denoise: DenoiseStage, decode: DecodeStage, conditions: Tensors, first: int
+) -> None:
+    """Of 12 frames, which come out of the decoder 4 at a time; also where the sequence starts within the unit."""
+    checkpoints = video(denoise, conditions)
+    expected = [decode.make(turn("a", unit), request(unit), checkpoints[unit], never).frames for unit in range(3)]
+    start = turn("b", 1, start=True, past=[checkpoints[0]])
+    made = []
+    for piece in [each for each in (range(5), range(5, 7), range(7, 12)) if each.start >= first]:
+        begins = piece.start == first
+        wanted = replace(request(1, [0] if begins else []), frames=piece)
+        made.append(decode.make(start if begins else turn("b", 1), wanted, checkpoints[1] if begins else None, never))
+    assert torch.equal(torch.cat([one.frames for one in made]), expected[1][first:])
+    assert torch.equal(decode.make(turn("b", 2), request(2), checkpoints[2], never).frames, expected[2])
+
+
+@pytest.mark.parametrize(
+    ("unit", "frames", "brings", "reason", "message"),
+    [
+        (1, range(4, 8), True, ErrorCode.OUT_OF_SEQUENCE, "last unit made was 0"),
+        (0, range(1, 2), False, ErrorCode.MODEL_FAILED, "1 frames come out of unit 0, not 2"),
+        (1, range(12), False, ErrorCode.INVALID_REQUEST, "CHECKPOINT must come with the first frames"),
+        (1, range(13), True, ErrorCode.MODEL_FAILED, "12 frames come out of unit 1, not 13"),
+    ],
+    ids=["not the first of its unit", "beyond the unit", "without its checkpoint", "more than there are"],
+)
+def test_frames_that_cannot_be_given_are_refused(
+    decode: DecodeStage, unit: int, frames: range, brings: bool, reason: ErrorCode, message: str
+) -> None:
+    decode.make(turn("a", 0), request(0), checkpoint(1), never)
+    with pytest.raises(ChunkError, match=message) as raised:
+        wanted = replace(request(unit), frames=frames)
+        decode.make(turn("a", unit, start=False), wanted, checkpoint(3) if brings else None, never)
+    assert raised.value.reason is reason
+    with pytest.raises(ChunkError, match="nothing is known"):
+        decode.make(turn("a", 1), request(1), checkpoint(3), never)
+
+
+def test_a_piece_that_was_given_is_not_given_again(decode: DecodeStage) -> None:
+    decode.make(turn("a", 0), request(0), checkpoint(1), never)
+    decode.make(turn("a", 1), replace(request(1), frames=range(4)), checkpoint(3), never)
+    with pytest.raises(ChunkError, match="Frame 8 of unit 1 cannot be made: the next one is 4") as raised:
+        decode.make(turn("a", 1), replace(request(1), frames=range(8, 12)), None, never)
+    assert raised.value.reason is ErrorCode.OUT_OF_SEQUENCE
+
+
 def test_what_the_other_stage_needs_may_come_along(denoise: DenoiseStage, conditions: Tensors) -> None:
     """As where one request goes through both."""
     expected = video(denoise, conditions)
@@ -253,15 +300,12 @@ def test_the_denoiser_stops_between_two_steps(
     assert (raised.value.reason, made) == (ErrorCode.CANCELLED, steps_made)
 
 
-@pytest.mark.parametrize("first", [0, 1])
-def test_the_decoder_stops_between_two_parts(decode: DecodeStage, first: int) -> None:
-    """Also while it rebuilds its state."""
-    past = [0] if first else []
-    stop = StopsAt(2)
+@pytest.mark.parametrize("question", [2, 4], ids=["while it rebuilds its state", "within the unit"])
+def test_the_decoder_stops_between_two_parts(decode: DecodeStage, question: int) -> None:
+    stop = StopsAt(question)
     with pytest.raises(ChunkError) as raised:
-        place = turn("a", first, start=True, past=[checkpoint(1) for _ in past])
-        decode.make(place, request(first, past), checkpoint(3), stop)
-    assert (raised.value.reason, stop.asked) == (ErrorCode.CANCELLED, 2)
+        decode.make(turn("a", 1, start=True, past=[checkpoint(1)]), request(1, [0]), checkpoint(3), stop)
+    assert (raised.value.reason, stop.asked) == (ErrorCode.CANCELLED, question)
 
 
 class CountingConditioner:

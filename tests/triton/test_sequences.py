@@ -32,6 +32,15 @@ def test_only_the_successor_is_taken_and_a_refusal_ends_the_sequence(unit: int) 
     assert len(sequences) == 0
 
 
+def test_a_unit_that_is_begun_goes_on() -> None:
+    sequences: Sequences[str] = Sequences(2, 60.0, Clock())
+    sequences.keep("a", 1, "within 1")
+    assert sequences.take("a", 1, begun=True) == "within 1"
+    sequences.keep("a", 1, "after 1")
+    with pytest.raises(ChunkError, match="the last unit made was 1"):
+        sequences.take("a", 2, begun=True)
+
+
 def test_the_least_recently_used_sequence_makes_room() -> None:
     sequences: Sequences[int] = Sequences(2, 60.0, Clock())
     sequences.keep("a", 0, 0)

@@ -36,7 +36,7 @@ REQUEST = UnitRequest(
 )
 
 
-@given(st.builds(UnitRequest, units, settings, st.lists(indexes).map(tuple)))
+@given(st.builds(UnitRequest, units, settings, st.lists(indexes).map(tuple), st.none() | spans))
 def test_a_request_comes_back_as_it_was(request: UnitRequest) -> None:
     assert read_request(request.to_json()) == request
 

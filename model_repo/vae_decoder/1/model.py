@@ -6,7 +6,7 @@ from videojob.models.runtime import DTYPES, chunk_errors, fix_kernels
 from videojob.models.stages import DecodeStage, Turn
 from videojob.models.tensors import unpack
 from videojob.triton import contract
-from videojob.triton.backend import Instance, answer, binary, claimed, contents, ended, requested, scalar, started
+from videojob.triton.backend import Instance, answer, binary, claimed, contents, ended, requested, started
 from videojob.triton.wire import End, Report
 
 
@@ -37,11 +37,11 @@ class TritonPythonModel:
             self._claim.check(number)
             with chunk_errors(f"The VAE decoder on unit {wanted.unit.index}"):
                 past = [unpack(file, contract.PAST) for file in contents(request, contract.PAST)]
-                checkpoint = scalar(request, contract.CHECKPOINT)
+                checkpoint = [unpack(file, contract.CHECKPOINT) for file in contents(request, contract.CHECKPOINT)]
                 made = self._stage.make(
                     Turn(sequence, started(request), ended(request), past),
                     wanted,
-                    unpack(checkpoint, contract.CHECKPOINT),
+                    next(iter(checkpoint), None),
                     cancelled=lambda: self._marks.marked(sequence) or self._claim.superseded(number),
                 )
                 frames, seconds = made.frames, made.seconds

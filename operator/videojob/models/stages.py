@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from videojob.families import Unit
 from videojob.models.family import Conditioner, Conditioning, Decoder, Generator
 from videojob.models.noise import Noise
 from videojob.models.tensors import Tensors
@@ -115,10 +116,40 @@ class DenoiseStage:
         return Made(checkpoint, self._clock() - started)
 
 
+class _Decoding:
+    """A sequence in the decoder, and how far its unit is decoded."""
+
+    def __init__(self, unit: Unit, state: Any, parts: Iterator[torch.Tensor]) -> None:
+        self.state = state
+        self.given = 0
+        """Frames of the unit that were given."""
+        self._unit = unit
+        self._parts = parts
+        self._rest: torch.Tensor | None = None
+        """Frames that are decoded and not given yet."""
+
+    def take(self, count: int, cancelled: Cancelled) -> torch.Tensor:
+        """The next `count` frames of the unit, `[count, H, W, 3]` uint8 on the CPU."""
+        frames = [] if self._rest is None else [self._rest]
+        while (found := sum(map(len, frames))) < count:
+            _stop_if(cancelled)
+            if (part := next(self._parts, None)) is None:
+                raise ChunkError(
+                    ErrorCode.MODEL_FAILED,
+                    f"{self.given + found} frames come out of unit {self._unit.index}, not {self.given + count}.",
+                )
+            _require_finite([part], f"The frames of unit {self._unit.index}")
+            frames.append(to_uint8(part).cpu())
+        made = torch.cat(frames)
+        self.given += count
+        self._rest = made[count:].clone() if len(made) > count else None
+        return made[:count].contiguous()
+
+
 class DecodeStage:
     """Makes the frames of units and keeps the decoder's state of each sequence."""
 
-    def __init__(self, decoder: Decoder, sequences: Sequences[Any], clock: Clock = time.perf_counter) -> None:
+    def __init__(self, decoder: Decoder, sequences: Sequences[_Decoding], clock: Clock = time.perf_counter) -> None:
         self._decoder = decoder
         self._sequences = sequences
         self._clock = clock
@@ -127,36 +158,48 @@ class DecodeStage:
         """Forget a sequence, known or not."""
         self._sequences.drop(sequence)
 
-    def make(self, turn: Turn, request: UnitRequest, checkpoint: Tensors, cancelled: Cancelled) -> Decoded:
-        """The frames of the unit, whose checkpoint is given.
+    def make(self, turn: Turn, request: UnitRequest, checkpoint: Tensors | None, cancelled: Cancelled) -> Decoded:
+        """The frames of the unit that are wanted. Its checkpoint comes with the first of them.
 
-        A sequence that starts after unit 0 decodes the checkpoints before the unit, for its state alone. Raises
-        ChunkError: OutOfSequence, InvalidRequest, Cancelled, or ModelFailed where the frames are not finite. After any
-        exception the sequence is unknown.
+        A sequence that starts after unit 0 decodes the checkpoints before the unit, for its state alone, and one that
+        starts within a unit what comes before the wanted frames. Raises ChunkError: OutOfSequence, InvalidRequest,
+        Cancelled, or ModelFailed where the frames are not finite. After any exception the sequence is unknown.
         """
         started, unit = self._clock(), request.unit
+        wanted = range(len(unit.frames)) if request.frames is None else request.frames
         if turn.start:
             self._sequences.drop(turn.sequence)
-            past = _past(turn, request, unit.decode)
-            state = self._decoder.start(unit, past)
-            for earlier in past:
-                for _ in self._parts(earlier, state, cancelled):
-                    pass
+            decoding = self._begin(unit, self._rebuilt(turn, request, cancelled), checkpoint)
+            if wanted.start:
+                decoding.take(wanted.start, cancelled)
+        elif wanted.start:
+            decoding = _next(self._sequences, turn, request, begun=True)
         else:
-            state = _next(self._sequences, turn, request)
-        pixels = []
-        for part in self._parts(checkpoint, state, cancelled):
-            _require_finite([part], f"The frames of unit {unit.index}")
-            pixels.append(to_uint8(part).cpu())
+            decoding = self._begin(unit, _next(self._sequences, turn, request).state, checkpoint)
+        if decoding.given != wanted.start:
+            raise ChunkError(
+                ErrorCode.OUT_OF_SEQUENCE,
+                f"Frame {wanted.start} of unit {unit.index} cannot be made: the next one is {decoding.given}.",
+            )
+        frames = decoding.take(len(wanted), cancelled)
         if not turn.end:
-            self._sequences.keep(turn.sequence, unit.index, state)
-        return Decoded(torch.cat(pixels), self._clock() - started)
+            self._sequences.keep(turn.sequence, unit.index, decoding)
+        return Decoded(frames, self._clock() - started)
 
-    def _parts(self, checkpoint: Tensors, state: Any, cancelled: Cancelled) -> Iterator[torch.Tensor]:
-        _stop_if(cancelled)
-        for part in self._decoder.run(checkpoint, state):
-            yield part
+    def _begin(self, unit: Unit, state: Any, checkpoint: Tensors | None) -> _Decoding:
+        if checkpoint is None:
+            raise ChunkError(ErrorCode.INVALID_REQUEST, "CHECKPOINT must come with the first frames of a unit.")
+        return _Decoding(unit, state, self._decoder.run(checkpoint, state))
+
+    def _rebuilt(self, turn: Turn, request: UnitRequest, cancelled: Cancelled) -> Any:
+        """The decoder's state before the unit that a sequence starts with."""
+        past = _past(turn, request, request.unit.decode)
+        state = self._decoder.start(request.unit, past)
+        for earlier in past:
             _stop_if(cancelled)
+            for _ in self._decoder.run(earlier, state):
+                _stop_if(cancelled)
+        return state
 
 
 def to_uint8(frames: torch.Tensor) -> torch.Tensor:
@@ -183,9 +226,9 @@ def _past(turn: Turn, request: UnitRequest, needed: Sequence[int]) -> list[Tenso
     return [given[each] for each in needed]
 
 
-def _next(sequences: Sequences[Any], turn: Turn, request: UnitRequest) -> Any:
-    """The state of a sequence that goes on."""
-    state = sequences.take(turn.sequence, request.unit.index)
+def _next(sequences: Sequences[Any], turn: Turn, request: UnitRequest, *, begun: bool = False) -> Any:
+    """The state of a sequence that goes on, with the next unit or within one that is begun."""
+    state = sequences.take(turn.sequence, request.unit.index, begun=begun)
     if turn.past:
         raise ChunkError(ErrorCode.INVALID_REQUEST, "PAST may only come with the request that starts a sequence.")
     return state

@@ -12,9 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from videojob.api.videojob import StageSeconds
 from videojob.families import Piece, Plan, Unit
 from videojob.media import encode_segment
@@ -50,14 +47,14 @@ class Recipe:
     plan: Plan
     fps: int
 
-    def shape(self, unit: Unit) -> tuple[int, int, int, int]:
-        """Shape `[F, H, W, 3]` of the frames that come out of a unit."""
-        return (len(unit.frames), self.settings.height, self.settings.width, 3)
+    def shape(self, piece: Piece) -> tuple[int, int, int, int]:
+        """Shape `[F, H, W, 3]` of a piece's frames."""
+        return (len(piece.frames), self.settings.height, self.settings.width, 3)
 
     @property
     def largest_bytes(self) -> int:
-        """Size of the frames of the largest unit."""
-        return max(math.prod(self.shape(unit)) for unit in self.plan.units)
+        """Size of the frames of the largest piece."""
+        return max(math.prod(self.shape(piece)) for piece in self.plan.pieces)
 
 
 @dataclass(frozen=True)
@@ -251,15 +248,17 @@ class Pipeline:
         while (item := await flow.to_decode.get()) is not None:
             index, checkpoint = item
             unit = plan.units[index]
-            while following < len(plan.pieces) and plan.pieces[following].units[-1] == index:
+            while following < len(plan.pieces) and (piece := plan.pieces[following]).units[-1] == index:
                 buffer = await flow.free.get()
-                start = following == resume.piece
+                start, first = following == resume.piece, piece.frames.start - unit.frames.start
                 past = {earlier: checkpoints[earlier] for earlier in unit.decode} if start else {}
-                files = {contract.PAST: [*past.values()], contract.CHECKPOINT: [checkpoint]}
-                wanted = UnitRequest(unit, self._recipe.settings, tuple(past))
+                brought = [checkpoint] if start or first == 0 else []
+                files = {contract.PAST: [*past.values()], contract.CHECKPOINT: brought}
+                frames = range(first, first + len(piece.frames))
+                wanted = UnitRequest(unit, self._recipe.settings, tuple(past), frames)
                 end = following == len(plan.pieces) - 1
-                flow.decoder.send((plan.pieces[following], buffer), Request(wanted, files, start, end, buffer.region))
-                flow.requested.put_nowait(plan.pieces[following])
+                flow.decoder.send((piece, buffer), Request(wanted, files, start, end, buffer.region))
+                flow.requested.put_nowait(piece)
                 following += 1
         flow.requested.put_nowait(None)
 
@@ -273,32 +272,37 @@ class Pipeline:
     async def _finish(self, flow: _Flow, resume: Resume) -> None:
         """Encode and keep every piece, in order."""
         before: list[Span] = []
+        spans: list[Span] = []
         while (item := await flow.decoded.get()) is not None:
             piece, buffer, answer = item
-            unit = self._recipe.plan.units[piece.units[-1]]
-            shape, expected = answer.shape(contract.FRAMES), self._recipe.shape(unit)
+            unit = piece.units[-1]
+            shape, expected = answer.shape(contract.FRAMES), self._recipe.shape(piece)
             if shape != expected:
                 raise ChunkError(
-                    ErrorCode.MODEL_FAILED, f"Unit {unit.index} has frames {list(shape)} instead of {list(expected)}."
+                    ErrorCode.MODEL_FAILED, f"Piece {piece.index} has frames {list(shape)} instead of {list(expected)}."
                 )
             frames = buffer.frames(shape) if buffer.region else answer.array(contract.FRAMES)
             started = self._clock.monotonic()
-            segment = await asyncio.to_thread(self._encode, frames[: len(piece.frames)], piece)
+            segment = await asyncio.to_thread(encode_segment, frames, self._recipe.fps, piece.frames.start)
             mux = self._clock.monotonic() - started
             flow.free.put_nowait(buffer)
-            if unit.index >= resume.unit:
-                flow.room.release()
-            decoded = Span(answer.arrived - answer.seconds, answer.arrived)
-            hidden = hidden_decode(flow.denoised.pop(unit.index, Span(0.0, 0.0)), before)
-            before = [decoded]
+            spans.append(Span(answer.arrived - answer.seconds, answer.arrived))
+            hidden = 0.0
+            if self._is_last(piece):
+                if unit >= resume.unit:
+                    flow.room.release()
+                hidden = hidden_decode(flow.denoised.pop(unit, Span(0.0, 0.0)), before)
+                before, spans = spans, []
             for index in piece.units:
                 if (kept := flow.kept.get(index)) is not None:
                     await kept.wait()
             seconds = StageSeconds(vae_decode=answer.seconds, mux=mux)
             await self._keep_piece(MadePiece(piece.index, piece.units, len(piece.frames), segment, seconds, hidden))
 
-    def _encode(self, frames: NDArray[np.uint8], piece: Piece) -> bytes:
-        return encode_segment(frames, self._recipe.fps, piece.frames.start)
+    def _is_last(self, piece: Piece) -> bool:
+        """Whether no other piece comes from its unit."""
+        following = self._recipe.plan.pieces[piece.index + 1 : piece.index + 2]
+        return not following or following[0].units[-1] != piece.units[-1]
 
     async def _wind_down(
         self,

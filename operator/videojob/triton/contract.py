@@ -1,8 +1,8 @@
 """Names, inputs and outputs of the models on a Triton server, for the models, the runner and the tests.
 
-A unit is denoised by one request and decoded by another, so its checkpoint is there, and can be stored, before its
-frames are. No tensor has a shape or a type that depends on the family: what only a family understands travels as the
-bytes of a safetensors file.
+A unit is denoised by one request and decoded by others, a piece each, so its checkpoint is there, and can be stored,
+before its frames are, and the first frames before the last. No tensor has a shape or a type that depends on the family:
+what only a family understands travels as the bytes of a safetensors file.
 
 | model        | input        | output      | dtype, shape       | meaning                                             |
 |--------------|--------------|-------------|--------------------|-----------------------------------------------------|
@@ -14,9 +14,9 @@ bytes of a safetensors file.
 | denoiser     | PAST         |             | BYTES [n]          | with START: checkpoints of the units in `past` of   |
 |              |              |             |                    | REQUEST, among them all of `needs`                  |
 | denoiser     |              | CHECKPOINT  | BYTES [1]          | what later units and the decoder need of the unit   |
-| vae_decoder  | CHECKPOINT   |             | BYTES [1]          | of the unit                                         |
+| vae_decoder  | CHECKPOINT   |             | BYTES [1]          | of the unit: with START, and with its first frames  |
 | vae_decoder  | PAST         |             | BYTES [n]          | with START: likewise, among them all of `decode`    |
-| vae_decoder  |              | FRAMES      | UINT8 [F, H, W, 3] | every frame that comes out of the unit, RGB         |
+| vae_decoder  |              | FRAMES      | UINT8 [F, H, W, 3] | the wanted frames that come out of the unit, RGB    |
 
 The ensemble `<model>.video_chunk` does all of it for one unit, for clients other than the runner: REQUEST and PAST in,
 FRAMES, CHECKPOINT and a report of each stage out.

@@ -34,8 +34,8 @@ class Sequences(Generic[State]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def take(self, correlation_id: str, unit: int) -> State:
-        """The state after unit `unit - 1`, removed from here.
+    def take(self, correlation_id: str, unit: int, *, begun: bool = False) -> State:
+        """The state after unit `unit - 1`, or of this very unit where it is `begun`; removed from here.
 
         Raises ChunkError (OutOfSequence) where the last unit made is another one, or none is known.
         """
@@ -47,7 +47,7 @@ class Sequences(Generic[State]):
                 f"Unit {unit} cannot be made: nothing is known of the units before it, "
                 "because one of them failed, the sequence ended, or it was idle for too long.",
             )
-        if entry.unit + 1 != unit:
+        if entry.unit + (not begun) != unit:
             raise ChunkError(
                 ErrorCode.OUT_OF_SEQUENCE, f"Unit {unit} cannot be made: the last unit made was {entry.unit}."
             )

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
 from videojob.families import Unit
+from videojob.families.plan import Span
 from videojob.triton.contract import ChunkError, ErrorCode
 
 VERSION: Literal[1] = 1
@@ -37,6 +38,8 @@ class UnitRequest:
     settings: Settings
     past: tuple[int, ...] = ()
     """The units whose checkpoints PAST holds, in its order. They come with the request that starts a sequence."""
+    frames: Span | None = None
+    """Which of the frames that come out of the unit the decoder is to give, counted from 0; all where it is None."""
     version: Literal[1] = VERSION
 
     def to_json(self) -> bytes:
