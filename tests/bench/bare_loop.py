@@ -22,12 +22,12 @@ from typing import Any
 
 from dev.processes import die_with_parent
 from dev.supervisor import REPOSITORY
-from videojob.families import FAMILIES, Chunking, FamilyName
+from videojob.families import FAMILIES, Chunking, FamilyName, Video
 
 CHUNKS = 8
 FRAMES = 1 + (CHUNKS - 1) * 12
 CHUNKING = Chunking(first=1, later=3, sink=1, window=3 * (CHUNKS - 1))
-PLAN = FAMILIES[FamilyName.ANYFLOW_FAR].plan(CHUNKING, FRAMES, steps=1)
+PLAN = FAMILIES[FamilyName.ANYFLOW_FAR].plan(CHUNKING, Video((FRAMES,), 16, steps=1))
 """Sink and window hold the whole video, because the bare loop remembers all of it."""
 SECONDS = 300.0
 """After which a video counts as never coming."""

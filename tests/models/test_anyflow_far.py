@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import AnyFlowFARPipeline
 
-from videojob.families import FAMILIES, Chunking, FamilyName, Unit
+from videojob.families import FAMILIES, Chunking, FamilyName, Unit, Video
 from videojob.models.anyflow_far import EMBEDS, LATENTS, Conditioner, Decoder, Generator
 from videojob.models.family import Conditioning
 from videojob.models.noise import Noise
@@ -27,7 +27,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def units(steps: int = 2) -> list[Unit]:
     """Of a video that remembers all of its past."""
-    return [*FAMILIES[FamilyName.ANYFLOW_FAR].plan(Chunking(1, 3, sink=0, window=100), 210, steps).units]
+    family, chunking = FAMILIES[FamilyName.ANYFLOW_FAR], Chunking(1, 3, sink=0, window=100)
+    return [*family.plan(chunking, Video((210,), 16, steps)).units]
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,7 @@ def test_the_decoders_state_is_rebuilt_exactly_from_what_the_plan_names(decoder:
 
 
 def test_the_plan_reaches_as_far_back_as_the_decoder_looks(decoder: Decoder) -> None:
-    plan = FAMILIES[FamilyName.ANYFLOW_FAR].plan(Chunking(1, 1, sink=0, window=1), 400, 1)
+    plan = FAMILIES[FamilyName.ANYFLOW_FAR].plan(Chunking(1, 1, sink=0, window=1), Video((400,), 16, 1))
     assert len(plan.units[-1].decode) == decoder.look_back
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from videojob.families import FAMILIES, Chunking, FamilyName
+from videojob.families import FAMILIES, Chunking, FamilyName, Video
 from videojob.models.anyflow_far import LATENTS, Conditioner, Decoder, Generator
 from videojob.models.family import Conditioning
 from videojob.models.noise import Noise
@@ -21,7 +21,8 @@ from videojob.triton.sequences import Sequences
 from videojob.triton.wire import Settings, UnitRequest
 
 CPU = torch.device("cpu")
-PLAN = FAMILIES[FamilyName.ANYFLOW_FAR].plan(Chunking(first=1, later=3, sink=1, window=6), 400, steps=1)
+CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
+PLAN = FAMILIES[FamilyName.ANYFLOW_FAR].plan(CHUNKING, Video((400,), 16, steps=1))
 UNITS = 6
 SETTINGS = Settings("a cat", seed=7, width=32, height=32, guidance_scale=1.0)
 

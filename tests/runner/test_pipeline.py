@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.triton.conftest import MODEL
-from videojob.families import FAMILIES, Chunking, FamilyName, Piece, Plan
+from videojob.families import FAMILIES, Chunking, FamilyName, Piece, Plan, Video
 from videojob.families.causal import CausalChunks
 from videojob.runner.buffers import FrameBuffers
 from videojob.runner.clock import Clock
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 def recipe(sequence: str, *, frames: int = 40, chunking: Chunking = CHUNKING, **changes: Any) -> Recipe:
     settings = Settings("a red fox", seed=7, width=48, height=32, guidance_scale=1.0)
-    plan = FAMILIES[FamilyName.ANYFLOW_FAR].plan(chunking, frames, steps=2)
+    plan = FAMILIES[FamilyName.ANYFLOW_FAR].plan(chunking, Video((frames,), 16, steps=2))
     return Recipe(MODEL, sequence, replace(settings, **changes), plan, fps=8)
 
 
@@ -354,7 +354,7 @@ async def test_a_prompt_that_is_too_long_is_refused_with_both_counts(triton: Tri
 async def test_a_chunk_of_the_wrong_size_is_never_encoded(triton: Triton, buffers: FrameBuffers) -> None:
     """The runner counts frames by other rules than the models: as after a change of one of the two."""
     kept = Kept()
-    plan = CausalChunks(frames_per_latent=8, tail_latents=38).plan(CHUNKING, 40, steps=2)
+    plan = CausalChunks(frames_per_latent=8, tail_latents=38).plan(CHUNKING, Video((40,), 16, steps=2))
     wrong = replace(recipe("wrong-1"), plan=plan)
 
     with pytest.raises(ChunkError, match="12 frames come out of unit 1, not 24"):

@@ -8,7 +8,7 @@ from pydantic import Field
 from videojob.api.meta import ObjectMeta
 from videojob.api.names import FPS, MAX_SECONDS, Side, Steps
 from videojob.api.schema import Resource, immutable_but, rules
-from videojob.families import FAMILIES, Chunking, FamilyName, Plan
+from videojob.families import FAMILIES, Chunking, FamilyName, Plan, Video
 
 OTHER_MODEL = "create a VideoModel of another name instead"
 
@@ -104,9 +104,9 @@ class VideoModelSpec(Resource):
     defaults: Defaults = Defaults()
     estimate: Estimate = Estimate()
 
-    def plan(self, frames: int, steps: int) -> Plan:
-        """How a video of so many frames is made with this model, and stored."""
-        return FAMILIES[self.family].plan(self._chunking, frames, steps)
+    def plan(self, frames: int, fps: int, steps: int) -> Plan:
+        """How a video of one shot of so many frames is made with this model, and stored."""
+        return FAMILIES[self.family].plan(self._chunking, Video((frames,), fps, steps))
 
     @property
     def most_frames(self) -> int:

@@ -9,9 +9,9 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from videojob.families.causal import CausalChunks
-from videojob.families.plan import Chunking, Piece, Plan, Unit
+from videojob.families.plan import Chunking, Piece, Plan, Unit, Video
 
-__all__ = ["FAMILIES", "Chunking", "Family", "FamilyName", "Piece", "Plan", "Unit"]
+__all__ = ["FAMILIES", "Chunking", "Family", "FamilyName", "Piece", "Plan", "Unit", "Video"]
 
 
 class FamilyName(StrEnum):
@@ -24,8 +24,8 @@ class FamilyName(StrEnum):
 class Family(Protocol):
     """The arithmetic of one family."""
 
-    def plan(self, chunking: Chunking, frames: int, steps: int) -> Plan:
-        """The units and pieces of a video of `frames` (1 or more) frames, denoised in `steps` steps."""
+    def plan(self, chunking: Chunking, video: Video) -> Plan:
+        """The units and pieces of a video. Raises ValueError where the family makes no video of so many shots."""
         ...
 
     def most_frames(self, chunking: Chunking) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 
-from videojob.families.plan import Chunking, Computed, Piece, Plan, Unit
+from videojob.families.plan import Chunking, Computed, Piece, Plan, Unit, Video
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,16 @@ class CausalChunks:
     """Latents that, decoded again, rebuild the VAE decoder's feature cache bit for bit: as far as its convolutions look
     back."""
 
-    def plan(self, chunking: Chunking, frames: int, steps: int) -> Plan:
-        """The smallest number of chunks that make at least `frames` frames; the last one may make more."""
+    def plan(self, chunking: Chunking, video: Video) -> Plan:
+        """The smallest number of chunks that make the frames of one shot; the last one may make more.
+
+        Raises ValueError where there are several: chunks go on from each other, whatever they show.
+        """
+        (frames,) = video.shots
         beyond = frames - self._frames(chunking.first)
         count = 1 + max(0, -(-beyond // (chunking.later * self.frames_per_latent)))
         return Plan(
-            units=Computed(count, partial(self._unit, chunking, steps)),
+            units=Computed(count, partial(self._unit, chunking, video.steps)),
             pieces=Computed(count, partial(self._piece, chunking, frames)),
         )
 

@@ -38,6 +38,18 @@ class Chunking:
 
 
 @dataclass(frozen=True)
+class Video:
+    """The video that a plan is for."""
+
+    shots: tuple[int, ...]
+    """Frames of each shot, 1 or more, in order."""
+    fps: int
+    """Frames per second."""
+    steps: int
+    """Denoising steps of each unit."""
+
+
+@dataclass(frozen=True)
 class Unit:
     """What one request denoises: the unit of progress, retry, cancel, checkpoint and billing."""
 

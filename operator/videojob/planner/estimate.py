@@ -126,9 +126,9 @@ def remaining_work(job: Job, model: VideoModel) -> float:
     if resolved is not None:
         return max(0, resolved.chunks - job.chunks_done) * work(model, resolved.width, resolved.height, resolved.steps)
     defaults = model.spec.defaults
-    steps = job.steps or defaults.steps
-    units = len(model.spec.plan(frames_of(job, model), steps).units)
-    return units * work(model, job.width or defaults.width, job.height or defaults.height, steps)
+    fps, steps = job.fps or defaults.fps, job.steps or defaults.steps
+    chunks = len(model.spec.plan(frames_of(job, model), fps, steps).pieces)
+    return chunks * work(model, job.width or defaults.width, job.height or defaults.height, steps)
 
 
 def _bounded(seconds: float) -> float:

@@ -10,16 +10,16 @@ from videojob.planner.facts import Job
 def resolve(job: Job, model: VideoModel, weights_digest: str) -> Resolved:
     """Size, frames, chunks and weights, as they stay over all attempts."""
     defaults = model.spec.defaults
-    frames, steps = frames_of(job, model), job.steps or defaults.steps
+    frames, fps, steps = frames_of(job, model), job.fps or defaults.fps, job.steps or defaults.steps
     return Resolved(
         width=job.width or defaults.width,
         height=job.height or defaults.height,
-        fps=job.fps or defaults.fps,
+        fps=fps,
         steps=steps,
         guidance_scale=defaults.guidance_scale if job.guidance_scale is None else job.guidance_scale,
         seed=job.seed,
         frames=frames,
-        chunks=len(model.spec.plan(frames, steps).pieces),
+        chunks=len(model.spec.plan(frames, fps, steps).pieces),
         model_uid=model.metadata.uid,
         model_generation=model.metadata.generation,
         weights_digest=weights_digest,
