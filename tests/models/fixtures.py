@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "tiny"
     make_model(directory, SIZES["tiny"])
     return directory
+
+
+def whole_clip(pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Frames of the pipeline's own decoding, before they become images."""
+    config = pipeline.vae.config
+    latents = latents.to(pipeline.vae.dtype)
+    mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1, 1).to(latents)
+    inverse_std = 1.0 / torch.tensor(config.latents_std).view(1, -1, 1, 1, 1).to(latents)
+    with torch.no_grad():
+        frames: torch.Tensor = pipeline.vae.decode(latents / inverse_std + mean).sample
+    return frames
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import AnyFlowFARPipeline
 
+from tests.models.fixtures import whole_clip
 from videojob.families import FAMILIES, Chunking, FamilyName, Unit, Video
 from videojob.models.anyflow_far import EMBEDS, LATENTS, Conditioner, Decoder, Generator
 from videojob.models.family import Conditioning
@@ -130,16 +131,6 @@ def test_a_prompt_at_the_token_limit_is_taken_and_one_beyond_is_refused_with_bot
 
 def random_latents(count: int, seed: int) -> torch.Tensor:
     return torch.randn(1, 16, count, HEIGHT // 8, WIDTH // 8, generator=torch.Generator().manual_seed(seed))
-
-
-def whole_clip(pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Frames of the pipeline's own decoding, before they become images."""
-    config = pipeline.vae.config
-    mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1, 1)
-    std = 1.0 / torch.tensor(config.latents_std).view(1, -1, 1, 1, 1)
-    with torch.no_grad():
-        frames: torch.Tensor = pipeline.vae.decode(latents / std + mean).sample
-    return frames
 
 
 def decoded(decoder: Decoder, latents: torch.Tensor, state: Any) -> list[torch.Tensor]:

@@ -13,9 +13,10 @@ from diffusers import AnyFlowFARPipeline
 from safetensors.torch import load, save
 from tritonclient.utils import InferenceServerException
 
+from tests.models.fixtures import whole_clip
 from tests.triton.conftest import MODEL, MODEL_REPO
 from tests.triton.server import PLAN, SETTINGS, STEPS, Answer, Server, Stream
-from videojob.models.anyflow_far import LATENTS, Decoder
+from videojob.models.anyflow_far import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.runtime import DTYPES
 from videojob.models.stages import to_uint8
@@ -97,12 +98,8 @@ def test_latents_are_the_pipelines_and_frames_those_of_the_whole_clip(
     latents = torch.cat([load(answer.checkpoint)[LATENTS] for answer in undisturbed], dim=2)
     assert torch.equal(latents[:, :, : expected.shape[2]], expected)
 
-    decoder = Decoder(tiny_model, torch.device("cpu"), DTYPES[precision])
-    with torch.no_grad():
-        normal = latents / decoder._inverse_std + decoder._mean
-        whole_clip = to_uint8(decoder._vae.decode(normal).sample)
     frames = np.concatenate([answer.frames for answer in undisturbed])
-    assert np.array_equal(frames, whole_clip.numpy())
+    assert np.array_equal(frames, to_uint8(whole_clip(pipeline, latents)).numpy())
 
 
 def test_a_prompt_is_encoded_once_and_every_stage_reports_its_seconds(stream: Open) -> None:

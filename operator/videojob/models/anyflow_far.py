@@ -7,20 +7,19 @@ chunks it is given (sink and window), whose positions count from the first of th
 Sources: AnyFlow (arXiv:2605.13724), FAR (arXiv:2503.19325), diffusers 0.42.1 `pipeline_anyflow_far.py`.
 """
 
-import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import AnyFlowFARPipeline, AutoencoderKLWan
-from diffusers.pipelines.anyflow.pipeline_anyflow_far import prompt_clean
+from diffusers import AnyFlowFARPipeline
 
-from videojob.families import Unit
+from videojob.families import FamilyName, Unit
 from videojob.models.family import Conditioning, Step
 from videojob.models.noise import Noise
+from videojob.models.pipelines import PromptEncoder, load, read_index
 from videojob.models.tensors import Tensors
+from videojob.models.wan_vae import StreamingVAE
 from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.wire import Settings
 
@@ -29,55 +28,26 @@ EMBEDS: Final = "prompt_embeds"
 LATENTS: Final = "latents"
 """A unit's checkpoint: `[1, C, T, h, w]`, in the model's dtype."""
 
-# `max_sequence_length` of the pipeline's call: embeddings are padded to it, longer prompts would be cut.
-_PROMPT_TOKENS = 512
 _SPATIAL_FACTOR = 8
 
 KVCache = dict[int, dict[str, torch.Tensor]]
 
 
 def _pipeline(directory: Path, dtype: torch.dtype, *without: str) -> Any:
-    """Load the pipeline folder, but for the components named in `without`."""
-    _check_folder(directory)
-    return AnyFlowFARPipeline.from_pretrained(
-        directory, dtype=dtype, local_files_only=True, use_safetensors=True, **dict.fromkeys(without)
-    )
-
-
-def _check_folder(directory: Path) -> None:
-    index = directory / "model_index.json"
-    if not index.is_file():
-        raise FileNotFoundError(f"{directory} is no diffusers pipeline folder: it has no model_index.json.")
-    found = json.loads(index.read_text()).get("_class_name")
-    if found != AnyFlowFARPipeline.__name__:
-        raise ValueError(f"{directory} holds a {found}; the family AnyFlowFAR needs an {AnyFlowFARPipeline.__name__}.")
+    read_index(directory, FamilyName.ANYFLOW_FAR, AnyFlowFARPipeline)
+    return load(directory, AnyFlowFARPipeline, dtype, *without)
 
 
 class Conditioner:
-    """UMT5 (or T5) encoder with the pipeline's own cleaning and padding."""
+    """The pipeline's text encoder."""
 
     def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
-        self._pipeline = _pipeline(directory, dtype, "transformer", "vae").to(device)
-        self._limit = min(_PROMPT_TOKENS, self._pipeline.tokenizer.model_max_length)
+        self._encoder = PromptEncoder(_pipeline(directory, dtype, "transformer", "vae").to(device))
 
-    @torch.inference_mode()
     def encode(self, conditioning: Conditioning) -> Tensors:
         """See `videojob.models.family.Conditioner`."""
         texts = ["", conditioning.prompt] if conditioning.guided else [conditioning.prompt]
-        return {EMBEDS: torch.cat([self._embeds(text) for text in texts])}
-
-    def _embeds(self, prompt: str) -> torch.Tensor:
-        tokens = len(self._pipeline.tokenizer(prompt_clean(prompt), truncation=False).input_ids)
-        if tokens > self._limit:
-            raise ChunkError(
-                ErrorCode.PROMPT_TOO_LONG,
-                f"The prompt has {tokens} tokens; this model takes at most {self._limit}. Shorten the prompt.",
-            )
-        embeds: torch.Tensor
-        embeds, _ = self._pipeline.encode_prompt(
-            prompt, do_classifier_free_guidance=False, max_sequence_length=_PROMPT_TOKENS
-        )
-        return embeds
+        return {EMBEDS: torch.cat([self._encoder.embeds(text) for text in texts])}
 
 
 class Generator:
@@ -198,44 +168,16 @@ class Generator:
 
 
 class Decoder:
-    """Wan 2.1 VAE with one feature cache per video.
-
-    `AutoencoderKLWan.decode` forgets its cache after every call, so decoding chunk by chunk with it loses frames. Its
-    decoder takes the cache as an argument: kept here, the frames are those of decoding the whole clip, bit for bit.
-    """
+    """The VAE, with one feature cache per video: its state."""
 
     def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
-        _check_folder(directory)
-        self._vae = AutoencoderKLWan.from_pretrained(
-            directory, subfolder="vae", dtype=dtype, local_files_only=True, use_safetensors=True
-        )
-        self._vae.to(device).eval()
-        self._vae.clear_cache()  # counts the convolutions that cache
-        self._device = device
-        self._dtype = dtype
-        # The pipeline's arithmetic: it divides by the inverse.
-        self._mean = self._channels(torch.tensor(self._vae.config.latents_mean))
-        self._inverse_std = 1.0 / self._channels(torch.tensor(self._vae.config.latents_std))
-
-    def _channels(self, values: torch.Tensor) -> torch.Tensor:
-        return values.view(1, self._vae.config.z_dim, 1, 1, 1).to(self._device, self._dtype)
+        read_index(directory, FamilyName.ANYFLOW_FAR, AnyFlowFARPipeline)
+        self._vae = StreamingVAE(directory, device, dtype)
 
     @property
     def look_back(self) -> int:
-        """Latents that, decoded again, make a state equal to that of an unbroken decode: 38 for a Wan 2.1 VAE.
-
-        Each causal convolution over three frames sees two earlier ones, at the frame rate of its stage: one at the
-        start, two in each residual block (two blocks in the middle, one more than configured in each stage), one
-        where a stage doubles the rate, and one at the end.
-        """
-        config = self._vae.config
-        latents, rate = 2.0 + 2 * 4, 1
-        for doubles in (*reversed(config.temperal_downsample), False):
-            latents += (config.num_res_blocks + 1) * 4 / rate
-            if doubles:
-                latents += 2 / rate
-                rate *= 2
-        return math.ceil(latents + 2 / rate)
+        """Latents that, decoded again, make a state equal to that of an unbroken decode."""
+        return self._vae.look_back
 
     def start(self, unit: Unit, past: Sequence[Tensors]) -> list[Any]:
         """See `videojob.models.family.Decoder`."""
@@ -247,21 +189,11 @@ class Decoder:
                 f"A sequence that starts at unit {unit.index} needs checkpoints of {least} to {unit.latents.start} "
                 f"latents for the decoder, not {found}.",
             )
-        return [None] * self._vae._conv_num
+        return self._vae.new_cache()
 
-    @torch.inference_mode()
     def run(self, checkpoint: Tensors, state: list[Any]) -> Iterator[torch.Tensor]:
         """See `videojob.models.family.Decoder`: the frames of one latent at a time."""
-        latents = checkpoint[LATENTS].to(self._device, self._dtype)
-        features = self._vae.post_quant_conv(latents / self._inverse_std + self._mean)
-        for index in range(features.shape[2]):
-            frames = self._vae.decoder(
-                features[:, :, index : index + 1],
-                feat_cache=state,
-                feat_idx=[0],
-                first_chunk=state[0] is None,
-            )
-            yield frames.clamp(-1.0, 1.0)
+        return self._vae.decode(checkpoint[LATENTS], state)
 
 
 def _step(latents: torch.Tensor) -> Step:
