@@ -12,9 +12,10 @@ from diffusers import AnyFlowFARPipeline
 from tests.models.fixtures import whole_clip
 from videojob.families import FAMILIES, Chunking, FamilyName, Unit, Video
 from videojob.models.anyflow_far import EMBEDS, LATENTS, Conditioner, Decoder, Generator
-from videojob.models.family import Conditioning
+from videojob.models.family import Conditioning, Step
 from videojob.models.noise import Noise
 from videojob.models.stages import to_uint8
+from videojob.models.tensors import pack, unpack
 from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.wire import Settings
 
@@ -95,9 +96,27 @@ def test_what_comes_after_a_step_is_what_the_next_one_starts_from(
     steps = list(generator.run(unit, SETTINGS, generator.start(unit, SETTINGS, []), conditions, Noise(7, 0, 0)))
 
     latents = [step.tensors[LATENTS] for step in steps]
-    assert len(latents) == unit.steps + 1
+    assert [step.done for step in steps] == list(range(unit.steps + 1))
     assert torch.equal(latents[0], Noise(7, 0, 0)(generator.latent_shape(unit, SETTINGS)))
     assert len({each.sum().item() for each in latents}) == len(latents)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_unit_that_goes_on_from_any_of_its_steps_is_the_same(
+    tiny_model: Path, conditioner: Conditioner, dtype: torch.dtype
+) -> None:
+    generator, settings = Generator(tiny_model, CPU, dtype), replace(SETTINGS, guidance_scale=4.0)
+    unit = units(steps=3)[1]
+    conditions = conditioner.encode(Conditioning(PROMPT, guided=True))
+    past = [{LATENTS: random_latents(1, seed=3).to(dtype)}]
+    made = list(generator.run(unit, settings, generator.start(unit, settings, past), conditions, Noise(7, 0, 1)))
+    for step in made:
+        state = generator.start(unit, settings, past)
+        resumed = Step(step.done, unpack(pack(step.tensors), "it"))
+        rest = list(generator.run(unit, settings, state, conditions, Noise(7, 0, 1), resumed))
+        assert [each.done for each in rest] == list(range(step.done, 4))
+        assert [pack(each.tensors) for each in rest] == [pack(each.tensors) for each in made[step.done :]]
+        assert torch.equal(state[unit.index], made[-1].tensors[LATENTS])
 
 
 @pytest.mark.parametrize(("height", "width"), [(65, 64), (64, 40), (16, 64), (0, 0), (-16, 64)])

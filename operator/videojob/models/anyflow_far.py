@@ -67,7 +67,13 @@ class Generator:
 
     @torch.inference_mode()
     def run(
-        self, unit: Unit, settings: Settings, state: dict[int, torch.Tensor], conditions: Tensors, noise: Noise
+        self,
+        unit: Unit,
+        settings: Settings,
+        state: dict[int, torch.Tensor],
+        conditions: Tensors,
+        noise: Noise,
+        resume: Step | None = None,
     ) -> Iterator[Step]:
         """See `videojob.models.family.Generator`."""
         shape = self.latent_shape(unit, settings)
@@ -77,18 +83,19 @@ class Generator:
         dtype = self._transformer.dtype
         embeds = conditions[EMBEDS].to(self._device, dtype)
         # The transformer takes [B, T, C, h, w].
-        latents = noise(shape).to(self._device, dtype).permute(0, 2, 1, 3, 4)
+        begin, initial = (resume.done, resume.tensors[LATENTS]) if resume else (0, noise(shape))
+        latents = initial.to(self._device, dtype).permute(0, 2, 1, 3, 4)
         remembered = [state[index].to(self._device, dtype).permute(0, 2, 1, 3, 4) for index in unit.needs]
         partition = [chunk.shape[1] for chunk in remembered]
 
         kv_cache = self._empty_cache(embeds.shape[0], partition, latents)
         if remembered:
             self._fill_cache(kv_cache, torch.cat(remembered, dim=1), partition, embeds)
-        made = _step(latents)
+        made = _step(begin, latents)
         yield made
 
         self._scheduler.set_timesteps(unit.steps, device=self._device)
-        for step, t in enumerate(self._scheduler.timesteps):
+        for step, t in enumerate(self._scheduler.timesteps[begin:], begin):
             r = self._scheduler.sigmas[step + 1] * self._scheduler.config.num_train_timesteps
             if t == r:
                 continue
@@ -107,7 +114,7 @@ class Generator:
                 negative, velocity = velocity.chunk(2)
                 velocity = negative + settings.guidance_scale * (velocity - negative)
             latents = self._scheduler.step(velocity, t, latents, return_dict=False)[0]
-            made = _step(latents)
+            made = _step(step + 1, latents)
             yield made
         for forgotten in state.keys() - {*unit.needs}:
             del state[forgotten]
@@ -196,9 +203,9 @@ class Decoder:
         return self._vae.decode(checkpoint[LATENTS], state)
 
 
-def _step(latents: torch.Tensor) -> Step:
+def _step(done: int, latents: torch.Tensor) -> Step:
     """Of latents `[1, T, C, h, w]`."""
-    return Step({LATENTS: latents.permute(0, 2, 1, 3, 4).contiguous()})
+    return Step(done, {LATENTS: latents.permute(0, 2, 1, 3, 4).contiguous()})
 
 
 def _checked(what: str, shape: tuple[int, ...], latents: torch.Tensor | None) -> torch.Tensor:

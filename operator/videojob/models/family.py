@@ -31,8 +31,10 @@ class Conditioning:
 class Step:
     """A step of a unit that was made."""
 
+    done: int
+    """Steps of the sampler so far."""
     tensors: Tensors
-    """What the next step starts from. After the last step it is the unit's checkpoint: all that later units and the
+    """All that the next step starts from. After the last step it is the unit's checkpoint: all that later units and the
     decoder need of it."""
 
 
@@ -62,11 +64,20 @@ class Generator(Protocol):
         """
         ...
 
-    def run(self, unit: Unit, settings: Settings, state: Any, conditions: Tensors, noise: Noise) -> Iterator[Step]:
+    def run(
+        self,
+        unit: Unit,
+        settings: Settings,
+        state: Any,
+        conditions: Tensors,
+        noise: Noise,
+        resume: Step | None = None,
+    ) -> Iterator[Step]:
         """Make the unit, step by step: one before the first step of the sampler, and one after each.
 
-        After the last, `state` is that of a sequence whose next unit follows this one. Whoever stops in between must
-        not use it again. Raises ChunkError (InvalidRequest).
+        With `resume`, a step that an equal call gave, start there: it comes first again, and those after it are the
+        same, bit for bit. After the last, `state` is that of a sequence whose next unit follows this one.
+        Whoever stops in between must not use it again. Raises ChunkError (InvalidRequest).
         """
         ...
 
