@@ -30,6 +30,7 @@ FULL: Json = {
     "seed": 7,
     "steps": 2,
     "guidanceScale": 1.5,
+    "negativePrompt": "blurred",
     "priority": 5,
     "suspend": True,
     "cancel": False,
@@ -77,6 +78,8 @@ BAD_JOBS = [
     ("steps", 201, "should be less than or equal to 200"),
     ("guidanceScale", -0.1, "should be greater than or equal to 0"),
     ("guidanceScale", 31, "should be less than or equal to 30"),
+    ("negativePrompt", "x" * 4001, "may not be more than 4000"),
+    ("negativePrompt", 5, "must be of type string"),
     ("priority", 1_000_001, "should be less than or equal to"),
     ("suspend", "yes", "must be of type boolean"),
     ("backoffLimit", -1, "should be greater than or equal to 0"),
@@ -178,6 +181,7 @@ CHANGED: Json = {
     "seed": 8,
     "steps": 3,
     "guidanceScale": 2,
+    "negativePrompt": "grey",
     "backoffLimit": 2,
     "activeDeadlineSeconds": 61,
     "managedBy": "example.com/third",
@@ -191,7 +195,16 @@ def test_what_is_made_cannot_be_changed_added_or_removed(cluster: Cluster, names
     for field, value in CHANGED.items():
         with pytest.raises(DevError, match=f"{field} is immutable: create another job instead"):
             patch(cluster, namespace, {field: value})
-    for field in ("width", "height", "fps", "seed", "steps", "guidanceScale", "activeDeadlineSeconds"):
+    for field in (
+        "width",
+        "height",
+        "fps",
+        "seed",
+        "steps",
+        "guidanceScale",
+        "negativePrompt",
+        "activeDeadlineSeconds",
+    ):
         with pytest.raises(DevError, match=f"{field} is immutable"):
             patch(cluster, namespace, {field: None})
     for field in ("queueName", "backoffLimit", "managedBy", "output"):
@@ -200,7 +213,16 @@ def test_what_is_made_cannot_be_changed_added_or_removed(cluster: Cluster, names
             patch(cluster, namespace, {field: None})
     cluster.kubectl("delete", "videojob", "one", "--namespace", namespace)
     create(cluster, namespace, GOOD)
-    for field in ("width", "height", "fps", "seed", "steps", "guidanceScale", "activeDeadlineSeconds"):
+    for field in (
+        "width",
+        "height",
+        "fps",
+        "seed",
+        "steps",
+        "guidanceScale",
+        "negativePrompt",
+        "activeDeadlineSeconds",
+    ):
         with pytest.raises(DevError, match=f"{field} is immutable"):
             patch(cluster, namespace, {field: CHANGED[field]})
 

@@ -76,7 +76,7 @@ def test_latents_equal_the_pipelines_while_every_chunk_is_remembered(
         output_type="latent",
     ).frames
 
-    conditions = conditioner.encode(Conditioning(PROMPT, guided=guidance_scale > 1))
+    conditions = conditioner.encode(Conditioning(PROMPT, "" if guidance_scale > 1 else None))
     state = generator.start(plan[0], settings, [])
     made = []
     for unit in plan:
@@ -91,7 +91,7 @@ def test_what_comes_after_a_step_is_what_the_next_one_starts_from(
 ) -> None:
     """One more than there are steps: the first are the noise, the last the checkpoint."""
     unit = units(steps=3)[0]
-    conditions = conditioner.encode(Conditioning(PROMPT, guided=False))
+    conditions = conditioner.encode(Conditioning(PROMPT, None))
 
     steps = list(generator.run(unit, SETTINGS, generator.start(unit, SETTINGS, []), conditions, Noise(7, 0, 0)))
 
@@ -107,7 +107,7 @@ def test_a_unit_that_goes_on_from_any_of_its_steps_is_the_same(
 ) -> None:
     generator, settings = Generator(tiny_model, CPU, dtype), replace(SETTINGS, guidance_scale=4.0)
     unit = units(steps=3)[1]
-    conditions = conditioner.encode(Conditioning(PROMPT, guided=True))
+    conditions = conditioner.encode(Conditioning(PROMPT, ""))
     past = [{LATENTS: random_latents(1, seed=3).to(dtype)}]
     made = list(generator.run(unit, settings, generator.start(unit, settings, past), conditions, Noise(7, 0, 1)))
     for step in made:
@@ -129,23 +129,28 @@ def test_a_size_the_model_cannot_make_is_refused(generator: Generator, height: i
 def test_embeddings_equal_the_pipelines(pipeline: Any, conditioner: Conditioner) -> None:
     with torch.no_grad():  # as in the pipeline's call: recording gradients takes other kernels
         expected, _ = pipeline.encode_prompt(PROMPT, do_classifier_free_guidance=False, max_sequence_length=512)
-    assert torch.equal(conditioner.encode(Conditioning(PROMPT, guided=False))[EMBEDS], expected)
+    assert torch.equal(conditioner.encode(Conditioning(PROMPT, None))[EMBEDS], expected)
 
 
-def test_guidance_adds_the_empty_text_before_the_prompt(conditioner: Conditioner) -> None:
-    empty, prompt = (conditioner.encode(Conditioning(text, guided=False))[EMBEDS] for text in ("", PROMPT))
-    guided = conditioner.encode(Conditioning(PROMPT, guided=True))[EMBEDS]
-    assert torch.equal(guided, torch.cat([empty, prompt]))
+@pytest.mark.parametrize("negative", ["", "blurred"])
+def test_guidance_adds_the_negative_prompt_before_the_prompt(conditioner: Conditioner, negative: str) -> None:
+    first, second = (conditioner.encode(Conditioning(text, None))[EMBEDS] for text in (negative, PROMPT))
+    guided = conditioner.encode(Conditioning(PROMPT, negative))[EMBEDS]
+    assert torch.equal(guided, torch.cat([first, second]))
 
 
 def test_a_prompt_at_the_token_limit_is_taken_and_one_beyond_is_refused_with_both_counts(
     conditioner: Conditioner,
 ) -> None:
     # The tiny tokenizer makes one token a byte and adds an end mark.
-    assert conditioner.encode(Conditioning("x" * 511, guided=False))[EMBEDS].shape == (1, 512, 32)
-    with pytest.raises(ChunkError, match=r"513 tokens.*at most 512") as raised:
-        conditioner.encode(Conditioning("x" * 512, guided=False))
-    assert raised.value.reason is ErrorCode.PROMPT_TOO_LONG
+    assert conditioner.encode(Conditioning("x" * 511, None))[EMBEDS].shape == (1, 512, 32)
+    for name, conditioning in (
+        ("prompt", Conditioning("x" * 512, None)),
+        ("negative prompt", Conditioning("x", "x" * 512)),
+    ):
+        with pytest.raises(ChunkError, match=rf"The {name} has 513 tokens.*at most 512.*the {name}\.") as raised:
+            conditioner.encode(conditioning)
+        assert raised.value.reason is ErrorCode.PROMPT_TOO_LONG
 
 
 def random_latents(count: int, seed: int) -> torch.Tensor:
@@ -216,7 +221,7 @@ def test_pixels_are_those_diffusers_makes(pipeline: Any) -> None:
 
 def test_the_same_folder_serves_in_bfloat16(tiny_model: Path, conditioner: Conditioner) -> None:
     unit, generator = units()[0], Generator(tiny_model, CPU, torch.bfloat16)
-    conditions = conditioner.encode(Conditioning(PROMPT, guided=False))
+    conditions = conditioner.encode(Conditioning(PROMPT, None))
     *_, last = generator.run(unit, SETTINGS, generator.start(unit, SETTINGS, []), conditions, Noise(7, 0, 0))
     decoder = Decoder(tiny_model, CPU, torch.bfloat16)
     (frames,) = decoder.run(last.tensors, decoder.start(unit, []))

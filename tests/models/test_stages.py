@@ -59,7 +59,7 @@ def decoder(tiny_model: Path) -> Decoder:
 
 @pytest.fixture(scope="module")
 def conditions(tiny_model: Path) -> Tensors:
-    return Conditioner(tiny_model, CPU, torch.float32).encode(Conditioning("a cat", guided=False))
+    return Conditioner(tiny_model, CPU, torch.float32).encode(Conditioning("a cat", None))
 
 
 @pytest.fixture
@@ -332,12 +332,13 @@ def test_a_cached_prompt_costs_nothing_and_the_cache_is_bounded() -> None:
     assert [each.prompt for each in conditioner.encoded] == ["a", "bb", "ccc", "bb"]
 
 
-def test_guidance_is_another_conditioning() -> None:
+def test_the_negative_prompt_is_encoded_where_there_is_guidance() -> None:
     conditioner: Any = CountingConditioner()
     stage = TextStage(conditioner, clock=conditioner.clock)
     for scale in (1.0, 3.0, 4.0):
-        stage.encode(replace(SETTINGS, guidance_scale=scale))
-    assert conditioner.encoded == [Conditioning("a cat", guided=False), Conditioning("a cat", guided=True)]
+        for negative in ("", "blurred"):
+            stage.encode(replace(SETTINGS, guidance_scale=scale, negative_prompt=negative))
+    assert conditioner.encoded == [Conditioning("a cat", negative) for negative in (None, "", "blurred")]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ settings = st.builds(
     width=indexes,
     height=indexes,
     guidance_scale=st.floats(allow_nan=False, allow_infinity=False),
+    negative_prompt=st.text(),
 )
 REQUEST = UnitRequest(
     Unit(1, 0, 4, range(1, 4), (0,), (0,), range(1, 13)), Settings("a cat", 7, 48, 32, 1.0), past=(0,)

@@ -103,6 +103,13 @@ class VideoJobSpec(Resource):
         float | None,
         Field(ge=0, le=30, description="Classifier-free guidance; 1 is none. The model's default if omitted."),
     ] = None
+    negative_prompt: Annotated[
+        str | None,
+        Field(
+            max_length=MAX_PROMPT,
+            description="Describes what the video is not to show. It counts only where guidanceScale is above 1.",
+        ),
+    ] = None
     priority: Annotated[
         int, Field(ge=-1_000_000, le=1_000_000, description="Jobs of a higher priority are assigned first.")
     ] = 0

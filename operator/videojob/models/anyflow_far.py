@@ -46,8 +46,10 @@ class Conditioner:
 
     def encode(self, conditioning: Conditioning) -> Tensors:
         """See `videojob.models.family.Conditioner`."""
-        texts = ["", conditioning.prompt] if conditioning.guided else [conditioning.prompt]
-        return {EMBEDS: torch.cat([self._encoder.embeds(text) for text in texts])}
+        embeds = [self._encoder.embeds(conditioning.prompt)]
+        if conditioning.negative_prompt is not None:
+            embeds.insert(0, self._encoder.embeds(conditioning.negative_prompt, "negative prompt"))
+        return {EMBEDS: torch.cat(embeds)}
 
 
 class Generator:

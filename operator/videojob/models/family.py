@@ -23,8 +23,8 @@ class Conditioning:
     """What a job wants its video to be like, as far as the denoiser is concerned. Equal ones are encoded once."""
 
     prompt: str
-    guided: bool
-    """Whether the denoiser runs with classifier-free guidance, and needs what to go away from."""
+    negative_prompt: str | None
+    """What to go away from; None where the denoiser runs without classifier-free guidance."""
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ class TextStage:
     def encode(self, settings: Settings) -> Made:
         """The conditions on the CPU, in 0 seconds where they were cached. Raises ChunkError (PromptTooLong)."""
         started = self._clock()
-        conditioning = Conditioning(settings.prompt, guided=settings.guidance_scale > 1.0)
+        guided = settings.guidance_scale > 1.0
+        conditioning = Conditioning(settings.prompt, settings.negative_prompt if guided else None)
         cached = conditioning in self._cache
         if not cached:
             encoded = self._conditioner.encode(conditioning)

@@ -222,6 +222,7 @@ class Video:
             width=resolved.width,
             height=resolved.height,
             guidance_scale=resolved.guidance_scale,
+            negative_prompt=self._job.spec.negative_prompt or "",
         )
         recipe = Recipe(self._model, correlation_id(self._job), settings, plan, resolved.fps)
         now = self._clock.now()

@@ -28,6 +28,8 @@ class Settings:
     """Pixels."""
     guidance_scale: float
     """Above 1 the model runs with classifier-free guidance."""
+    negative_prompt: str = ""
+    """What guidance goes away from; empty where the job names nothing."""
 
 
 @dataclass(frozen=True)
