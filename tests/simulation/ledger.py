@@ -30,6 +30,8 @@ class Ledger:
     clock: Clock
     stores: Stores
     outages: Callable[[], list[tuple[float, float]]]
+    known: Callable[[], float]
+    """As of when whoever writes knew the Leases when it sent the write."""
     trace: deque[str]
     faults: list[str] = field(default_factory=list)
     writes: Counter[str] = field(default_factory=Counter)
@@ -45,7 +47,7 @@ class Ledger:
     jobs: dict[str, Json] = field(default_factory=dict)
     """Every job that ever was, by uid, as last seen."""
     _assigned: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
-    _renewed: dict[str, float] = field(default_factory=dict)
+    _renewed: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     _reports: dict[str, str] = field(default_factory=dict)
     _reports_before: dict[str, str] = field(default_factory=dict)
     _sizes: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
@@ -111,7 +113,7 @@ class Ledger:
         text = str(spec.get("renewTime"))
         if self._reports_before.get(f"{name} renewTime") != text:
             self._reports_before[f"{name} renewTime"] = text
-            self._renewed[name] = self.clock.monotonic()
+            self._renewed[name].append(self.clock.monotonic())
             self._reports_before[name] = self._reports.get(name, "")
             self._reports[name] = (new["metadata"].get("annotations") or {}).get(REPORT_ANNOTATION, "")
 
@@ -206,14 +208,19 @@ class Ledger:
             self._lost(uid, f"{was['pool']}.{was['replica']}", before.get("attempts", 0))
 
     def _lost(self, uid: str, replica: str, attempt: int) -> None:
-        """A loss is true where the Lease stood still while the API server was there, or no report named the job."""
+        """A loss is true where the Lease stood still while the API server was there, or no report named the job.
+
+        It is judged by what the operator knew when it sent the write. No write to a job can depend on a Lease, so a
+        runner that comes back while the write is on its way, or what led to it, has lost the job all the same.
+        """
         if replica in self._gone:
             return
-        now, renewed = self.clock.monotonic(), self._renewed.get(replica, float("-inf"))
+        now, known = self.clock.monotonic(), self.known()
+        renewed = max([moment for moment in self._renewed[replica] if moment <= known], default=0.0)
         # What is shorter is no gap: a runner that lives renews within its Lease all the same.
         gaps = [(begin, end) for begin, end in self.outages() if end - begin > DEFAULT_RULES.contact_gap_seconds]
         back = max([end for begin, end in gaps if begin < now and end > renewed], default=renewed)
-        if now - max(renewed, back) >= LEASE_SECONDS - 1.0:
+        if min(known - renewed, now - back) >= LEASE_SECONDS - 1.0:
             return
         named = f'"uid": "{uid}", "attempt": {attempt}'
         if not any(named in reports.get(replica, "") for reports in (self._reports, self._reports_before)):

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 import aiohttp
 from kubernetes.aio.client.configuration import Configuration
 
-from tests.simulation.api_server import ApiServer, Refused, parse, status
+from tests.simulation.api_server import ApiServer, Refused, Where, parse, status
 from tests.simulation.clock import Clock
 from tests.simulation.documents import selector
 from tests.simulation.process import Process
@@ -26,6 +26,7 @@ from videojob.kube.client import KubeClient, Reachability
 
 BOOKMARK_SECONDS = 60.0
 NOTHING = b""
+NEVER = float("-inf")
 
 
 @dataclass
@@ -73,6 +74,10 @@ class Network:
     trace: Callable[[str], None] = lambda text: None
     requests: dict[str, int] = field(default_factory=dict)
     """By process: so many."""
+    shown: dict[str, float] = field(default_factory=dict)
+    """By process: the latest moment as of which it has been shown the Leases, by a listing or a watch."""
+    known: float = NEVER
+    """The same, of the process whose request the server handles, as it was when the request was sent."""
 
     def calm(self) -> None:
         """No fault from now on."""
@@ -80,6 +85,11 @@ class Network:
         self.away_until = 0.0
         self.cut_until.clear()
         self.blind_until.clear()
+
+    def show(self, process: Process, where: Where, moment: float) -> None:
+        """The process has been shown all objects of a kind as they were at that moment."""
+        if where.plural == "leases":
+            self.shown[process.name] = max(self.shown.get(process.name, NEVER), moment)
 
     def unreachable(self, process: Process) -> bool:
         """Whether the API server is out of reach of the process now."""
@@ -126,6 +136,7 @@ class _Transport:
         path, query = urlsplit(url).path, dict(parse_qsl(urlsplit(url).query))
         text = json.dumps(body) if body is not None else ""
         watch = query.get("watch") == "1"
+        known = network.shown.get(name, NEVER)
         await self._travel()
         if rng.random() < faults.lost:
             await self._never(rng.random() < 0.5)
@@ -141,6 +152,7 @@ class _Transport:
         try:
             if watch:
                 return self._watch(path, query, limits)
+            network.known, handled = known, network.clock.monotonic()
             content_type = headers["Content-Type"]
             found = network.server.handle(verb, path, query, json.loads(text or "null"), content_type, name)
             answer = _Response(self._process, 200, network.server.text(found), {})
@@ -153,6 +165,8 @@ class _Transport:
         if rng.random() < faults.unanswered:
             await self._never(rng.random() < 0.5)
         await self._travel()
+        if verb == "GET" and answer.status == 200 and not (where := parse(path)).name:
+            network.show(self._process, where, handled)
         return answer
 
     async def _travel(self) -> None:
@@ -202,15 +216,16 @@ class _Transport:
                 return
             version = network.server.version
             if events:
-                async for piece in self._deliver(events):
+                async for piece in self._deliver(events, where):
                     yield piece
                 continue
             left = min(BOOKMARK_SECONDS, ends - network.clock.monotonic())
             if not await network.server.changed(where.plural, left):
                 yield b'{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "%d"}}}\n' % version
 
-    async def _deliver(self, events: list[Any]) -> AsyncIterator[bytes]:
+    async def _deliver(self, events: list[Any], where: Where) -> AsyncIterator[bytes]:
         network, rng, faults = self._network, self._network.rng, self._network.faults
+        happened = network.clock.monotonic()
         await asyncio.sleep(rng.uniform(2.0, 20.0) if rng.random() < faults.watch_late else rng.uniform(0.001, 0.02))
         if len(events) > 1 and rng.random() < faults.watch_swapped:
             at = rng.randrange(len(events) - 1)
@@ -230,6 +245,7 @@ class _Transport:
                 if rng.random() < 0.5:
                     raise aiohttp.ClientPayloadError("the stream was cut")
                 return
+        network.show(self._process, where, happened)
 
 
 class _Response:

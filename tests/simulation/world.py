@@ -38,7 +38,9 @@ class World:
         self.clock = Clock(loop)
         self.rng = random.Random(scenario.seed + 1)
         self.stores = Stores(self.clock, random.Random(scenario.seed + 2))
-        self.ledger = Ledger(self.clock, self.stores, lambda: self.outages, deque(maxlen=events))
+        self.ledger = Ledger(
+            self.clock, self.stores, lambda: self.outages, lambda: self.network.known, deque(maxlen=events)
+        )
         self.outages: list[tuple[float, float]] = []
         self.server = ApiServer(self.clock, self.ledger.changed)
         self.network = Network(self.server, self.clock, random.Random(scenario.seed + 3), trace=lambda text: None)
