@@ -1,15 +1,16 @@
-"""Make a small AnyFlow-FAR model with random weights: a real `save_pretrained` folder, for demo, tests and benchmark.
+"""Make a small model with random weights: a real `save_pretrained` folder, for demo, tests and benchmark.
 
-    python -m dev.tiny_model DIR [--size tiny|bench]
+    python -m dev.tiny_model DIR [--size tiny|bench] [--kind anyflow-far|wan|wan-ti2v]
 
-The same size gives the same bytes every time, so the folder's digest can be written down. Random weights make coloured
-noise, not a picture; shapes, files and arithmetic are those of a trained model.
+The same size and kind give the same bytes every time, so the folder's digest can be written down. Random weights make
+coloured noise, not a picture; shapes, files and arithmetic are those of a trained model.
 """
 
 import argparse
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from diffusers import (
@@ -17,6 +18,9 @@ from diffusers import (
     AnyFlowFARTransformer3DModel,
     AutoencoderKLWan,
     FlowMapEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
@@ -43,29 +47,84 @@ SIZES = {
 }
 
 
-def make_model(directory: Path, size: Size) -> None:
+def make_model(directory: Path, size: Size, kind: str = "anyflow-far") -> None:
     """Write the pipeline folder to `directory`, which is made where missing."""
     torch.manual_seed(_SEED)
-    pipeline: Any = AnyFlowFARPipeline(
-        tokenizer=_tokenizer(),
-        text_encoder=UMT5EncoderModel(
-            UMT5Config(vocab_size=258, d_model=_TEXT_DIM, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
-        ),
-        transformer=AnyFlowFARTransformer3DModel(
-            num_attention_heads=size.heads,
-            attention_head_dim=size.head_dim,
-            text_dim=_TEXT_DIM,
-            freq_dim=64,
-            ffn_dim=4 * size.heads * size.head_dim,
-            num_layers=size.layers,
-        ),
-        vae=_vae(size.vae_dim),
-        scheduler=FlowMapEulerDiscreteScheduler(shift=5.0),
-    )
-    pipeline.save_pretrained(directory)
+    KINDS[kind](size).save_pretrained(directory)
     # Some writers make files that only their owner can read; a pod has another user.
     for path in directory.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _anyflow_far(size: Size) -> Any:
+    return AnyFlowFARPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=_text_encoder(),
+        transformer=AnyFlowFARTransformer3DModel(**_transformer(size)),
+        vae=_vae(size.vae_dim),
+        scheduler=FlowMapEulerDiscreteScheduler(shift=5.0),
+    )
+
+
+def _wan(size: Size) -> Any:
+    """As Wan 2.1 T2V 1.3B."""
+    return WanPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=_text_encoder(),
+        transformer=WanTransformer3DModel(**_transformer(size)),
+        vae=_vae(size.vae_dim),
+        scheduler=_unipc(shift=3.0),
+    )
+
+
+def _wan_ti2v(size: Size) -> Any:
+    """As Wan 2.2 TI2V-5B."""
+    channels = 48
+    return WanPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=_text_encoder(),
+        transformer=WanTransformer3DModel(**_transformer(size), in_channels=channels, out_channels=channels),
+        vae=AutoencoderKLWan(
+            base_dim=size.vae_dim,
+            z_dim=channels,
+            dim_mult=[1, 2, 4, 4],
+            latents_mean=torch.linspace(-0.5, 0.5, channels).tolist(),
+            latents_std=torch.linspace(0.4, 1.2, channels).tolist(),
+            is_residual=True,
+            in_channels=12,
+            out_channels=12,
+            patch_size=2,
+            scale_factor_spatial=16,
+        ),
+        scheduler=_unipc(shift=5.0),
+        expand_timesteps=True,
+    )
+
+
+KINDS: Final[Mapping[str, Callable[[Size], Any]]] = {
+    "anyflow-far": _anyflow_far,
+    "wan": _wan,
+    "wan-ti2v": _wan_ti2v,
+}
+
+
+def _text_encoder() -> UMT5EncoderModel:
+    return UMT5EncoderModel(UMT5Config(vocab_size=258, d_model=_TEXT_DIM, d_kv=8, d_ff=64, num_layers=2, num_heads=4))
+
+
+def _transformer(size: Size) -> dict[str, int]:
+    return {
+        "num_attention_heads": size.heads,
+        "attention_head_dim": size.head_dim,
+        "text_dim": _TEXT_DIM,
+        "freq_dim": 64,
+        "ffn_dim": 4 * size.heads * size.head_dim,
+        "num_layers": size.layers,
+    }
+
+
+def _unipc(shift: float) -> UniPCMultistepScheduler:
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -90,11 +149,12 @@ def _vae(dim: int) -> AutoencoderKLWan:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Make a small AnyFlow-FAR model with random weights.")
+    parser = argparse.ArgumentParser(description="Make a small model with random weights.")
     parser.add_argument("directory", type=Path, help="folder to write")
     parser.add_argument("--size", choices=sorted(SIZES), default="tiny")
+    parser.add_argument("--kind", choices=sorted(KINDS), default="anyflow-far")
     arguments = parser.parse_args()
-    make_model(arguments.directory, SIZES[arguments.size])
+    make_model(arguments.directory, SIZES[arguments.size], arguments.kind)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videojob.families import FAMILIES, Chunking, FamilyName, Unit, Video
+from videojob.families import FAMILIES, Chunking, Family, FamilyName, Unit, Video
 from videojob.families.causal import CausalChunks
+from videojob.families.clips import WholeClips
 
 FAR = FAMILIES[FamilyName.ANYFLOW_FAR]
 CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
@@ -15,6 +16,8 @@ CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
 chunkings = st.builds(Chunking, st.integers(1, 9), st.integers(1, 9), st.integers(0, 40), st.integers(1, 40))
 families = st.builds(CausalChunks, frames_per_latent=st.integers(1, 8), tail_latents=st.integers(1, 40))
 frame_counts = st.integers(1, 3000)
+any_family: st.SearchStrategy[Family] = families | st.builds(WholeClips, frames_per_latent=st.integers(1, 8))
+rates = st.integers(1, 60)
 
 
 @pytest.mark.parametrize(
@@ -54,24 +57,33 @@ def test_a_unit_says_all_that_its_request_needs() -> None:
     )
 
 
-@given(families, chunkings, frame_counts)
+@given(any_family, chunkings, frame_counts, rates)
 def test_the_pieces_are_the_video_and_no_unit_is_made_for_nothing(
-    family: CausalChunks, chunking: Chunking, frames: int
+    family: Family, chunking: Chunking, frames: int, fps: int
 ) -> None:
-    plan = family.plan(chunking, Video((frames,), 16, steps=1))
+    plan = family.plan(chunking, Video((frames,), fps, steps=1))
     stored = [frame for piece in plan.pieces for frame in piece.frames]
     assert stored == list(range(frames))
-    assert all(piece.frames for piece in plan.pieces)
+    assert [piece.index for piece in plan.pieces] == list(range(len(plan.pieces)))
+    assert {unit for piece in plan.pieces for unit in piece.units} == {unit.index for unit in plan.units}
     for piece in plan.pieces:
         assert {*piece.frames} <= {frame for unit in piece.units for frame in plan.units[unit].frames}
 
 
+@given(any_family, chunkings, frame_counts, rates)
+def test_no_piece_has_more_frames_than_a_replica_has_room_for(
+    family: Family, chunking: Chunking, frames: int, fps: int
+) -> None:
+    pieces = family.plan(chunking, Video((frames,), fps, steps=1)).pieces
+    assert max(len(piece.frames) for piece in pieces) <= family.most_frames(chunking, fps)
+
+
 @given(families, chunkings, frame_counts)
-def test_no_unit_has_more_frames_than_a_replica_has_room_for(
+def test_no_chunk_has_more_frames_than_a_replica_has_room_for(
     family: CausalChunks, chunking: Chunking, frames: int
 ) -> None:
     units = family.plan(chunking, Video((frames,), 16, steps=1)).units
-    assert max(len(unit.frames) for unit in units) <= family.most_frames(chunking)
+    assert max(len(unit.frames) for unit in units) <= family.most_frames(chunking, 16)
 
 
 @given(families, chunkings, frame_counts)

@@ -248,7 +248,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
 
 @pytest.mark.parametrize(
     ("index", "message"),
-    [(None, "no model_index.json"), ({"_class_name": "WanPipeline"}, "holds a WanPipeline")],
+    [(None, "no model_index.json"), ({"_class_name": "WanPipeline"}, "is a folder of WanPipeline; the family")],
     ids=["no pipeline folder", "another pipeline"],
 )
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path, index: dict[str, str] | None, message: str) -> None:

@@ -88,7 +88,8 @@ def _whole(name: str, least: int, most: int) -> Any:
     )
 
 
-FPS = Annotated[int, _whole("fps", 1, 60)]
+MAX_FPS = 60
+FPS = Annotated[int, _whole("fps", 1, MAX_FPS)]
 Steps = Annotated[int, _whole("steps", 1, 200)]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from videojob.api.meta import ObjectMeta
-from videojob.api.names import FPS, MAX_SECONDS, Side, Steps
+from videojob.api.names import FPS, MAX_FPS, MAX_SECONDS, Side, Steps
 from videojob.api.schema import Resource, immutable_but, rules
 from videojob.families import FAMILIES, Chunking, FamilyName, Plan, Video
 
@@ -42,7 +42,7 @@ class Source(Resource):
 
 
 class Chunk(Resource):
-    """Size of chunks."""
+    """Size of chunks, where the family makes a video chunk by chunk. Others take no notice."""
 
     first_latents: Annotated[int, Field(ge=1, le=64, description="Latents of the first chunk.")] = 1
     latents: Annotated[int, Field(ge=1, le=64, description="Latents of every later chunk.")] = 3
@@ -110,8 +110,8 @@ class VideoModelSpec(Resource):
 
     @property
     def most_frames(self) -> int:
-        """How many frames come out of the largest unit of any video."""
-        return FAMILIES[self.family].most_frames(self._chunking)
+        """How many frames the largest piece of any video has."""
+        return FAMILIES[self.family].most_frames(self._chunking, MAX_FPS)
 
     @property
     def _chunking(self) -> Chunking:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from videojob.families.causal import CausalChunks
+from videojob.families.clips import WholeClips
 from videojob.families.plan import Chunking, Piece, Plan, Unit, Video
 
 __all__ = ["FAMILIES", "Chunking", "Family", "FamilyName", "Piece", "Plan", "Unit", "Video"]
@@ -19,6 +20,8 @@ class FamilyName(StrEnum):
 
     ANYFLOW_FAR = "AnyFlowFAR"
     """`AnyFlowFARPipeline`: causal, chunk by chunk, Wan 2.1 VAE."""
+    WAN = "Wan"
+    """`WanPipeline`: text to video, a whole clip a shot, Wan 2.1 VAE, or that of 2.2 with TI2V-5B."""
 
 
 class Family(Protocol):
@@ -28,12 +31,13 @@ class Family(Protocol):
         """The units and pieces of a video. Raises ValueError where the family makes no video of so many shots."""
         ...
 
-    def most_frames(self, chunking: Chunking) -> int:
-        """How many frames come out of the largest unit of any video."""
+    def most_frames(self, chunking: Chunking, fps: int) -> int:
+        """How many frames the largest piece of any video of at most `fps` frames per second has."""
         ...
 
 
 FAMILIES: Final[Mapping[FamilyName, Family]] = {
     # 38 latents, for the four stages and two residual blocks of a Wan 2.1 VAE: `look_back` of the decoder counts them.
     FamilyName.ANYFLOW_FAR: CausalChunks(frames_per_latent=4, tail_latents=38),
+    FamilyName.WAN: WholeClips(frames_per_latent=4),
 }

@@ -1,13 +1,14 @@
 """Families that make a video chunk by chunk, each from a sink and a window of those before it, over a causal VAE.
 
-A chunk is a unit and a piece at once. The first latent of a video becomes one frame and each later one
-`frames_per_latent`, so chunk 0 has fewer frames than the others.
+A chunk is a unit and a piece at once. The first latent of a video becomes one frame, so chunk 0 has fewer frames than
+the others.
 """
 
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 
+from videojob.families.cuts import frames_of, latents_for, part, parts_for
 from videojob.families.plan import Chunking, Computed, Piece, Plan, Unit, Video
 
 
@@ -26,15 +27,14 @@ class CausalChunks:
         Raises ValueError where there are several: chunks go on from each other, whatever they show.
         """
         (frames,) = video.shots
-        beyond = frames - self._frames(chunking.first)
-        count = 1 + max(0, -(-beyond // (chunking.later * self.frames_per_latent)))
+        count = parts_for(chunking.first, chunking.later, latents_for(frames, self.frames_per_latent))
         return Plan(
             units=Computed(count, partial(self._unit, chunking, video.steps)),
             pieces=Computed(count, partial(self._piece, chunking, frames)),
         )
 
-    def most_frames(self, chunking: Chunking) -> int:
-        """Of any chunk."""
+    def most_frames(self, chunking: Chunking, fps: int) -> int:
+        """A chunk, however many frames a second has."""
         return max(self._frames(chunking.first), chunking.later * self.frames_per_latent)
 
     def _unit(self, chunking: Chunking, steps: int, index: int) -> Unit:
@@ -61,14 +61,12 @@ class CausalChunks:
         return tuple(reversed([*back]))
 
     def _frames(self, latents: int) -> int:
-        """How many frames the first `latents` latents of a video become."""
-        return 0 if latents == 0 else 1 + (latents - 1) * self.frames_per_latent
+        return frames_of(latents, self.frames_per_latent)
 
 
 def _latents(chunking: Chunking, index: int) -> range:
     """The positions of a chunk's latents in the video."""
-    first = 0 if index == 0 else chunking.first + (index - 1) * chunking.later
-    return range(first, first + (chunking.first if index == 0 else chunking.later))
+    return part(chunking.first, chunking.later, index)
 
 
 def _memory(chunking: Chunking, index: int) -> tuple[int, ...]:

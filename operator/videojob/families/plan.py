@@ -64,7 +64,10 @@ class Unit:
     decode: tuple[Index, ...]
     """Earlier units whose checkpoints, decoded again, rebuild the decoder's state before this one."""
     frames: Span
-    """The positions in the video of the frames that come out of the decoder here. Those beyond its end are surplus."""
+    """The positions in the video of the frames that come out of the decoder here, counted on from the first of them.
+
+    Those that no piece has are surplus: they lie beyond the end of its shot, where those of the next one begin.
+    """
 
 
 @dataclass(frozen=True)

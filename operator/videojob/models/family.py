@@ -106,7 +106,10 @@ class _FamilyModule(Protocol):
     Decoder: type[Decoder]
 
 
-_MODULES = {FamilyName.ANYFLOW_FAR: "videojob.models.anyflow_far"}
+_MODULES = {
+    FamilyName.ANYFLOW_FAR: "videojob.models.anyflow_far",
+    FamilyName.WAN: "videojob.models.wan",
+}
 
 
 def family_module(name: FamilyName) -> _FamilyModule:

@@ -22,7 +22,7 @@ def read_index(directory: Path, family: FamilyName, pipeline: type) -> Mapping[s
         raise FileNotFoundError(f"{directory} is no diffusers pipeline folder: it has no model_index.json.")
     index: dict[str, Any] = json.loads(path.read_text())
     if (found := index.get("_class_name")) != pipeline.__name__:
-        raise ValueError(f"{directory} holds a {found}; the family {family} needs a folder of {pipeline.__name__}.")
+        raise ValueError(f"{directory} is a folder of {found}; the family {family} needs one of {pipeline.__name__}.")
     return index
 
 

@@ -1,0 +1,22 @@
+"""How latents are cut into parts of which the first may differ, and what frames a causal VAE makes of them."""
+
+
+def part(first: int, later: int, index: int) -> range:
+    """The positions of the latents in a part; `first` and `later` are the latents of part 0, and of each other one."""
+    start = 0 if index == 0 else first + (index - 1) * later
+    return range(start, start + (first if index == 0 else later))
+
+
+def parts_for(first: int, later: int, latents: int) -> int:
+    """How many parts cover so many latents."""
+    return 1 + max(0, -(-(latents - first) // later))
+
+
+def frames_of(latents: int, per_latent: int) -> int:
+    """How many frames the first `latents` latents become: one for the first, `per_latent` for each later one."""
+    return 0 if latents == 0 else 1 + (latents - 1) * per_latent
+
+
+def latents_for(frames: int, per_latent: int) -> int:
+    """The smallest number of latents that become at least `frames` (1 or more) frames."""
+    return 1 - (-(frames - 1) // per_latent)

@@ -1,0 +1,221 @@
+"""The family Wan against diffusers' own pipeline, on real classes with random weights: Wan 2.1 T2V and 2.2 TI2V-5B."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, WanPipeline
+
+from dev.tiny_model import SIZES, make_model
+from tests.models.fixtures import whole_clip
+from videojob.families import FAMILIES, Chunking, FamilyName, Unit, Video
+from videojob.models.family import Conditioning, Step, family_module
+from videojob.models.noise import Noise
+from videojob.models.tensors import Tensors, pack, unpack
+from videojob.models.wan import LATENTS, NEGATIVE, PROMPT, Conditioner, Decoder, Generator
+from videojob.triton.contract import ChunkError, ErrorCode
+from videojob.triton.wire import Settings
+
+CPU = torch.device("cpu")
+TEXT, AWAY = "a  cat &amp; a dog", "blurred"
+SETTINGS = Settings(TEXT, seed=7, width=64, height=96, guidance_scale=1.0)
+CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def units(*shots: int, steps: int = 4) -> list[Unit]:
+    return [*FAMILIES[FamilyName.WAN].plan(CHUNKING, Video(shots, 16, steps)).units]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A folder, and all that is loaded from it."""
+
+    folder: Path
+    pipeline: Any  # diffusers has no types
+    conditioner: Conditioner
+    generator: Generator
+    decoder: Decoder
+
+    def conditions(self, negative: str | None = None) -> Tensors:
+        return self.conditioner.encode(Conditioning(TEXT, negative))
+
+    def steps(self, unit: Unit, settings: Settings, conditions: Tensors, resume: Step | None = None) -> Iterator[Step]:
+        self.generator.start(unit, settings, [])
+        return self.generator.run(unit, settings, None, conditions, Noise(7, unit.shot, unit.index), resume)
+
+
+def loaded(folder: Path, dtype: torch.dtype) -> Model:
+    pipeline = WanPipeline.from_pretrained(folder, dtype=dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    parts = family_module(FamilyName.WAN)
+    assert (parts.Conditioner, parts.Generator, parts.Decoder) == (Conditioner, Generator, Decoder)
+    return Model(
+        folder, pipeline, Conditioner(folder, CPU, dtype), Generator(folder, CPU, dtype), Decoder(folder, CPU, dtype)
+    )
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """2.1 with another scheduler too: few-step checkpoints come with it."""
+    parent = tmp_path_factory.mktemp("wan")
+    for kind in ("wan", "wan-ti2v"):
+        make_model(parent / kind, SIZES["tiny"], kind)
+    shutil.copytree(parent / "wan", parent / "wan-euler")
+    with_scheduler(parent / "wan-euler", FlowMatchEulerDiscreteScheduler(shift=5.0))
+    return {folder.name: folder for folder in parent.iterdir()}
+
+
+def with_scheduler(folder: Path, scheduler: Any) -> None:
+    scheduler.save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", type(scheduler).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(kind, dtype) for kind in ("wan", "wan-ti2v", "wan-euler") for dtype in (torch.float32, torch.bfloat16)],
+    ids=lambda param: f"{param[0]}-{str(param[1])[6:]}",
+)
+def model(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Model:
+    kind, dtype = request.param
+    return loaded(folders[kind], dtype)
+
+
+@pytest.fixture(scope="module")
+def plain(folders: dict[str, Path]) -> Model:
+    return loaded(folders["wan"], torch.float32)
+
+
+@pytest.mark.parametrize(("guidance_scale", "negative"), [(1.0, ""), (4.0, ""), (4.0, AWAY)])
+def test_latents_and_frames_are_the_pipelines(model: Model, guidance_scale: float, negative: str) -> None:
+    """For the same noise, in both precisions: every operation is the same."""
+    (unit,) = units(9)
+    settings = replace(SETTINGS, guidance_scale=guidance_scale, negative_prompt=negative)
+    expected = model.pipeline(
+        TEXT,
+        negative_prompt=negative,
+        height=settings.height,
+        width=settings.width,
+        num_frames=len(unit.frames),
+        num_inference_steps=unit.steps,
+        guidance_scale=guidance_scale,
+        latents=Noise(7, 0, 0)(model.generator.latent_shape(unit, settings)),
+        output_type="latent",
+    ).frames
+
+    conditions = model.conditions(negative if guidance_scale > 1 else None)
+    *_, last = model.steps(unit, settings, conditions)
+    frames = torch.cat(list(model.decoder.run(last.tensors, None)), dim=2)
+
+    assert last.tensors.keys() == {LATENTS}
+    assert torch.equal(last.tensors[LATENTS], expected)
+    assert bool(torch.isfinite(expected).all())
+    assert frames.shape == (1, 3, 9, settings.height, settings.width)
+    assert torch.equal(frames, whole_clip(model.pipeline, expected))
+
+
+def test_a_unit_that_goes_on_from_any_of_its_steps_is_the_same(model: Model) -> None:
+    """Also in another process, and while another unit is made: nothing is left in the scheduler."""
+    (unit,), settings = units(5), replace(SETTINGS, guidance_scale=4.0)
+    conditions = model.conditions(AWAY)
+    made = list(model.steps(unit, settings, conditions))
+    assert [step.done for step in made] == list(range(unit.steps + 1))
+    other = model.steps(unit, replace(settings, guidance_scale=9.0), conditions)
+    for step in made:
+        resumed = Step(step.done, unpack(pack(step.tensors), "it"))
+        rest = []
+        for each in model.steps(unit, settings, conditions, resumed):
+            rest.append(each)
+            next(other, None)
+        assert [each.done for each in rest] == list(range(step.done, unit.steps + 1))
+        assert [pack(each.tensors) for each in rest] == [pack(each.tensors) for each in made[step.done :]]
+
+
+def test_clips_are_made_and_decoded_each_by_itself(model: Model) -> None:
+    """In one sequence, while another one's is half decoded."""
+    plan, conditions = units(9, 5), model.conditions()
+    made = [[*model.steps(unit, SETTINGS, conditions)][-1].tensors for unit in plan]
+    alone = [torch.cat([*model.decoder.run(checkpoint, None)], dim=2) for checkpoint in reversed(made)][::-1]
+    other, frames = model.decoder.run(made[0], None), []
+    for checkpoint in made:
+        for part in model.decoder.run(checkpoint, None):
+            frames.append(part)
+            next(other, None)
+    assert torch.equal(torch.cat(frames, dim=2), torch.cat(alone, dim=2))
+    assert [each.shape[2] for each in alone] == [9, 5]
+    assert not torch.equal(made[0][LATENTS][:, :, :2], made[1][LATENTS]), "noise of its own"
+
+
+def test_conditions_are_the_pipelines(plain: Model) -> None:
+    with torch.no_grad():
+        prompt, negative = plain.pipeline.encode_prompt(TEXT, AWAY, max_sequence_length=512)
+    guided, unguided = plain.conditions(AWAY), plain.conditions()
+    assert torch.equal(guided[PROMPT], prompt) and torch.equal(guided[NEGATIVE], negative)
+    assert unguided.keys() == {PROMPT} and torch.equal(unguided[PROMPT], prompt)
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative prompt"])
+def test_a_text_of_too_many_tokens_is_refused_with_both_counts(plain: Model, name: str) -> None:
+    text = {"prompt": Conditioning("x" * 512, None), "negative prompt": Conditioning("x", "x" * 512)}
+    with pytest.raises(ChunkError, match=f"The {name} has 513 tokens; this model takes at most 512") as raised:
+        plain.conditioner.encode(text[name])
+    assert raised.value.reason is ErrorCode.PROMPT_TOO_LONG
+
+
+@pytest.mark.parametrize(
+    ("kind", "height", "width", "multiple"),
+    [("wan", 72, 64, 16), ("wan", 64, 8, 16), ("wan", 0, 64, 16), ("wan-ti2v", 64, 48, 32), ("wan-ti2v", 80, 64, 32)],
+)
+def test_a_size_the_model_cannot_make_is_refused(
+    folders: dict[str, Path], kind: str, height: int, width: int, multiple: int
+) -> None:
+    """`WanPipeline` would round it, with a warning."""
+    generator = Generator(folders[kind], CPU, torch.float32)
+    with pytest.raises(ChunkError, match=f"multiples of {multiple}, not {width} x {height}") as raised:
+        generator.start(units(5)[0], replace(SETTINGS, height=height, width=width), [])
+    assert raised.value.reason is ErrorCode.INVALID_REQUEST
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (None, "no model_index.json"),
+        ({"_class_name": "AnyFlowFARPipeline"}, "the family Wan needs one of WanPipeline"),
+        ({"_class_name": "WanPipeline", "boundary_ratio": 0.875}, "second transformer"),
+        (
+            {"_class_name": "WanPipeline", "transformer_2": ["diffusers", "WanTransformer3DModel"]},
+            "second transformer for the last steps, as Wan 2.2 A14B",
+        ),
+    ],
+    ids=["no pipeline folder", "another pipeline", "boundary", "two transformers"],
+)
+@pytest.mark.parametrize("part", [Conditioner, Generator, Decoder])
+def test_a_folder_of_another_kind_is_refused(
+    tmp_path: Path, part: Any, index: dict[str, Any] | None, message: str
+) -> None:
+    if index is not None:
+        (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        part(tmp_path, CPU, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), DPMSolverMultistepScheduler()],
+    ids=["noise from a stream", "unknown memory"],
+)
+def test_a_scheduler_whose_steps_could_not_be_taken_up_again_is_refused(
+    folders: dict[str, Path], tmp_path: Path, scheduler: Any
+) -> None:
+    shutil.copytree(folders["wan"], tmp_path / "model")
+    with_scheduler(tmp_path / "model", scheduler)
+    with pytest.raises(ValueError, match="UniPCMultistepScheduler or FlowMatchEulerDiscreteScheduler, without"):
+        Generator(tmp_path / "model", CPU, torch.float32)
