@@ -1,0 +1,92 @@
+"""The second family through the whole system: a clip with guidance, decoded in pieces, and resumed within."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dev.tiny_model import SIZES, make_model
+from tests.e2e.recorder import recorded
+from tests.e2e.system import MODEL, System
+from videojob.api.videojob import Phase
+from videojob.kube.client import GPU_POOLS
+from videojob.media import probe
+
+pytestmark = pytest.mark.timeout(900)
+
+WAN = "wan"
+CLIP: dict[str, Any] = {"model": WAN, "negativePrompt": "blurred, low quality", "guidanceScale": 4.0, "steps": 3}
+PIECES = 5
+"""Of 48 frames at 12 a second: 9, three of 12, and 3 of the last one's 4."""
+
+
+@pytest.fixture(scope="module")
+def wan(installed: System, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The VideoModel of a tiny Wan."""
+    directory: Path = tmp_path_factory.mktemp("models") / WAN
+    make_model(directory, SIZES["tiny"], "wan")
+    installed.cluster.apply(
+        {
+            "apiVersion": "videojob.dev/v1alpha1",
+            "kind": "VideoModel",
+            "metadata": {"name": WAN},
+            "spec": {
+                "family": "Wan",
+                "source": {"directory": str(directory)},
+                "precision": "float32",
+                "memory": {"weightsBytes": 1, "perJobBytes": 1},
+                "limits": {"maxWidth": 256, "maxHeight": 256, "maxSeconds": 5},
+                "defaults": {"width": 64, "height": 48, "fps": 12, "steps": 2},
+            },
+        }
+    )
+
+
+@pytest.fixture
+async def both(system: System, wan: None) -> AsyncIterator[System]:
+    """The system, whose pool has both families' models for as long as the test runs."""
+    await system.client.merge_patch(GPU_POOLS, system.pool, {"spec": {"models": [MODEL, WAN]}})
+    yield system
+    await system.client.merge_patch(GPU_POOLS, system.pool, {"spec": {"models": [MODEL]}})
+
+
+async def test_a_clip_becomes_a_video_piece_by_piece(both: System) -> None:
+    await both.submit("clip", **CLIP)
+    async with recorded(both, "clip") as seen:
+        status = await both.until_finished("clip")
+
+    assert status.phase is Phase.SUCCEEDED, status
+    assert status.output is not None and status.progress is not None
+    assert status.progress.summary == f"{PIECES}/{PIECES}"
+    assert [record[0]["frames"] for _, record in sorted(seen.records.items())] == [9, 12, 12, 12, 3]
+    video = probe(both.path(status.output.uri))
+    assert (video.frames, video.duration_seconds, video.width, video.height) == (48, 4, 64, 48)
+
+
+@pytest.mark.parametrize("killed", ["runner", "triton"])
+async def test_a_kill_while_a_clip_is_decoded_costs_no_denoising(both: System, killed: str) -> None:
+    quiet = await both.undisturbed(**CLIP)
+    blue, name = both.replicas["blue"], f"clip-{killed}"
+    await both.submit(name, **CLIP)
+    async with recorded(both, name) as seen:
+        await both.until_chunks(name, 1)
+        blue.faults.hold("vae_decoder", 0)
+        await both.until(lambda: _true(blue.faults.reached("vae_decoder")), "the decoder is not reached")
+        denoised = len(blue.faults.steps("denoiser"))
+        if killed == "runner":
+            both.kill(blue.runner)
+        else:
+            both.kill_triton("blue")
+        blue.faults.release("vae_decoder")
+        both.start("blue")
+        status = await both.until_finished(name)
+
+    assert (status.phase, status.failures) == (Phase.SUCCEEDED, 0), status
+    assert len(blue.faults.steps("denoiser")) == denoised, "the clip was denoised again"
+    assert {index: len(contents) for index, contents in seen.records.items()} == dict.fromkeys(range(PIECES), 1)
+    assert both.output_sha256(status) == quiet
+
+
+async def _true(value: bool) -> bool:
+    return value
