@@ -189,22 +189,17 @@ CHANGED: Json = {
 }
 
 
+OF_THE_VIDEO = ("width", "height", "fps", "seed", "steps", "guidanceScale", "negativePrompt")
+WITHOUT_DEFAULT = (*OF_THE_VIDEO, "activeDeadlineSeconds")
+
+
 def test_what_is_made_cannot_be_changed_added_or_removed(cluster: Cluster, namespace: str) -> None:
     assert {*CHANGED, *MUTABLE} == set(FULL) == set(VideoJobSpec.model_json_schema(by_alias=True)["properties"])
     create(cluster, namespace, FULL)
     for field, value in CHANGED.items():
         with pytest.raises(DevError, match=f"{field} is immutable: create another job instead"):
             patch(cluster, namespace, {field: value})
-    for field in (
-        "width",
-        "height",
-        "fps",
-        "seed",
-        "steps",
-        "guidanceScale",
-        "negativePrompt",
-        "activeDeadlineSeconds",
-    ):
+    for field in WITHOUT_DEFAULT:
         with pytest.raises(DevError, match=f"{field} is immutable"):
             patch(cluster, namespace, {field: None})
     for field in ("queueName", "backoffLimit", "managedBy", "output"):
@@ -213,16 +208,7 @@ def test_what_is_made_cannot_be_changed_added_or_removed(cluster: Cluster, names
             patch(cluster, namespace, {field: None})
     cluster.kubectl("delete", "videojob", "one", "--namespace", namespace)
     create(cluster, namespace, GOOD)
-    for field in (
-        "width",
-        "height",
-        "fps",
-        "seed",
-        "steps",
-        "guidanceScale",
-        "negativePrompt",
-        "activeDeadlineSeconds",
-    ):
+    for field in WITHOUT_DEFAULT:
         with pytest.raises(DevError, match=f"{field} is immutable"):
             patch(cluster, namespace, {field: CHANGED[field]})
 

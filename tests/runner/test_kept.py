@@ -41,12 +41,12 @@ class Work:
 
 
 async def test_a_refusal_is_tried_again_without_end_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    work = Work(*[FORBIDDEN] * 50, None)
+    work = Work(*[FORBIDDEN] * 1100, None)
 
     await work.keep()
 
-    assert (len(work.pauses), work.pauses[:3], max(work.pauses)) == (50, [1.0, 2.0, 4.0], LONGEST_PAUSE)
-    assert work.errors("refused") == 50
+    assert (len(work.pauses), work.pauses[:3], max(work.pauses)) == (1100, [1.0, 2.0, 4.0], LONGEST_PAUSE)
+    assert work.errors("refused") == 1100
     assert caplog.text.count("forbidden") == 1
 
 

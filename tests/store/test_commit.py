@@ -287,6 +287,15 @@ async def test_a_damaged_record_is_noticed(place: Place, log: str, content: byte
         await place.job().committed()
 
 
+async def test_a_piece_that_was_made_of_other_checkpoints_cannot_be_finished_again(place: Place) -> None:
+    """Its record stays for ever: the job says so, in place of starting again and again."""
+    await commit(place.job(), 0)
+    with pytest.raises(CorruptObject, match="made from other checkpoints"):
+        await place.job().commit_piece(
+            index=0, attempt=2, frames=1, segment=segment(0), units={0: "0" * 64}, stage_seconds=SECONDS
+        )
+
+
 async def test_a_piece_of_another_checkpoint_than_the_logs_does_not_count(place: Place) -> None:
     """Nor what follows it: its frames would not be those of the video that is being made."""
     for index in range(4):

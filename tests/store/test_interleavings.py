@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -13,11 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.store.conftest import Place
-from tests.store.writing import checkpoint, commit, segment
+from tests.store.writing import SECONDS, checkpoint, commit_unit
 from videojob.store import JobClosed, OutputRecord, PieceRecord
 from videojob.store.objects import Objects
 
 PIECES = 2
+UNITS = 3
+"""Piece n comes from the units n and n + 1."""
+
+
+def segment(units: Mapping[int, str]) -> bytes:
+    """What says which checkpoints it comes from."""
+    return repr(sorted(units.items())).encode()
 
 
 _ACTOR: ContextVar[int] = ContextVar("actor")
@@ -84,13 +91,29 @@ class History:
         """Make the video from the last commit on, and finish it."""
         job, after, closed_before = self.place.job(), self.closed, False
         try:
-            committed = (await job.committed()).pieces
-            for index in range(len(committed), PIECES):
+            committed = await job.committed()
+            units = {unit.index: unit.checkpoint.sha256 for unit in committed.units}
+            for index in range(len(units), UNITS):
                 closed_before = self.closed
-                record = (await commit(job, index, attempt, f"of {attempt}")).record
+                unit = (await commit_unit(job, index, attempt, f"of {attempt}")).record
+                assert not (closed_before and attempt == 1), "a closed attempt has committed a unit"
+                if unit.attempt > attempt:
+                    return
+                units[index] = unit.checkpoint.sha256  # Of whoever it is: the job goes on from the log.
+            for index in range(len(committed.pieces), PIECES):
+                closed_before = self.closed
+                named = {each: units[each] for each in (index, index + 1)}
+                piece = await job.commit_piece(
+                    index=index,
+                    attempt=attempt,
+                    frames=1,
+                    segment=segment(named),
+                    units=named,
+                    stage_seconds=SECONDS,
+                )
                 assert not (closed_before and attempt == 1), "a closed attempt has committed a piece"
-                self.pieces.append((record, after))
-                if record.attempt > attempt:
+                self.pieces.append((piece.record, after))
+                if piece.record.attempt > attempt:
                     return
             closed_before = self.closed
             output = await job.commit_output(attempt=attempt, path=self.video, frames=1, duration_seconds=1.0)
@@ -116,8 +139,10 @@ class History:
         committed, output = await job.committed(), await job.output()
         for unit in committed.units:
             assert await job.read_checkpoints([unit]) == [checkpoint(unit.index, f"of {unit.attempt}")]
+        count = {unit.index: unit.checkpoint.sha256 for unit in committed.units}
         for piece in committed.pieces:
-            assert await job.read_segment(piece) == segment(piece.index, f"of {piece.attempt}")
+            named = {each: count[each] for each in (piece.index, piece.index + 1)}
+            assert await job.read_segment(piece) == segment(named), "a piece comes from units that do not count"
         if self.closed:
             visible = [*committed.units, *committed.pieces]
             assert all(record.attempt > 1 for record in visible), "a closed attempt has visible records"

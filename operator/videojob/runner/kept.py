@@ -32,7 +32,7 @@ async def keep(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Do the work until it returns. Raises what is in `passing`, and the last of DEFECTS errors in a row."""
-    failures, defects, logged = 0, 0, ""
+    pause, defects, logged = FIRST_PAUSE, 0, ""
     while True:
         began = monotonic()
         try:
@@ -43,8 +43,8 @@ async def keep(
             known = isinstance(error, KubeError)
             metrics.error(name, known=known)
             if monotonic() - began >= HEALTHY_SECONDS:
-                failures, defects, logged = 0, 0, ""
-            failures, defects = failures + 1, 0 if known else defects + 1
+                pause, defects, logged = FIRST_PAUSE, 0, ""
+            defects = 0 if known else defects + 1
             if not known:
                 log.exception("The task %s met an error that it does not know, and begins again", name)
             elif str(error) != logged:
@@ -52,4 +52,5 @@ async def keep(
             logged = str(error)
             if defects >= DEFECTS:
                 raise
-        await sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (failures - 1)))
+        await sleep(pause)
+        pause = min(LONGEST_PAUSE, 2 * pause)

@@ -199,8 +199,9 @@ class Video:
             raise JobClosed(self._files.uri(), closed)
         committed = await self._files.committed()
         self._units, self._pieces = [*committed.units], [*committed.pieces]
-        for record in (*self._units, *self._pieces):
-            await self._check_attempt(record)
+        records: list[Entry] = [*self._units, *self._pieces]
+        if records:
+            await self._check_attempt(max(records, key=lambda record: record.attempt))
         if len(self._pieces) >= self._resolved.chunks:
             return
         served = await self._served()

@@ -137,7 +137,7 @@ class JobStore:
         units: Mapping[int, str],
         stage_seconds: dict[str, float],
     ) -> Commit[PieceRecord]:
-        """Finish a piece, all of whose units are. As `commit_unit`.
+        """Finish a piece, all of whose units are. As `commit_unit`; CorruptObject where it was made of others.
 
         Args:
             index: Of the piece in the job.
@@ -156,7 +156,12 @@ class JobStore:
             units=dict(units),
             stage_seconds=stage_seconds,
         )
-        return await self._append(after, layout.PIECES, record)
+        commit = await self._append(after, layout.PIECES, record)
+        if commit.record.units != record.units:
+            raise CorruptObject(
+                f"Piece {index} of {self.uri()} was made from other checkpoints than the job's units have."
+            )
+        return commit
 
     async def read_segment(self, record: PieceRecord) -> bytes:
         """The piece's segment, compared with its sha256."""
@@ -229,14 +234,10 @@ class JobStore:
         kept: set[str] = set()
 
         async def doomed(keys: list[str]) -> list[str]:
-            found = []
-            for key in keys:
-                if key in kept:
-                    continue
-                if (maker := await self._maker(key, newest)) is not None and maker <= attempt:
-                    found.append(key)
-                else:
-                    kept.add(key)
+            asked = [key for key in keys if key not in kept]
+            makers = await _side_by_side(lambda key: self._maker(key, newest), asked)
+            found = [key for key, made in zip(asked, makers, strict=True) if made is not None and made <= attempt]
+            kept.update({*asked} - {*found})
             return found
 
         deleted = await self._delete(doomed)
