@@ -114,11 +114,13 @@ class _Records:
 
     def _note(self, index: int) -> None:
         folder = self._system.store / self._system.namespace / self.uid
-        segment, record = folder / "attempts" / "1" / f"{index}.mp4", folder / "chunks" / f"{index}.json"
+        segment, record = folder / "attempts" / "1" / f"{index}.mp4", folder / "segments" / f"{index}.json"
         try:
             moments = segment.stat().st_mtime, record.stat().st_mtime
-            spent = self._system.records(self.uid)[index]["stage_seconds"]
+            unit, piece = (
+                self._system.records(self.uid, log)[index]["stage_seconds"] for log in ("latents", "segments")
+            )
         except (FileNotFoundError, KeyError):
             return
-        self._seen[index] = Chunk(spent["text_encode"], spent["denoise"], spent["vae_decode"], spent["mux"])
+        self._seen[index] = Chunk(unit["text_encode"], unit["denoise"], piece["vae_decode"], piece["mux"])
         self._last_segment, self._last_commit = moments

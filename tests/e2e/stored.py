@@ -31,11 +31,8 @@ class StoredFiles(ABC):
     def store(self) -> Path:
         """Folder of the pool's store."""
 
-    def records(self, uid: str) -> dict[int, dict[str, Any]]:
-        """The records of the job's pieces, by index."""
-        return self._log(uid, "segments")
-
-    def _log(self, uid: str, log: str) -> dict[int, dict[str, Any]]:
+    def records(self, uid: str, log: str = "segments") -> dict[int, dict[str, Any]]:
+        """The records in one of the job's logs, by index: of its pieces, or of its units (`latents`)."""
         found: dict[int, dict[str, Any]] = {}
         for path in _files(self.store / self.namespace / uid / log):
             if path.suffix != ".json":
@@ -50,7 +47,7 @@ class StoredFiles(ABC):
         """A committed chunk: segment, checkpoint and the record of each, by the log and the suffix."""
         root, found = self.store / self.namespace / uid, {}
         for log, part, suffix in _LOGS:
-            record = self._log(uid, log)[index]
+            record = self.records(uid, log)[index]
             found[log + suffix] = (root / record[part]["key"]).read_bytes()
             found[log + ".json"] = json.dumps(record).encode()
         return found

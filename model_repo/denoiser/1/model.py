@@ -1,7 +1,7 @@
 import torch
 
 from videojob.models.family import family_module
-from videojob.models.runtime import DTYPES, chunk_errors, fix_kernels
+from videojob.models.runtime import DTYPES, chunk_errors, fix_kernels, keep_memory
 from videojob.models.stages import DenoiseStage, Turn
 from videojob.models.tensors import pack, unpack
 from videojob.triton import contract
@@ -16,6 +16,7 @@ class TritonPythonModel:
         """Load the model; Triton calls it once."""
         instance = Instance(args)
         fix_kernels(instance.replica.threads)
+        keep_memory()
         self._marks = instance.marks
         self._claim = instance.claim
         family = family_module(instance.model.family)

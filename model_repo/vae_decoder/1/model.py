@@ -2,7 +2,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from videojob.models.family import family_module
-from videojob.models.runtime import DTYPES, chunk_errors, fix_kernels
+from videojob.models.runtime import DTYPES, chunk_errors, fix_kernels, keep_memory
 from videojob.models.stages import DecodeStage, Turn
 from videojob.models.tensors import unpack
 from videojob.triton import contract
@@ -17,6 +17,7 @@ class TritonPythonModel:
         """Load the model; Triton calls it once."""
         instance = Instance(args)
         fix_kernels(instance.replica.threads)
+        keep_memory()
         self._marks = instance.marks
         self._claim = instance.claim
         family = family_module(instance.model.family)
