@@ -10,10 +10,6 @@ import pytest
 from dev.supervisor import REPOSITORY
 
 LINES = 400
-LONGER = {
-    "operator/videojob/runner/serving.py": "the data-plane issue rewrites it with all that is inside the runner",
-}
-"""Hand-written files that may have more lines, and why."""
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 
@@ -26,12 +22,7 @@ def lines() -> dict[str, int]:
 
 
 def test_no_file_is_longer_than_the_limit() -> None:
-    assert {name: count for name, count in lines().items() if count > LINES and name not in LONGER} == {}
-
-
-def test_the_exceptions_are_needed() -> None:
-    found = lines()
-    assert [name for name in LONGER if found.get(name, 0) <= LINES] == []
+    assert {name: count for name, count in lines().items() if count > LINES} == {}
 
 
 @pytest.mark.parametrize("script", PROJECT["scripts"])

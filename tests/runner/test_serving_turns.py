@@ -11,6 +11,8 @@ from tests.runner.fakes import Time
 from tests.runner.slow_triton import PATIENCE, Replica, not_yet, stages, states
 from tests.runner.test_serving import model
 from videojob.api.replica import ModelState
+from videojob.runner import loader as loader_module
+from videojob.runner import served as served_module
 from videojob.runner import serving as serving_module
 from videojob.runner.serving import Serving
 from videojob.runner.triton import TritonGoneError
@@ -93,8 +95,8 @@ async def test_a_model_that_did_not_load_stays_failed_when_it_makes_room(replica
 async def test_a_model_that_did_not_load_gets_another_chance(
     replica: Replica, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(serving_module, "LONGEST_PAUSE", 0.1)
-    monkeypatch.setattr(serving_module, "FAILED_SECONDS", 1.0 if what == "time passes" else 3600.0)
+    monkeypatch.setattr(loader_module, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(served_module, "FAILED_SECONDS", 1.0 if what == "time passes" else 3600.0)
     replica.triton.refused = {"b"}
     async with replica.runner() as serving:
         await failed_and_made_room(serving)
@@ -135,6 +137,7 @@ async def test_a_job_that_waits_gets_the_reason(replica: Replica, monkeypatch: p
     monkeypatch.setattr(serving_module, "REPORT_WAIT_SECONDS", 0.2)
     reported: list[str] = []
     async with replica.runner() as serving:
+        await states(serving, a=ModelState.READY, b=ModelState.UNLOADED)
         (await serving.take("a", PATIENCE, reported.append), await serving.take("a", PATIENCE, reported.append))
         assert reported == [], "a job that does not wait was given a reason"
 

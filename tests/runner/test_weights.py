@@ -10,7 +10,7 @@ from tests.runner.slow_triton import PATIENCE, Replica, not_yet, states
 from tests.runner.test_serving import model
 from videojob.api.replica import ModelState
 from videojob.api.videomodel import Source
-from videojob.runner import serving as serving_module
+from videojob.runner import loader as loader_module
 from videojob.runner.triton import TritonGoneError
 from videojob.triton import digest as digest_module
 from videojob.triton.digest import weights_digest
@@ -102,7 +102,7 @@ async def test_a_runner_that_dies_before_triton_has_let_go_leaves_nothing_wrong_
 async def test_a_triton_that_was_silent_for_a_moment_has_the_weights_that_it_had(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving_module, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(loader_module, "LOOK_SECONDS", 0.05)
     async with replica.runner("a") as serving:
         loaded = (await serving.take("a", PATIENCE)).digest
         replica.write("a", "others")

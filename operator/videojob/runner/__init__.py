@@ -12,8 +12,8 @@
 | pipeline | chunks two deep through Triton, encoded and committed in order |
 | mux | the final MP4, in a thread |
 | triton, buffers | the server's client; shared memory for frames |
-| serving | the VideoModels that the server has to hold |
+| serving, served, loader | the VideoModels that the server has to hold: which, what is known of each, what is done |
 | pool_store | the pool's store, and whether it works |
 | status, events, metrics | what people and dashboards get to see |
-| resume, residency, accounting, stop | pure pieces |
+| model_state, residency, accounting, stop | pure pieces |
 """

@@ -20,8 +20,8 @@ from videojob.runner.events import Events
 from videojob.runner.hold import Standing
 from videojob.runner.mux import write_mp4
 from videojob.runner.pipeline import MadePiece, MadeUnit, Pipeline, Recipe, Resume
+from videojob.runner.served import Served
 from videojob.runner.services import Services
-from videojob.runner.serving import Served
 from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
 from videojob.runner.stop import Stop
 from videojob.runner.triton import TritonGoneError, TritonRefusedError
