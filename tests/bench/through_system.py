@@ -114,8 +114,9 @@ class _Records:
 
     def _note(self, index: int) -> None:
         folder = self._system.store / self._system.namespace / self.uid
-        segment, record = folder / "attempts" / "1" / f"{index}.mp4", folder / "segments" / f"{index}.json"
+        record = folder / "segments" / f"{index}.json"
         try:
+            segment = folder / self._system.records(self.uid)[index]["segment"]["key"]
             moments = segment.stat().st_mtime, record.stat().st_mtime
             unit, piece = (
                 self._system.records(self.uid, log)[index]["stage_seconds"] for log in ("latents", "segments")

@@ -21,7 +21,7 @@ class Seen:
         """Chunks of which an attempt has put a segment."""
         folder = f"attempts/{attempt}/"
         return {
-            int(name.removeprefix(folder).removesuffix(".mp4"))
+            int(name.removeprefix(folder).partition("-")[0])
             for name in self.files
             if name.startswith(folder) and name.endswith(".mp4")
         }

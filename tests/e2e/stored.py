@@ -57,7 +57,8 @@ class StoredFiles(ABC):
         root = self.store / self.namespace / uid
         for log, part, suffix in _LOGS:
             record = json.loads(files[log + ".json"])
-            record["attempt"], record[part]["key"] = attempt, f"attempts/{attempt}/{index}{suffix}"
+            name = record[part]["key"].rpartition("/")[2]
+            record["attempt"], record[part]["key"] = attempt, f"attempts/{attempt}/{name}"
             path = root / record[part]["key"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(files[log + suffix])
@@ -79,9 +80,10 @@ class StoredFiles(ABC):
         """Whether the job has that file."""
         return file in self.files(uid)
 
-    async def has_only(self, uid: str, files: set[str]) -> bool:
-        """Whether these are all the job's files."""
-        return self.files(uid) == files
+    async def has_only_its_video(self, uid: str) -> bool:
+        """Whether the job's files are its video and that one's record."""
+        record = json.loads((self.store / self.namespace / uid / "output.json").read_text())
+        return self.files(uid) == {"output.json", record["key"]}
 
     def output_sha256(self, status: VideoJobStatus) -> str:
         """sha256 of the video itself, which must be what the status says."""

@@ -78,7 +78,7 @@ async def test_only_the_video_stays_in_the_store(system: System) -> None:
     await system.until_finished("tidy")
 
     uid = (await system.job("tidy")).metadata.uid
-    await system.until(lambda: system.has_only(uid, {"output.json", "output/1.mp4"}), "its chunks are not discarded")
+    await system.until(lambda: system.has_only_its_video(uid), "its chunks are not discarded")
 
 
 async def test_the_end_is_an_event(system: System) -> None:

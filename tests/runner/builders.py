@@ -73,7 +73,7 @@ async def commit(files: JobStore, chunk: Chunk, attempt: int = 1) -> None:
         attempt=attempt,
         frames=piece.frames,
         segment=piece.segment,
-        units={unit.index: commit.record.checkpoint.sha256},
+        units=[commit.record],
         stage_seconds=seconds,
     )
 

@@ -151,9 +151,8 @@ class Attempt:
         unit = await self._files.commit_unit(index=index, attempt=self.number, checkpoint=data, stage_seconds={})
         if unit.record.attempt > self.number:
             raise Lost
-        units = {index: unit.record.checkpoint.sha256}
         piece = await self._files.commit_piece(
-            index=index, attempt=self.number, frames=1, segment=data, units=units, stage_seconds={}
+            index=index, attempt=self.number, frames=1, segment=data, units=[unit.record], stage_seconds={}
         )
         if piece.record.attempt > self.number:
             raise Lost

@@ -16,7 +16,7 @@ from unittest.mock import patch
 from tests.simulation.clock import Clock
 from tests.simulation.process import current
 from videojob import store as store_package
-from videojob.store import StoreError, jobs, layout
+from videojob.store import StoreError, folder, layout
 
 Found = TypeVar("Found")
 Ledger = Callable[[str, str, bool], None]
@@ -145,8 +145,8 @@ class Stores:
     def installed(self) -> Iterator[None]:
         """Below everything that opens a store."""
         with ExitStack() as stack:
-            stack.enter_context(patch.object(jobs, "Objects", ModelObjects))
-            stack.enter_context(patch.object(jobs, "uri_of", lambda bucket, key: f"{bucket.url}/{key}"))
+            stack.enter_context(patch.object(folder, "Objects", ModelObjects))
+            stack.enter_context(patch.object(folder, "uri_of", lambda bucket, key: f"{bucket.url}/{key}"))
             stack.enter_context(patch.object(store_package, "open_store", self.open))
             yield
 
@@ -154,10 +154,10 @@ class Stores:
 def committed(bucket: Bucket, root: str) -> dict[int, float]:
     """Pieces of a job whose records count: when each was put."""
     keys = [key.removeprefix(f"{root}/") for key in bucket.below(root)]
-    folder = layout.log(layout.closed(keys), layout.PIECES)
+    log = layout.log(layout.closed(keys), layout.PIECES)
     found = {}
     for key in keys:
         index = layout.entry(key)
-        if index is not None and key.startswith(f"{folder}/"):
+        if index is not None and key.startswith(f"{log}/"):
             found[index] = bucket.written[f"{root}/{key}"]
     return found

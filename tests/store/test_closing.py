@@ -1,13 +1,15 @@
 """Closing a job: what an old runner adds afterwards never counts, and what counts is never swept."""
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
 from tests.store.conftest import Place
-from tests.store.writing import WRITES, commit, segment
+from tests.store.writing import WRITES, checkpoint, commit, commit_unit, named, segment
 from videojob.store import Committed, JobClosed
+from videojob.store.objects import Objects
 
 
 async def test_nothing_is_closed_at_first(place: Place) -> None:
@@ -45,6 +47,52 @@ async def test_a_runner_learns_of_the_closing_at_its_next_commit(place: Place, t
     assert await place.job().output() is None
 
 
+async def test_a_closing_that_comes_while_a_record_is_put_is_seen_by_the_next_commit(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was put then does not count, whatever its runner believes until it commits once more."""
+    runner, looked = place.job(), asyncio.Event()
+    await commit_unit(runner, 0)
+    create, listing = Objects.create, Objects.list
+
+    async def late(self: Objects, key: str, data: bytes) -> bool:
+        if key.endswith("latents/1.json"):
+            await looked.wait()
+            await create(Objects(place.open()), "team/0b5c/closed/1", b"{}")
+        return await create(self, key, data)
+
+    async def look(self: Objects, prefix: str) -> list[str]:
+        found = await listing(self, prefix)
+        looked.set()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objects, "create", late)
+        patch.setattr(Objects, "list", look)
+        async with asyncio.timeout(20):
+            await commit_unit(runner, 1)
+    assert await place.job().committed() == Committed((), ())
+    with pytest.raises(JobClosed):
+        await commit_unit(runner, 2)
+
+
+async def test_a_closing_that_comes_before_the_record_of_the_video_takes_it(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job is ended and its parts are deleted on the strength of that record alone."""
+    (tmp_path / "video.mp4").write_bytes(b"video")
+    create = Objects.create
+
+    async def late(self: Objects, key: str, data: bytes) -> bool:
+        await create(Objects(place.open()), "team/0b5c/closed/1", b"{}")
+        return await create(self, key, data)
+
+    monkeypatch.setattr(Objects, "create", late)
+    with pytest.raises(JobClosed):
+        await place.job().commit_output(attempt=1, path=tmp_path / "video.mp4", frames=1, duration_seconds=1.0)
+    assert await place.job().output() is None
+
+
 async def test_the_attempts_after_a_closing_begin_anew(place: Place) -> None:
     await commit(place.job(), 0, 1, "old")
     await place.job().close(1)
@@ -64,7 +112,7 @@ async def test_a_video_counts_in_whatever_log_it_is(place: Place, tmp_path: Path
     assert await place.job().output() == video
     await place.job().purge(keep_output=True)
     assert await place.job().output() == video
-    assert place.files() == {"team/0b5c/output.json", "team/0b5c/output/2.mp4"}
+    assert place.files() == {"team/0b5c/output.json", f"team/0b5c/{video.key}"}
 
 
 async def test_sweep_deletes_what_closed_attempts_have_left(place: Place, tmp_path: Path) -> None:
@@ -83,10 +131,10 @@ async def test_sweep_deletes_what_closed_attempts_have_left(place: Place, tmp_pa
         "team/0b5c/after/1/latents/0.json",
         "team/0b5c/after/1/output.json",
         "team/0b5c/after/1/segments/0.json",
-        "team/0b5c/attempts/2/0.mp4",
-        "team/0b5c/attempts/2/0.safetensors",
+        named("team/0b5c/attempts/2/0", ".mp4", segment(0)),
+        named("team/0b5c/attempts/2/0", ".safetensors", checkpoint(0)),
         "team/0b5c/closed/1",
-        "team/0b5c/output/2.mp4",
+        named("team/0b5c/output/2", ".mp4", b"video"),
     }
     assert len((await place.job().committed()).pieces) == 1
     assert await place.job().sweep(1, in_use=True) == 0

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from obstore.exceptions import GenericError
 
 from tests.store.conftest import Place
-from tests.store.writing import SECONDS, WRITES, ProcessDied, checkpoint, commit, commit_unit, dying, segment
+from tests.store.writing import SECONDS, WRITES, ProcessDied, checkpoint, commit, commit_unit, dying, named, segment
 from videojob.store import Committed, CorruptObject
-from videojob.store.jobs import PARALLEL_READS
+from videojob.store.folder import PARALLEL_READS
 from videojob.store.objects import Objects
 
 
@@ -48,8 +48,8 @@ async def test_the_layout_is_that_of_the_design(place: Place) -> None:
     job = place.job("team", "0b5c")
     await commit(job, 11, attempt=3)
     assert place.files() == {
-        "team/0b5c/attempts/3/11.mp4",
-        "team/0b5c/attempts/3/11.safetensors",
+        named("team/0b5c/attempts/3/11", ".mp4", segment(11)),
+        named("team/0b5c/attempts/3/11", ".safetensors", checkpoint(11)),
         "team/0b5c/latents/11.json",
         "team/0b5c/segments/11.json",
     }
@@ -264,9 +264,10 @@ async def test_checkpoints_are_read_side_by_side_in_order(place: Place, monkeypa
 async def test_a_damaged_object_is_noticed(place: Place, suffix: str, damage: Callable[[Path], None]) -> None:
     await commit(place.job(), 0)
     found = await place.job().committed()
-    damage(place.folder / f"team/0b5c/attempts/1/0.{suffix}")
+    stored = found.pieces[0].segment if suffix == "mp4" else found.units[0].checkpoint
+    damage(place.folder / "team/0b5c" / stored.key)
     job = place.job()
-    with pytest.raises(CorruptObject, match=rf"attempts/1/0\.{suffix} is (damaged|missing)") as caught:
+    with pytest.raises(CorruptObject, match=rf"{stored.key} is (damaged|missing)") as caught:
         await (job.read_segment(found.pieces[0]) if suffix == "mp4" else job.read_checkpoints(found.units))
     assert not caught.value.retryable
     assert not caught.value.unavailable
@@ -289,10 +290,12 @@ async def test_a_damaged_record_is_noticed(place: Place, log: str, content: byte
 
 async def test_a_piece_that_was_made_of_other_checkpoints_cannot_be_finished_again(place: Place) -> None:
     """Its record stays for ever: the job says so, in place of starting again and again."""
+    unit = (await commit_unit(place.job(), 0)).record
     await commit(place.job(), 0)
+    other = unit.model_copy(update={"checkpoint": unit.checkpoint.model_copy(update={"sha256": "0" * 64})})
     with pytest.raises(CorruptObject, match="made from other checkpoints"):
         await place.job().commit_piece(
-            index=0, attempt=2, frames=1, segment=segment(0), units={0: "0" * 64}, stage_seconds=SECONDS
+            index=0, attempt=2, frames=1, segment=segment(0), units=[other], stage_seconds=SECONDS
         )
 
 
@@ -311,8 +314,8 @@ async def test_a_piece_of_another_checkpoint_than_the_logs_does_not_count(place:
     "key", ["../other/attempts/1/0.mp4", "/etc/passwd", "attempts/1/../../x.mp4", "segments/0.json"]
 )
 async def test_a_record_cannot_point_out_of_its_job(place: Place, key: str) -> None:
-    await commit(place.job(), 0)
+    record = (await commit(place.job(), 0)).record
     path = place.folder / "team/0b5c/segments/0.json"
-    path.write_text(path.read_text().replace("attempts/1/0.mp4", key))
+    path.write_text(path.read_text().replace(record.segment.key, key))
     with pytest.raises(CorruptObject):
         await place.job().committed()

@@ -293,7 +293,7 @@ async def main():
     try:
         for index in range(100):
             unit = await job.commit_unit(index=index, attempt=1, checkpoint=bytes(100_000), stage_seconds={})
-            units = {index: unit.record.checkpoint.sha256}
+            units = [unit.record]
             await job.commit_piece(
                 index=index, attempt=1, frames=12, segment=bytes(300_000), units=units, stage_seconds={}
             )

@@ -92,23 +92,23 @@ class History:
         job, after, closed_before = self.place.job(), self.closed, False
         try:
             committed = await job.committed()
-            units = {unit.index: unit.checkpoint.sha256 for unit in committed.units}
+            units = [*committed.units]
             for index in range(len(units), UNITS):
                 closed_before = self.closed
                 unit = (await commit_unit(job, index, attempt, f"of {attempt}")).record
                 assert not (closed_before and attempt == 1), "a closed attempt has committed a unit"
                 if unit.attempt > attempt:
                     return
-                units[index] = unit.checkpoint.sha256  # Of whoever it is: the job goes on from the log.
+                units.append(unit)  # Of whoever it is: the job goes on from the log.
             for index in range(len(committed.pieces), PIECES):
                 closed_before = self.closed
-                named = {each: units[each] for each in (index, index + 1)}
+                origins = units[index : index + 2]
                 piece = await job.commit_piece(
                     index=index,
                     attempt=attempt,
                     frames=1,
-                    segment=segment(named),
-                    units=named,
+                    segment=segment({unit.index: unit.checkpoint.sha256 for unit in origins}),
+                    units=origins,
                     stage_seconds=SECONDS,
                 )
                 assert not (closed_before and attempt == 1), "a closed attempt has committed a piece"

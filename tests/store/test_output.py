@@ -14,7 +14,7 @@ from obstore.exceptions import GenericError
 from tests.store.conftest import Place, without_pauses
 from tests.store.writing import WRITES, ProcessDied, commit, dying
 from videojob.store import Committed, JobStore, StoreError, open_store
-from videojob.store import jobs as jobs_module
+from videojob.store import folder as folder_module
 
 
 def contents(path: Path) -> bytes:
@@ -33,13 +33,13 @@ async def test_the_video_is_committed_once(
     place: Place, video: Path, tmp_path: Path, in_parts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if in_parts:
-        monkeypatch.setattr(jobs_module, "SINGLE_PUT_BYTES", 1 << 20)
+        monkeypatch.setattr(folder_module, "SINGLE_PUT_BYTES", 1 << 20)
     first = await place.job().commit_output(attempt=2, path=video, frames=33, duration_seconds=1.375)
     assert (first.attempt, first.frames, first.duration_seconds) == (2, 33, 1.375)
     content = contents(video)
     assert first.sha256 == hashlib.sha256(content).hexdigest()
     assert contents(place.folder / "team/0b5c" / first.key) == content
-    assert first.key == (f"output/2-{first.sha256[:16]}.mp4" if in_parts else "output/2.mp4")
+    assert first.key == f"output/2-{first.sha256[:16]}.mp4"
 
     other = tmp_path / "what a zombie made.mp4"
     await asyncio.to_thread(other.write_bytes, b"something else")
@@ -54,7 +54,7 @@ async def test_the_video_is_committed_after_a_crash(
     place: Place, video: Path, after: int, written: bool, in_parts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if in_parts:
-        monkeypatch.setattr(jobs_module, "SINGLE_PUT_BYTES", 1 << 20)
+        monkeypatch.setattr(folder_module, "SINGLE_PUT_BYTES", 1 << 20)
 
     async def finish() -> Any:
         return await place.job().commit_output(attempt=1, path=video, frames=33, duration_seconds=1.375)
@@ -80,27 +80,28 @@ async def test_of_two_videos_one_wins(place: Place, video: Path, tmp_path: Path)
     assert hashlib.sha256(stored).hexdigest() == records[0].sha256
 
 
-async def finished_job(job: JobStore, video: Path) -> None:
+async def finished_job(job: JobStore, video: Path) -> str:
+    """A job with its video, whose key it returns."""
     for index in range(3):
         await commit(job, index)
-    await job.commit_output(attempt=1, path=video, frames=25, duration_seconds=1.0)
+    return (await job.commit_output(attempt=1, path=video, frames=25, duration_seconds=1.0)).key
 
 
 async def test_success_leaves_the_video_alone(place: Place, video: Path) -> None:
-    await finished_job(place.job(), video)
+    key = await finished_job(place.job(), video)
     await place.job().discard_parts()
-    assert place.files() == {"team/0b5c/output.json", "team/0b5c/output/1.mp4"}
+    assert place.files() == {"team/0b5c/output.json", f"team/0b5c/{key}"}
     assert await place.job().committed() == Committed((), ())
 
 
 @pytest.mark.parametrize("keep", [False, True], ids=["all", "keep-output"])
 async def test_purge(place: Place, video: Path, keep: bool) -> None:
-    await finished_job(place.job(), video)
+    key = await finished_job(place.job(), video)
     (place.folder / "team/0b5c/output/2.mp4").write_bytes(b"of an attempt that came second")
     others = [place.job("team", "0b5c1"), place.job("team2", "0b5c"), place.job("team", "0b5")]
     for other in others:
         await commit(other, 0)
-    kept = {"team/0b5c/output.json", "team/0b5c/output/1.mp4"} if keep else set()
+    kept = {"team/0b5c/output.json", f"team/0b5c/{key}"} if keep else set()
 
     assert await place.job().purge(keep_output=keep) == 3 * WRITES + 3 - len(kept)
     assert {name for name in place.files() if name.startswith("team/0b5c/")} == kept

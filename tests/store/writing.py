@@ -1,5 +1,6 @@
 """Chunks to commit, and processes that die in the middle of it."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,11 @@ def checkpoint(index: int, variant: str = "") -> bytes:
     return f"checkpoint {index} {variant}".encode() * 100
 
 
+def named(name: str, suffix: str, data: bytes) -> str:
+    """The key of an object: it says what is in it."""
+    return f"{name}-{hashlib.sha256(data).hexdigest()[:16]}{suffix}"
+
+
 async def commit_unit(job: JobStore, index: int, attempt: int = 1, variant: str = "") -> Commit[UnitRecord]:
     return await job.commit_unit(
         index=index, attempt=attempt, checkpoint=checkpoint(index, variant), stage_seconds=SECONDS
@@ -36,7 +42,7 @@ async def commit(job: JobStore, index: int, attempt: int = 1, variant: str = "")
         attempt=attempt,
         frames=1 if index == 0 else 12,
         segment=segment(index, variant),
-        units={index: unit.checkpoint.sha256},
+        units=[unit],
         stage_seconds=SECONDS,
     )
 

@@ -290,7 +290,7 @@ class Video:
             attempt=self._owner.attempt,
             frames=made.frames,
             segment=made.segment,
-            units={unit: self._units[unit].checkpoint.sha256 for unit in made.units},
+            units=[self._units[unit] for unit in made.units],
             stage_seconds=made.seconds.model_dump(),
         )
         if commit.adopted:

@@ -16,54 +16,47 @@ closes the job for every attempt up to that runner's: `closed/<attempt>`, create
 closing is safe to repeat and nobody can lower it. From that moment on the log that was open is void, whatever is added
 to it later: the attempts that follow write, and everybody reads, the log below `after/<attempt>/`. So no request of an
 old runner, however late, can land where it counts, and a sweeper deletes only keys that no living attempt writes. A
-runner learns of it at its next commit: it looks for `closed` once its record is put, and only a commit with no new
-`closed` counts. If its record was put before the closing, whoever reads after closing sees that record; if after, the
-runner sees that it is closed. A finished video counts in whatever log it is, as long as its attempt is not closed. An
-attempt is closed while it is the job's newest: closing an older one takes the chunks, though never the video, of the
-attempt that is at work.
+runner learns of it at its next commit: it looks for `closed` too, and only a commit with no new `closed` counts. The
+video's commit looks once its record is put. If that was before the closing, whoever reads after closing sees the
+record; if after, the runner sees that it is closed. A finished video counts in whatever log it is, as long as its
+attempt is not closed. An attempt is closed while it is the job's newest: closing an older one takes the chunks, though
+never the video, of the attempt that is at work.
 
-**The same key twice.** A restarted runner may keep its attempt and put a file that its predecessor had put before it
-died. If the bytes are the same, as they are where chunks are reproducible, the file is used as it is. If they differ
-(another library, a file torn by a power failure) it must not be replaced, because the predecessor may be about to
-commit it. The new bytes then go under a key that ends in their own sha256: whoever writes that key writes the same
-bytes, so writing it over again is always safe.
+**The same key twice.** A restarted runner may keep its attempt, and its predecessor may be about to commit what it put.
+So the key of an object says what is in it, by the beginning of its sha256: whoever writes that key writes the same
+bytes, and writing it over again is always safe. A large video is uploaded in parts, which is safe for the same reason.
+A killed upload is never seen; on S3, let a lifecycle rule of the bucket abort incomplete multipart uploads.
 
-**Large files.** No store takes more than one request create-only through this client. A video of more than
-`SINGLE_PUT_BYTES` is uploaded in parts, straight to a key with its sha256, for the same reason. A killed upload is
-never seen; on S3, let a lifecycle rule of the bucket abort incomplete multipart uploads.
+**Round trips.** The commit of a unit or a piece is two: its object, then its record. `closed` is looked for while the
+record is put. So a closing that came before the commit began is seen by it, and one that comes during it by the next
+commit. Until then a runner may take for committed what nobody else sees; it does nothing on the strength of that but
+go on, and write a status, which is fenced by the attempt. Only for a video is something irreversible done, the job is
+ended and its parts are deleted; so that commit looks for `closed` after its record, and confirms all before it.
 
 **Power failures.** A local folder is not synced to the disk at every write, so a file may be torn afterwards. Reading
 compares each file with its sha256: this shows as CorruptObject, never as a wrong video.
 """
 
 import asyncio
-import hashlib
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from pydantic import BaseModel, ValidationError
 from tenacity import AsyncRetrying
 
 from videojob.store import layout
 from videojob.store.errors import CorruptObject, JobClosed, StoreError
-from videojob.store.location import uri_of
-from videojob.store.objects import Objects, Store
+from videojob.store.folder import Folder, side_by_side
+from videojob.store.objects import Store
 from videojob.store.prefix import Committed, committed, unbroken
 from videojob.store.records import Commit, EntryT, OutputRecord, PieceRecord, Record, StoredObject, UnitRecord
 
-SINGLE_PUT_BYTES: Final = 64 << 20
-"""Largest video that is put with one request, from memory."""
-PARALLEL_READS: Final = 16
-DELETE_ROUNDS: Final = 5
-"""How often a purge looks again, because somebody else writes or deletes there as well."""
+_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-
-R = TypeVar("R", bound=BaseModel)
-K = TypeVar("K")
+R = TypeVar("R", bound=Record)
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -77,26 +70,23 @@ class JobStore:
                 raise ValueError(
                     f"{name!r} cannot be part of a path in the store: it is no Kubernetes namespace or uid."
                 )
-        self._store = store
-        self._root = f"{namespace}/{uid}"
-        self._objects = Objects(store, retrying)
+        self._folder = Folder(store, f"{namespace}/{uid}", retrying)
         self._after: int | None = None
 
     def __repr__(self) -> str:
-        return f"JobStore({self._root})"
+        return f"JobStore({self._folder})"
 
     def uri(self, key: str = "") -> str:
         """The URL of an object, given its key in a record; of the job's folder without one."""
-        return uri_of(self._store, f"{self._root}/{key}".rstrip("/"))
+        return self._folder.uri(key)
 
     async def closed(self) -> int:
         """The attempt up to which all have lost the job; 0 if none has."""
-        keys = await self._objects.list(self._key(layout.CLOSED))
-        return layout.closed([self._relative(key) for key in keys])
+        return layout.closed(await self._folder.keys(layout.CLOSED))
 
     async def close(self, attempt: int) -> None:
         """Take the job from this attempt and all before it, for good. Safe to repeat; see the module."""
-        await self._objects.create(self._key(f"{layout.CLOSED}/{attempt}"), json.dumps({"attempt": attempt}).encode())
+        await self._folder.create(f"{layout.CLOSED}/{attempt}", json.dumps({"attempt": attempt}).encode())
 
     async def committed(self) -> Committed:
         """What the job goes on from."""
@@ -123,7 +113,7 @@ class JobStore:
             stage_seconds: Seconds by stage.
         """
         after = await self._opened(attempt)
-        stored = await self._put(layout.object_name(attempt, index), ".safetensors", checkpoint)
+        stored = await self._folder.put(layout.object_name(attempt, index), ".safetensors", checkpoint)
         record = UnitRecord(index=index, attempt=attempt, checkpoint=stored, stage_seconds=stage_seconds)
         return await self._append(after, layout.UNITS, record)
 
@@ -134,7 +124,7 @@ class JobStore:
         attempt: int,
         frames: int,
         segment: bytes,
-        units: Mapping[int, str],
+        units: Iterable[UnitRecord],
         stage_seconds: dict[str, float],
     ) -> Commit[PieceRecord]:
         """Finish a piece, all of whose units are. As `commit_unit`; CorruptObject where it was made of others.
@@ -144,7 +134,7 @@ class JobStore:
             attempt: The caller's assignment (`status.attempts`).
             frames: How many the segment has.
             segment: MP4, as `videojob.media.encode_segment` makes it.
-            units: Those that its frames come from: the sha256 of the checkpoint of each, by index.
+            units: Those that its frames come from.
             stage_seconds: Seconds by stage.
         """
         after = await self._opened(attempt)
@@ -152,8 +142,8 @@ class JobStore:
             index=index,
             attempt=attempt,
             frames=frames,
-            segment=await self._put(layout.object_name(attempt, index), ".mp4", segment),
-            units=dict(units),
+            segment=await self._folder.put(layout.object_name(attempt, index), ".mp4", segment),
+            units={unit.index: unit.checkpoint.sha256 for unit in units},
             stage_seconds=stage_seconds,
         )
         commit = await self._append(after, layout.PIECES, record)
@@ -169,7 +159,7 @@ class JobStore:
 
     async def read_checkpoints(self, records: Iterable[UnitRecord]) -> list[bytes]:
         """The checkpoints of these units, each compared with its sha256."""
-        return await _side_by_side(self._read, [record.checkpoint for record in records])
+        return await side_by_side(self._read, [record.checkpoint for record in records])
 
     async def commit_output(self, *, attempt: int, path: Path, frames: int, duration_seconds: float) -> OutputRecord:
         """Finish the job with the MP4 at `path`, or return the record of the one it was finished with before.
@@ -179,16 +169,11 @@ class JobStore:
         after = await self._opened(attempt)
         if (existing := await self.output()) is not None:
             return existing
-        name = layout.output_name(attempt)
-        size = (await asyncio.to_thread(path.stat)).st_size
-        if size <= SINGLE_PUT_BYTES:
-            video = await self._put(name, ".mp4", await asyncio.to_thread(path.read_bytes))
-        else:
-            digest = await asyncio.to_thread(_sha256_of_file, path)
-            video = StoredObject(key=_named_by_content(name, ".mp4", digest), sha256=digest, size_bytes=size)
-            await self._objects.upload(self._key(video.key), path, size)
+        video = await self._folder.put_file(layout.output_name(attempt), ".mp4", path)
         record = OutputRecord(attempt=attempt, frames=frames, duration_seconds=duration_seconds, **video.model_dump())
-        return await self._commit(after, layout.output_key(after), record)
+        key = layout.output_key(after)
+        created = await self._folder.create(key, _json(record))
+        return await self._committed(after, key, record, created, await self.closed())
 
     async def output(self) -> OutputRecord | None:
         """The record of the finished video, if it is finished."""
@@ -196,8 +181,8 @@ class JobStore:
 
     async def discard_parts(self) -> None:
         """Delete what the video was made of; it stays itself. Records first, so none is left that names nothing."""
-        await self._delete(lambda keys: [key for key in keys if layout.entry(key) is not None])
-        await self._delete(lambda keys: [key for key in keys if key.startswith(f"{layout.ATTEMPTS}/")])
+        await self._folder.delete(lambda keys: [key for key in keys if layout.entry(key) is not None])
+        await self._folder.delete(lambda keys: [key for key in keys if key.startswith(f"{layout.ATTEMPTS}/")])
 
     async def purge(self, keep_output: bool, *, keep_closed: bool = False) -> int:
         """Delete everything of the job.
@@ -217,7 +202,7 @@ class JobStore:
             # Last of all, so that a runner which commits meanwhile learns that it must not.
             return first or [key for key in keys if layout.is_closed(key) and not keep_closed]
 
-        return await self._delete(doomed)
+        return await self._folder.delete(doomed)
 
     async def sweep(self, attempt: int, *, in_use: bool) -> int:
         """Close this attempt and all before it, and delete what they have left.
@@ -235,15 +220,15 @@ class JobStore:
 
         async def doomed(keys: list[str]) -> list[str]:
             asked = [key for key in keys if key not in kept]
-            makers = await _side_by_side(lambda key: self._maker(key, newest), asked)
+            makers = await side_by_side(lambda key: self._maker(key, newest), asked)
             found = [key for key, made in zip(asked, makers, strict=True) if made is not None and made <= attempt]
             kept.update({*asked} - {*found})
             return found
 
-        deleted = await self._delete(doomed)
+        deleted = await self._folder.delete(doomed)
         if in_use:
             return deleted
-        return deleted + await self._delete(lambda keys: [key for key in keys if layout.is_closed(key)])
+        return deleted + await self._folder.delete(lambda keys: [key for key in keys if layout.is_closed(key)])
 
     async def _maker(self, key: str, newest: int) -> int | None:
         """The attempt that made an object; None if that is none that is closed, or cannot be known."""
@@ -253,29 +238,31 @@ class JobStore:
         if after is None or after >= newest:
             return None
         try:
-            record = await self._read_record(key, Record)
+            record = await self._folder.read_record(key, Record)
         except CorruptObject:
             return None
         return None if record is None else record.attempt
 
     async def _indexes(self, after: int, log: str) -> set[int]:
-        keys = await self._objects.list(self._key(layout.log(after, log)))
-        return {index for index in map(layout.entry, map(self._relative, keys)) if index is not None}
+        keys = await self._folder.keys(layout.log(after, log))
+        return {index for index in map(layout.entry, keys) if index is not None}
 
     async def _entries(self, after: int, log: str, kind: type[EntryT]) -> list[EntryT]:
         """The records of a log, up to the first that is missing."""
 
         async def read(index: int) -> EntryT:
             key = layout.entry_key(after, log, index)
-            record = await self._read_record(key, kind)
+            record = await self._folder.read_record(key, kind)
             if record is None or record.index != index:
                 raise await self._corrupt(f"The record {self.uri(key)} is not that of number {index}.")
             return record
 
-        return await _side_by_side(read, unbroken(await self._indexes(after, log)))
+        return await side_by_side(read, unbroken(await self._indexes(after, log)))
 
     async def _append(self, after: int, log: str, record: EntryT) -> Commit[EntryT]:
-        winner = await self._commit(after, layout.entry_key(after, log, record.index), record)
+        key = layout.entry_key(after, log, record.index)
+        created, closed = await _both(self._folder.create(key, _json(record)), self.closed())
+        winner = await self._committed(after, key, record, created, closed)
         return Commit(winner, adopted=winner != record)
 
     async def _opened(self, attempt: int | None = None) -> int:
@@ -288,51 +275,26 @@ class JobStore:
 
     async def _output(self) -> tuple[str | None, OutputRecord | None]:
         """Key and record of the finished video."""
-        keys = [self._relative(key) for key in await self._objects.list(self._root)]
+        keys = await self._folder.keys()
         for key in layout.outputs(keys):
-            record = await self._read_record(key, OutputRecord)
+            record = await self._folder.read_record(key, OutputRecord)
             if record is not None and record.attempt > layout.closed(keys):
                 return key, record
         return None, None
 
-    async def _put(self, name: str, suffix: str, data: bytes) -> StoredObject:
-        """Put bytes so that no other bytes under the same key are ever replaced; see the module."""
-        digest = await asyncio.to_thread(_sha256, data)
-        key = name + suffix
-        if not await self._objects.create(self._key(key), data):
-            there = await self._objects.get(self._key(key))
-            if there is None or await asyncio.to_thread(_sha256, there) != digest:
-                key = _named_by_content(name, suffix, digest)
-                await self._objects.put(self._key(key), data)
-        return StoredObject(key=key, sha256=digest, size_bytes=len(data))
-
-    async def _commit(self, after: int, key: str, record: R) -> R:
-        """Put the record unless there is one; the record that counts from now on. Raises JobClosed."""
-        created = await self._objects.create(self._key(key), record.model_dump_json(indent=1).encode())
-        if (closed := await self.closed()) > after:
+    async def _committed(self, after: int, key: str, record: R, created: bool, closed: int) -> R:
+        """The record that counts now that ours was put or refused. Raises JobClosed."""
+        if closed > after:
             raise JobClosed(self.uri(), closed)
-        if created:
-            return record
-        existing = await self._read_record(key, type(record))
+        existing = record if created else await self._folder.read_record(key, type(record))
         if existing is None:
             raise StoreError(f"{self.uri(key)} was deleted while it was being committed.", retryable=True)
         return existing
 
-    async def _read_record(self, key: str, kind: type[R]) -> R | None:
-        data = await self._objects.get(self._key(key))
-        try:
-            return None if data is None else kind.model_validate_json(data)
-        except ValidationError as error:
-            raise CorruptObject(
-                f"The record {self.uri(key)} cannot be read: {error.error_count()} of its fields are wrong."
-            ) from error
-
     async def _read(self, stored: StoredObject) -> bytes:
-        data = await self._objects.get(self._key(stored.key))
+        data = await self._folder.read(stored)
         if data is None:
             raise await self._corrupt(f"{self.uri(stored.key)} is missing, but its record is there.")
-        if len(data) != stored.size_bytes or await asyncio.to_thread(_sha256, data) != stored.sha256:
-            raise CorruptObject(f"{self.uri(stored.key)} is damaged: its sha256 is not that of its record.")
         return data
 
     async def _corrupt(self, sentence: str) -> StoreError:
@@ -341,35 +303,10 @@ class JobStore:
             return JobClosed(self.uri(), closed)
         return CorruptObject(sentence)
 
-    async def _delete(self, doomed: Callable[[list[str]], list[str] | Awaitable[list[str]]]) -> int:
-        """Delete the keys that `doomed` chooses from all, again and again until it chooses none."""
-        deleted: set[str] = set()
-        for _ in range(DELETE_ROUNDS):
-            chosen = doomed([self._relative(key) for key in await self._objects.list(self._root)])
-            keys = chosen if isinstance(chosen, list) else await chosen
-            if not keys:
-                await self._objects.tidy(self._root)
-                return len(deleted)
-            await self._objects.delete([self._key(key) for key in keys])
-            deleted.update(keys)
-        raise StoreError(f"{self.uri()} cannot be emptied: somebody still writes there.", retryable=True)
 
-    def _key(self, relative: str) -> str:
-        return f"{self._root}/{relative}".rstrip("/")
-
-    def _relative(self, key: str) -> str:
-        return key.removeprefix(f"{self._root}/")
-
-
-async def _side_by_side(read: Callable[[K], Awaitable[T]], keys: Iterable[K]) -> list[T]:
-    """What `read` gives for each key, in order, with some reads at a time. The first error ends the others."""
-    room = asyncio.Semaphore(PARALLEL_READS)
-
-    async def one(key: K) -> T:
-        async with room:
-            return await read(key)
-
-    tasks = [asyncio.create_task(one(key)) for key in keys]
+async def _both(first: Coroutine[Any, Any, S], second: Coroutine[Any, Any, T]) -> tuple[S, T]:
+    """What both give, made at the same time. The first error ends the other."""
+    tasks = asyncio.create_task(first), asyncio.create_task(second)
     try:
         return await asyncio.gather(*tasks)
     finally:
@@ -378,14 +315,5 @@ async def _side_by_side(read: Callable[[K], Awaitable[T]], keys: Iterable[K]) ->
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _named_by_content(name: str, suffix: str, digest: str) -> str:
-    return f"{name}-{digest[:16]}{suffix}"
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _sha256_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _json(record: Record) -> bytes:
+    return record.model_dump_json(indent=1).encode()

@@ -42,6 +42,11 @@ def output_key(after: int) -> str:
     return _in_logs(after, "output.json")
 
 
+def content_key(name: str, sha256: str, suffix: str) -> str:
+    """The key of an object that begins with `name`, and says what is in it."""
+    return f"{name}-{sha256[:16]}{suffix}"
+
+
 def object_name(attempt: int, index: int) -> str:
     """The beginning of the key of a checkpoint or a segment."""
     return f"{ATTEMPTS}/{attempt}/{index}"

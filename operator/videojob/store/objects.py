@@ -28,9 +28,6 @@ SLOWEST: Final = 1 << 20
 DELETE_SECONDS: Final = 0.05
 """For an object of many that are deleted at once."""
 TIDY_SECONDS: Final = 60.0
-ASK_FIRST_BYTES: Final = 256 << 10
-"""An S3 server may refuse a create-only put and hang up before it has read the body; with a body of more than this the
-client would see a broken connection, not the refusal. So it asks first whether the object is there."""
 PART_BYTES: Final = 8 << 20
 """Of a multipart upload; S3 takes 10,000 parts."""
 PARALLEL_PARTS: Final = 4
@@ -58,14 +55,14 @@ class Objects:
         self._retrying = retrying or retry_policy()
 
     async def create(self, key: str, data: bytes) -> bool:
-        """Put an object unless there is one of that key; whether it was put.
+        """Put a small object unless there is one of that key; whether it was put.
 
-        False may also mean that an earlier try of this very call succeeded and its answer was lost.
+        False may also mean that an earlier try of this very call succeeded and its answer was lost. Small, because an
+        S3 server may refuse it and hang up before it has read the body: with one of some hundred KiB the client would
+        see a broken connection, not the refusal.
         """
 
         async def action(limit: asyncio.Timeout) -> bool:
-            if len(data) > ASK_FIRST_BYTES and await self._exists(key):
-                return False
             try:
                 await obstore.put_async(self._store, key, data, mode="create")
             except AlreadyExistsError:
@@ -146,13 +143,6 @@ class Objects:
                 await asyncio.to_thread(_tidy, folder_of(store), prefix)
 
             await self._run(f"tidy {prefix}", action, TIDY_SECONDS)
-
-    async def _exists(self, key: str) -> bool:
-        try:
-            await obstore.head_async(self._store, key)
-        except FileNotFoundError:
-            return False
-        return True
 
     async def _run(self, doing: str, action: Callable[[asyncio.Timeout], Awaitable[T]], more_seconds: float = 0.0) -> T:
         async def once() -> T:

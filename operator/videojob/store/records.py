@@ -6,7 +6,8 @@ from typing import Annotated, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
-# Keys come back from the store, where anybody with access may have written them: they must stay below the job.
+# Keys come back from the store, where anybody with access may have written them: they must stay below the job. Those
+# that earlier versions of this software gave do not always say what is in the object.
 Key = Annotated[
     str, StringConstraints(pattern=re.compile(r"^(attempts/\d+|output)/\d+(-[0-9a-f]{16})?\.(mp4|safetensors)$"))
 ]
