@@ -33,6 +33,10 @@ class Faults:
         """The stage raises on that chunk, before or after its work, so many times (for ever: -1)."""
         self._ask(stage, {"chunk": chunk, "when": when, "step": 0, "action": "raise", "times": times})
 
+    def break_accelerator(self, stage: Stage, chunk: int, *, times: int = -1) -> None:
+        """What the stage does on that chunk breaks its accelerator's context, so many times (for ever: -1)."""
+        self._ask(stage, {"chunk": chunk, "when": "before", "step": 0, "action": "break", "times": times})
+
     def hold(self, stage: Stage, chunk: int, when: When = "before", *, step: int = 0) -> None:
         """The stage waits there until `release`."""
         self._ask(stage, {"chunk": chunk, "when": when, "step": step, "action": "hold", "times": 0})

@@ -9,6 +9,10 @@ import json
 import time
 from pathlib import Path
 
+import torch
+
+from videojob.models.runtime import chunk_errors
+
 
 class FaultyMarks:
     """The stage's marks, looked at once a step: a place to count steps and to hold one."""
@@ -65,6 +69,9 @@ class FaultyModel(TritonPythonModel):
         else:
             path.with_suffix(".new").write_text(json.dumps(fault))
             path.with_suffix(".new").replace(path)
+        if fault["action"] == "break":  # As a kernel that reads where it must not.
+            with chunk_errors("The accelerator"):
+                raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         raise RuntimeError("a fault was asked for")
 
     def record(self, marked):

@@ -186,8 +186,8 @@ class System(StoredFiles, ApiServerFaults):
             return False
         report = _report(lease)
         loaded = report.models and all(model.state is ModelState.READY for model in report.models)
-        troubles = (report.triton_error, report.store_error, report.jobs_error, report.draining)
-        return bool(loaded) and not any(troubles)
+        troubles = (report.triton_error, report.accelerator_error, report.store_error, report.jobs_error)
+        return bool(loaded) and not any((*troubles, report.draining))
 
     async def silent(self, name: str) -> bool:
         """Whether a replica that was killed has no live heartbeat any more, so that it gets no job."""

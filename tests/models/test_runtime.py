@@ -1,7 +1,13 @@
 """What a stage's process is set to."""
 
+import ctypes
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from videojob.models.runtime import FATAL
 
 FAULTS = """
 import resource, sys
@@ -32,3 +38,14 @@ def faulted(how: str) -> int:
 
 def test_memory_that_is_freed_is_not_mapped_anew() -> None:
     assert faulted("kept") < PAGES / 20
+
+
+def test_what_is_fatal_is_said_in_the_words_of_cuda() -> None:
+    """Codes whose documentation says that the process must be started anew; and of memory and links that are broken."""
+    found = [*Path(sys.prefix).glob("lib/python*/site-packages/nvidia/*/lib/libcudart.so*")]
+    if not found:
+        pytest.skip("torch was installed without CUDA")
+    cuda = ctypes.CDLL(str(found[0]))
+    cuda.cudaGetErrorString.restype = ctypes.c_char_p
+    codes = (214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911)
+    assert tuple(cuda.cudaGetErrorString(code).decode() for code in codes) == FATAL

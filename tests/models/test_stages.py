@@ -353,8 +353,28 @@ def test_the_negative_prompt_is_encoded_where_there_is_guidance() -> None:
         ),
         (KeyError, "ModelFailed: The denoiser failed: KeyError: no message"),
         (lambda: ChunkError(ErrorCode.CANCELLED, "Stop."), r"^Cancelled: Stop\.$"),
+        (
+            lambda: torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nSearch for"),
+            r"AcceleratorFailed: The denoiser failed: AcceleratorError: CUDA error: an illegal memory access was "
+            r"encountered$",
+        ),
+        (
+            lambda: RuntimeError("CUDA error: unspecified launch failure"),
+            "AcceleratorFailed: The denoiser failed: RuntimeError: CUDA error: unspecified launch failure$",
+        ),
+        (lambda: torch.AcceleratorError("CUDA error: invalid argument"), "^ModelFailed: "),
     ],
-    ids=["GPU memory", "memory", "CPU allocator", "any error", "error without words", "known error"],
+    ids=[
+        "GPU memory",
+        "memory",
+        "CPU allocator",
+        "any error",
+        "error without words",
+        "known error",
+        "fatal to the process",
+        "fatal, of an extension",
+        "an accelerator that goes on",
+    ],
 )
 def test_every_failure_becomes_a_reason_and_a_sentence(cause: Callable[[], Exception], message: str) -> None:
     with pytest.raises(ChunkError, match=message), chunk_errors("The denoiser"):

@@ -77,6 +77,7 @@ def test_a_job_that_no_replica_has_read_weights_for_takes_those_of_any() -> None
         pytest.param({"p/r1": replica(slots=0)}, None, id="the other one is busy: the job waits for it"),
         pytest.param({"p/r1": replica(draining=True)}, "p/r0", id="the other one is about to go"),
         pytest.param({"p/r1": replica(live=False)}, "p/r0", id="the other one is silent"),
+        pytest.param({"p/r1": replica(accelerator_error="It fails.")}, "p/r0", id="the other one is broken"),
         pytest.param({}, "p/r0", id="there is no other one"),
     ],
 )
@@ -163,6 +164,11 @@ def test_what_was_resolved_stays_as_it_is() -> None:
         ),
         pytest.param(
             book(job(), replicas={"p/r0": replica(triton_error="gone")}), Reason.POOL_NOT_READY, id="no Triton"
+        ),
+        pytest.param(
+            book(job(), replicas={"p/r0": replica(accelerator_error="It fails.")}),
+            Reason.POOL_NOT_READY,
+            id="a broken accelerator",
         ),
         pytest.param(
             book(job(), replicas={"p/r0": replica(memory_bytes=10)}),

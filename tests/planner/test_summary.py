@@ -56,6 +56,12 @@ def queue_status(found: Book) -> VideoQueueStatus:
         pytest.param(
             book(replicas={"p/r0": replica(triton_error="gone")}), False, Reason.TRITON_UNAVAILABLE, id="no Triton"
         ),
+        pytest.param(
+            book(replicas={"p/r0": replica(accelerator_error="It fails whatever it gets.")}),
+            False,
+            Reason.ACCELERATOR_FAILED,
+            id="a broken accelerator",
+        ),
         pytest.param(book(replicas={"p/r0": replica(draining=True)}), False, Reason.DRAINED, id="draining"),
     ],
 )

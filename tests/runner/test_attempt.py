@@ -18,6 +18,7 @@ from videojob.runner import status as status_module
 from videojob.runner import video as video_module
 from videojob.runner.accounting import Checkpoints
 from videojob.runner.attempt import Attempt
+from videojob.runner.judge import Judge
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.status import Generation
 from videojob.runner.stop import Stop
@@ -54,10 +55,13 @@ class World:
 
     def begin(self) -> asyncio.Task[None]:
         """Begin the attempt."""
+        metrics = RunnerMetrics(self.registry, "p", "r")
+        self.judge = Judge(self.time.clock.monotonic, metrics)
         services = SimpleNamespace(
             kube=self.api.client,
             clock=self.time.clock,
-            metrics=RunnerMetrics(self.registry, "p", "r"),
+            metrics=metrics,
+            judge=self.judge,
             triton=None,
             serving=self.serving,
             buffers=None,

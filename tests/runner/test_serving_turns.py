@@ -132,6 +132,22 @@ async def test_a_stage_without_a_process_keeps_no_other_model_from_its_memory(re
         assert (await serving.take("b", PATIENCE)).name == "b"
 
 
+async def test_models_that_are_renewed_are_gone_before_they_are_loaded_anew(replica: Replica) -> None:
+    """What is on a broken accelerator makes nothing any more; there is no memory for two of it."""
+    async with replica.runner("a") as serving:
+        serving.give_back(await serving.take("a", PATIENCE))
+        replica.triton.may_unload.clear()
+
+        serving.renew()
+        waiting = asyncio.create_task(serving.take("a", PATIENCE))
+        await not_yet(waiting)
+        assert replica.triton.loads == ["a"]
+        replica.triton.may_unload.set()
+
+        await waiting
+        assert replica.triton.loads == ["a", "a"]
+
+
 async def test_a_job_that_waits_gets_the_reason(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving_module, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(serving_module, "REPORT_WAIT_SECONDS", 0.2)

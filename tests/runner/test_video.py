@@ -22,6 +22,7 @@ from videojob.api.videojob import Phase, Shot, VideoJob, VideoJobSpec, VideoJobS
 from videojob.runner.accounting import Checkpoints
 from videojob.runner.clock import Clock
 from videojob.runner.errors import HandBackError
+from videojob.runner.judge import Judge
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
 from videojob.runner.stop import Stop, StoppedError
@@ -112,7 +113,12 @@ class Making:
         self.stop = stop
         status = StatusWriter(self.api.client, self.time.clock, metrics, job, owner, self.hold, generation, stop.lose)
         services = SimpleNamespace(
-            clock=self.time.clock, metrics=metrics, checkpoints=Checkpoints(), accelerators=1, permission=self.hold
+            clock=self.time.clock,
+            metrics=metrics,
+            judge=Judge(self.time.clock.monotonic, metrics),
+            checkpoints=Checkpoints(),
+            accelerators=1,
+            permission=self.hold,
         )
         self.video = Video(
             cast("Any", services), job, SMALL, owner, self.files, status, generation, cast("Any", None), stop

@@ -51,14 +51,21 @@ def test_every_reason_survives_the_wire(reason: ErrorCode) -> None:
     ],
 )
 def test_a_stage_without_a_process_is_named(message: str) -> None:
-    error = chunk_error(message)
+    error = chunk_error(message, "tiny.denoiser")
     assert isinstance(error, StageGoneError)
     assert (error.reason, error.model) == (ErrorCode.STAGE_GONE, "tiny.v1.denoiser")
 
 
+def test_a_stage_that_ends_because_of_its_accelerator_is_named() -> None:
+    error = chunk_error("AcceleratorFailed: An illegal memory access was encountered.", "tiny.denoiser")
+    assert isinstance(error, StageGoneError)
+    assert (error.reason, error.model) == (ErrorCode.ACCELERATOR_FAILED, "tiny.denoiser")
+    assert error.sentence == "An illegal memory access was encountered."
+
+
 def test_any_other_error_is_the_models() -> None:
-    assert chunk_error("in ensemble 'm', Cancelled: Stop.").reason is ErrorCode.CANCELLED
-    assert str(chunk_error("shapes differ")) == "ModelFailed: shapes differ"
+    assert chunk_error("in ensemble 'm', Cancelled: Stop.", "m.denoiser").reason is ErrorCode.CANCELLED
+    assert str(chunk_error("shapes differ", "m.denoiser")) == "ModelFailed: shapes differ"
 
 
 def test_model_names() -> None:

@@ -51,6 +51,7 @@ class Reason(StrEnum):
     CHUNK_FAILED = "ChunkFailed"
     OUT_OF_MEMORY = "OutOfMemory"
     TRITON_UNAVAILABLE = "TritonUnavailable"
+    ACCELERATOR_FAILED = "AcceleratorFailed"
     STORE_UNAVAILABLE = "StoreUnavailable"
     STORE_CORRUPT = "StoreCorrupt"
     RUNNER_ERROR = "RunnerError"
@@ -203,7 +204,8 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType({
     Reason.DELETED: ReasonInfo(_RETURNED, _NOBODY, NO, NO, NO, NO, NO, NO, NO,
         "The job is being deleted.", ""),
     Reason.DRAINED: ReasonInfo(_RETURNED | _POOL, _SYSTEM, NO, NO, NO, NO, NO, NO, YES,
-        "The replica was drained: by a scale-down, a rollout, an eviction or a person. Finished chunks are kept.",
+        "The replica was drained: by a scale-down, a rollout, an eviction or a person, or because its accelerator "
+        "fails. Finished chunks are kept.",
         "Nothing for a job. A drain by hand is undone with `kubectl annotate lease -n videojob-system LEASE "
         "videojob.dev/drain-`; `kubectl get leases -n videojob-system -o "
         "custom-columns='NAME:.metadata.name,DRAIN:.metadata.annotations.videojob\\.dev/drain'` lists them."),
@@ -239,6 +241,10 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType({
     Reason.TRITON_UNAVAILABLE: ReasonInfo(_RETURNED | _POOL, _SYSTEM, NO, YES, NO, NO, NO, NO, YES,
         "The replica's Triton does not answer.",
         "`kubectl logs -n videojob-system POD -c triton --previous`, and [Containers that end](#containers-that-end)"),
+    Reason.ACCELERATOR_FAILED: ReasonInfo(_RETURNED | _POOL, _ADMIN, NO, YES, NO, NO, NO, NO, YES,
+        "The replica makes nothing of what it gets, whatever job it is: its accelerator, or a model on it, is broken. "
+        "It loads its models anew, and tries one job after a pause.",
+        "[An accelerator that fails](#an-accelerator-that-fails)"),
     Reason.STORE_UNAVAILABLE: ReasonInfo(_RETURNED | _POOL, _ADMIN, YES, YES, NO, NO, NO, NO, YES,
         "The object store refuses requests or does not answer: it is absent, full, or its keys are wrong.",
         "Correct it; it is checked every five seconds. `kubectl logs -n videojob-system POD -c runner`, and "
@@ -286,6 +292,8 @@ def _those(trait: Callable[[ReasonInfo], bool]) -> frozenset[str]:
 
 LASTING = _those(lambda info: info.lasting)
 BACKS_OFF = _those(lambda info: info.backs_off)
+OF_REPLICA = frozenset({Reason.TRITON_UNAVAILABLE, Reason.ACCELERATOR_FAILED})
+"""With which a job is handed back because of the replica, and not of its pool."""
 QUIET = _those(lambda info: info.quiet)
 VOLATILE = _those(lambda info: info.volatile)
 """Columns as sets, to test a status's reason, which may be one of another version, for membership."""

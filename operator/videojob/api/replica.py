@@ -59,6 +59,9 @@ class ReplicaReport(Resource):
     models: tuple[LoadedModel, ...] = ()
     store_error: Annotated[str, Field(max_length=512, description="Why the store cannot be used, if so.")] = ""
     triton_error: Annotated[str, Field(max_length=512, description="Why Triton cannot be used, if so.")] = ""
+    accelerator_error: Annotated[
+        str, Field(max_length=512, description="Why the replica takes no job though Triton answers, if so.")
+    ] = ""
     jobs_error: Annotated[
         str, Field(max_length=512, description="Why the runner does not see which jobs are assigned to it, if so.")
     ] = ""

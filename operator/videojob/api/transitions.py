@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from videojob.api.conditions import Condition, ConditionType, find, set_condition
-from videojob.api.reasons import BACKS_OFF, Reason, parse
+from videojob.api.reasons import BACKS_OFF, OF_REPLICA, Reason, parse
 from videojob.api.videojob import (
     MAX_EARLIER_STORES,
     Assignment,
@@ -121,11 +121,11 @@ def progressed(
 def waiting(status: VideoJobStatus, *, reason: Reason, message: str, now: datetime, generation: int) -> VideoJobStatus:
     """The job waits for a replica, with the reason why. Also how a replica returns it, through no fault of the job.
 
-    A return for a reason that backs off (store, Triton) is one more of `handBacks`; a lost replica one of `losses`. One
-    for Triton is this replica's failure.
+    A return for a reason that backs off (store, Triton, accelerator) is one more of `handBacks`; a lost replica one of
+    `losses`. One for Triton or the accelerator is this replica's failure.
     """
     handed_back = status.assignment is not None and reason in BACKS_OFF
-    failed_on = _holder(status) if reason is Reason.TRITON_UNAVAILABLE else None
+    failed_on = _holder(status) if reason in OF_REPLICA else None
     return _released(
         status,
         Phase.PENDING,

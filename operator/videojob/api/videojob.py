@@ -264,7 +264,10 @@ class VideoJobStatus(Resource):
     losses: Annotated[int, Field(ge=0, description="Replicas that were lost while they held the job.")] = 0
     hand_backs: Annotated[
         int,
-        Field(ge=0, description="Times in a row that a replica returned it without progress, for store or Triton."),
+        Field(
+            ge=0,
+            description="Times in a row that a replica returned it without progress, for store or replica.",
+        ),
     ] = 0
     failed_on: Annotated[
         ReplicaRef | None,

@@ -14,6 +14,25 @@ from videojob.triton.contract import ChunkError, ErrorCode, Precision
 _TRIM_THRESHOLD = (-1, 1 << 30)
 _MMAP_THRESHOLD = (-3, 32 << 20)
 
+FATAL = (
+    "uncorrectable ECC error encountered",
+    "uncorrectable NVLink error detected during the execution",
+    "Invalid access of peer GPU memory over nvlink or a hardware error",
+    "an illegal memory access was encountered",
+    "the launch timed out and was terminated",
+    "device-side assert triggered",
+    "hardware stack error",
+    "an illegal instruction was encountered",
+    "misaligned address",
+    "operation not supported on global/shared address space",
+    "invalid program counter",
+    "unspecified launch failure",
+    "tensor memory not completely freed",
+    "the MPS client has been terminated by the server",
+    "an async error has occured in external entity outside of CUDA",
+)
+"""What cudaGetErrorString calls the errors after which every call of the process fails, until it is started anew."""
+
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -38,7 +57,10 @@ def fix_kernels(threads: int) -> None:
 
 @contextmanager
 def chunk_errors(what: str) -> Iterator[None]:
-    """Turn what a model raises into a ChunkError: OutOfMemory, or ModelFailed with the first line of its message."""
+    """Turn what a model raises into a ChunkError: OutOfMemory, AcceleratorFailed, or ModelFailed.
+
+    The last two have the first line of the message.
+    """
     try:
         yield
     except ChunkError:
@@ -53,9 +75,15 @@ def chunk_errors(what: str) -> Iterator[None]:
                 ErrorCode.OUT_OF_MEMORY, f"{what} ran out of memory. Lower the resolution or the jobs on this replica."
             ) from error
         first_line = next(iter(str(error).splitlines()), "no message")
-        raise ChunkError(ErrorCode.MODEL_FAILED, f"{what} failed: {type(error).__name__}: {first_line}") from error
+        reason = ErrorCode.ACCELERATOR_FAILED if _is_fatal(error) else ErrorCode.MODEL_FAILED
+        raise ChunkError(reason, f"{what} failed: {type(error).__name__}: {first_line}") from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     # The CPU allocator raises a plain RuntimeError.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _is_fatal(error: Exception) -> bool:
+    # A torch.AcceleratorError, or a plain RuntimeError of an extension's own macro, both with CUDA's words.
+    return isinstance(error, RuntimeError) and any(f"CUDA error: {words}" in str(error) for words in FATAL)

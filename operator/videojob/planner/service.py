@@ -4,7 +4,7 @@ from collections.abc import Hashable
 from datetime import datetime
 from typing import NamedTuple
 
-from videojob.api.reasons import Reason
+from videojob.api.reasons import OF_REPLICA
 from videojob.planner.facts import Job, ReplicaKey
 
 
@@ -69,7 +69,7 @@ class Departures:
         last = self._last.get(job.uid, ())
         return any(
             service.served_other(one.replica, job.uid, one.began)
-            if one.reason == Reason.TRITON_UNAVAILABLE
+            if one.reason in OF_REPLICA
             else one is last[-1] and service.served_other(one.replica.pool, job.uid, one.began)
             for one in last
             if one.failures == job.failures

@@ -20,7 +20,7 @@ from videojob.planner.scaling import ScalingReason
 from videojob.planner.verdicts import Rank, Verdict
 from videojob.planner.view import View
 
-_BROKEN = (Rank.NO_STORE, Rank.NO_TRITON, Rank.LOAD_FAILED)
+_BROKEN = (Rank.NO_STORE, Rank.NO_TRITON, Rank.NO_ACCELERATOR, Rank.LOAD_FAILED)
 _POD_CONDITIONS = {
     ConditionType.PODS_SCHEDULED: (Reason.SCHEDULED, "Every pod has a node."),
     ConditionType.IMAGES_PULLED: (Reason.PULLED, "Every image is there."),

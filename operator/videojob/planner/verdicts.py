@@ -17,11 +17,12 @@ class Rank(IntEnum):
     LOADING = 2
     NO_STORE = 3
     NO_TRITON = 4
-    LOAD_FAILED = 5
-    BLIND = 6
-    OTHER_WEIGHTS = 7
-    TOO_SMALL = 8
-    ELIGIBLE = 9
+    NO_ACCELERATOR = 5
+    LOAD_FAILED = 6
+    BLIND = 7
+    OTHER_WEIGHTS = 8
+    TOO_SMALL = 9
+    ELIGIBLE = 10
 
 
 class Verdict(NamedTuple):
@@ -52,6 +53,8 @@ def judge(replica: Replica | None, model: VideoModel) -> Verdict:
         return Verdict(Rank.NO_STORE, report.store_error, Reason.STORE_UNAVAILABLE)
     if report.triton_error:
         return Verdict(Rank.NO_TRITON, report.triton_error, Reason.TRITON_UNAVAILABLE)
+    if report.accelerator_error:
+        return Verdict(Rank.NO_ACCELERATOR, report.accelerator_error, Reason.ACCELERATOR_FAILED)
     loaded = next((loaded for loaded in report.models if loaded.uid == model.metadata.uid), None)
     if loaded is not None and loaded.state is ModelState.FAILED:
         note = f"VideoModel {loaded.name} does not load: {loaded.message}"

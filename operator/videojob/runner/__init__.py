@@ -12,6 +12,7 @@
 | pipeline | chunks two deep through Triton, encoded and committed in order |
 | mux | the final MP4, in a thread |
 | triton, buffers | the server's client; shared memory for frames |
+| judge | whether the replica is able to make anything, or is a hole that jobs fall into |
 | serving, served, loader | the VideoModels that the server has to hold: which, what is known of each, what is done |
 | pool_store | the pool's store, and whether it works |
 | status, events, metrics | what people and dashboards get to see |

@@ -77,6 +77,12 @@ class RunnerMetrics:
             ("pool", "replica"),
             registry=registry,
         )
+        self._unwell = Counter(
+            "videojob_runner_unwell_total",
+            "Times that the replica was found to fail whatever job it gets, as with a broken accelerator.",
+            ("pool", "replica"),
+            registry=registry,
+        )
         self._unreadable = Counter(
             "videojob_runner_unreadable_objects_total",
             "Versions of objects that the runner cannot read, by kind; what it last read stays in force.",
@@ -129,6 +135,7 @@ class RunnerMetrics:
         # A counter that is born with its first event hides that one from increase().
         self._store_errors.labels(*self._place)
         self._unreported.labels(*self._place)
+        self._unwell.labels(*self._place)
         for kind in ("videojobs", "videomodels", "gpupools"):
             self._unreadable.labels(*self._place, kind)
         for what in ("sequence", "api"):
@@ -171,6 +178,10 @@ class RunnerMetrics:
     def unreported(self) -> None:
         """An attempt has ended, and its last status was not taken."""
         self._unreported.labels(*self._place).inc()
+
+    def unwell(self) -> None:
+        """The replica fails whatever it gets."""
+        self._unwell.labels(*self._place).inc()
 
     def unreadable(self, kind: str) -> None:
         """A version of an object of that kind (its plural) cannot be read."""

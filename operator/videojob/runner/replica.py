@@ -20,6 +20,7 @@ from videojob.runner.attempt import Attempt
 from videojob.runner.buffers import FrameBuffers
 from videojob.runner.clock import Clock
 from videojob.runner.hold import LeaseLostError, Standing
+from videojob.runner.judge import Judge
 from videojob.runner.kept import keep
 from videojob.runner.lane import END_SECONDS
 from videojob.runner.lease import Lease
@@ -31,6 +32,7 @@ from videojob.runner.pool_store import PoolStore
 from videojob.runner.readable import Readable
 from videojob.runner.services import Services
 from videojob.runner.serving import Serving
+from videojob.runner.signals import first_of
 from videojob.runner.slots import Slots
 from videojob.runner.status import Generation, Owner
 from videojob.runner.stop import Stop
@@ -61,6 +63,7 @@ class Site:
     endpoint: Endpoint
     triton: Triton
     serving: Serving
+    judge: Judge
     buffers: FrameBuffers
     store: PoolStore
     slots: Slots
@@ -116,7 +119,7 @@ class ReplicaRunner:
         site = self._site_now
         if site is None or not any(model.state is ModelState.READY for model in site.serving.report()):
             return "No model is loaded."
-        return None
+        return site.judge.error or None
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until `stopping` is set, then hand back all jobs.
@@ -149,17 +152,17 @@ class ReplicaRunner:
                 while not stopping.is_set() and self._endpoint_of(self._pool) is not None and not self._moved(site):
                     # A runner that starts replaces its predecessor; one that was replaced must not fight back.
                     taking = self._lease.take(partial(self._report, site), wait_for_holder=not first)
-                    await _first(taking, stopping.wait())
+                    await first_of(taking, stopping.wait())
                     first = False
                     await self._tenure(site, stopping)
 
     async def _place(self, stopping: asyncio.Event) -> tuple[GPUPool, Endpoint] | None:
         """The pool and our endpoint in it, once they exist; None where the runner stops before."""
         logged = ""
-        await _first(self._looked.wait(), stopping.wait(), asyncio.sleep(ANSWER_SECONDS))
+        await first_of(self._looked.wait(), stopping.wait(), asyncio.sleep(ANSWER_SECONDS))
         if not self._looked.is_set():
             log.warning("Waiting, because the API server does not show the GPUPool.")
-            await _first(self._looked.wait(), stopping.wait())
+            await first_of(self._looked.wait(), stopping.wait())
         while not stopping.is_set():
             self._news.clear()
             endpoint = self._endpoint_of(self._pool)
@@ -174,7 +177,7 @@ class ReplicaRunner:
             if waiting != logged:
                 log.warning("Waiting, because %s.", waiting)
                 logged = waiting
-            await _first(self._news.wait(), stopping.wait())
+            await first_of(self._news.wait(), stopping.wait())
         return None
 
     @asynccontextmanager
@@ -201,7 +204,9 @@ class ReplicaRunner:
             self._kube, options.namespace, pool.spec.store, self._metrics, changed=self._lease.report_changed
         )
         buffers = FrameBuffers(triton, options.pool, options.replica)
-        site = Site(pool, endpoint, triton, serving, buffers, store, slots)
+        judge = Judge(self._clock.monotonic, self._metrics)
+        site = Site(pool, endpoint, triton, serving, judge, buffers, store, slots)
+        judge.unwell = lambda: self._unwell(site)
         tasks = [
             asyncio.create_task(self._keep("triton", serving.run)),
             asyncio.create_task(self._keep("store", store.run)),
@@ -247,7 +252,7 @@ class ReplicaRunner:
             partial(self._attempt, site), site.slots, self._metrics, changed=self._lease.report_changed
         )
         self._assignments = assignments
-        renew = partial(self._lease.keep, partial(self._report, site), lambda: self._drain(assignments))
+        renew = partial(self._lease.keep, partial(self._report, site), lambda: self._drain(site))
         keeping = asyncio.create_task(self._keep("lease", renew, LeaseLostError))
         working = asyncio.create_task(self._work(site, assignments))
         leaving = asyncio.create_task(self._left(site, stopping))
@@ -257,9 +262,9 @@ class ReplicaRunner:
                 self._stopping = stopping.is_set()
                 self._leaving = "the runner stops" if self._stopping else "the endpoint is elsewhere now"
                 self._lease.report_changed()
-                self._drain(assignments)
+                self._drain(site)
                 finished = assignments.finish(self._options.drain_seconds + STOP_SECONDS)
-                await _first(finished, asyncio.shield(keeping))
+                await first_of(finished, asyncio.shield(keeping))
             for task in (keeping, working):
                 if task.done():
                     task.result()
@@ -306,7 +311,7 @@ class ReplicaRunner:
     async def _left(self, site: Site, stopping: asyncio.Event) -> None:
         """Returns when the replica is to be left: SIGTERM, or an endpoint that is somewhere else now."""
         while not stopping.is_set() and not self._moved(site):
-            await _first(stopping.wait(), asyncio.sleep(1))
+            await first_of(stopping.wait(), asyncio.sleep(1))
 
     def _moved(self, site: Site) -> bool:
         """Whether the pool is another one, or the endpoint elsewhere or much larger, than when the site was entered."""
@@ -316,8 +321,14 @@ class ReplicaRunner:
         more = endpoint.max_jobs >= site.endpoint.max_jobs + SPARE_SEQUENCES
         return more or endpoint.url != site.endpoint.url or self._pool.metadata.uid != site.pool.metadata.uid
 
-    def _drain(self, assignments: Assignments) -> None:
-        assignments.drain(self._leaving or self._lease.drain_reason, self._options.drain_seconds)
+    def _drain(self, site: Site) -> None:
+        if self._assignments is not None:
+            reason = self._leaving or self._lease.drain_reason or site.judge.error
+            self._assignments.drain(reason, self._options.drain_seconds)
+
+    def _unwell(self, site: Site) -> None:
+        self._drain(site)
+        site.serving.renew()  # The report changes with it.
 
     async def _attempt(self, site: Site, job: VideoJob, stop: Stop, generation: Generation) -> None:
         services = Services(
@@ -326,6 +337,7 @@ class ReplicaRunner:
             metrics=self._metrics,
             triton=site.triton,
             serving=site.serving,
+            judge=site.judge,
             buffers=site.buffers,
             store=site.store,
             checkpoints=self._checkpoints,
@@ -339,12 +351,13 @@ class ReplicaRunner:
 
     def _report(self, site: Site) -> ReplicaReport:
         return ReplicaReport(
-            slots=site.slots.size,
+            slots=site.judge.room(site.slots.size),
             memory_bytes=self._options.memory_bytes,
             draining=bool(self._leaving or self._lease.drain_reason),
             models=site.serving.report(),
             store_error=site.store.error,
             triton_error=site.serving.error,
+            accelerator_error=site.judge.error,
             jobs_error=((self._jobs.blind or "") if self._jobs else "they were not listed yet")[:512],
             jobs=self._assignments.held if self._assignments else (),
             cut_off_seconds=self._options.cut_off_seconds,
@@ -385,16 +398,3 @@ class ReplicaRunner:
         self, name: str, work: Callable[[], Awaitable[None]], *passing: type[Exception]
     ) -> Coroutine[Any, Any, None]:
         return keep(name, work, self._metrics, passing=passing, monotonic=self._clock.monotonic)
-
-
-async def _first(*waits: Awaitable[object]) -> None:
-    """Wait until one of them is done, and cancel the others. An error of one that is done is raised."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

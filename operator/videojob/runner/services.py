@@ -7,6 +7,7 @@ from videojob.runner.accounting import Checkpoints
 from videojob.runner.buffers import FrameBuffers
 from videojob.runner.clock import Clock
 from videojob.runner.hold import Permission
+from videojob.runner.judge import Judge
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.pool_store import PoolStore
 from videojob.runner.serving import Serving
@@ -22,6 +23,7 @@ class Services:
     metrics: RunnerMetrics
     triton: Triton
     serving: Serving
+    judge: Judge
     buffers: FrameBuffers
     store: PoolStore
     checkpoints: Checkpoints

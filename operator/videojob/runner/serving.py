@@ -141,6 +141,13 @@ class Serving:
             served.turn()
             self._tell()
 
+    def renew(self) -> None:
+        """Have every model unloaded, and then loaded anew: what is on the accelerator makes nothing any more."""
+        for served in self._served.values():
+            if served.state is State.RESIDENT:
+                served.become(State.LEAVING)
+        self._tell()
+
     def want(self, models: Mapping[str, VideoModel]) -> None:
         """Serve these models and no others. One that was made anew under its old name is loaded anew."""
         for name, served in tuple(self._served.items()):

@@ -1,6 +1,7 @@
-"""A signal between tasks of one event loop."""
+"""Waiting, between tasks of one event loop."""
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 
 
@@ -21,3 +22,16 @@ class Signal:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await event.wait()
+
+
+async def first_of(*waits: Awaitable[object]) -> None:
+    """Wait until one of them is done, and cancel the others. An error of one that is done is raised."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -331,8 +331,8 @@ class Stream:
         try:
             async for result, error in client.stream_infer(self._outgoing()):
                 arrived = asyncio.get_running_loop().time()
-                answer = Answer(result, arrived) if error is None else contract.chunk_error(str(error.message()))
-                self._answers.put_nowait(answer)
+                failed = None if error is None else contract.chunk_error(str(error.message()), self.model)
+                self._answers.put_nowait(failed or Answer(result, arrived))
         except (grpc.RpcError, InferenceServerException) as error:
             text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
             self.fail(TritonGoneError(f"The connection to Triton broke: {text}"))

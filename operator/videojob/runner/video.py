@@ -12,12 +12,13 @@ from pathlib import Path
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from videojob.api import transitions
-from videojob.api.reasons import REASONS, Reason, of_chunk_error
+from videojob.api.reasons import Reason
 from videojob.api.videojob import Cost, OutputStatus, Resolved, StageSeconds, Timing, VideoJob
 from videojob.runner.accounting import Account, add_stages, estimated_completion
-from videojob.runner.errors import AttemptFailedError, HandBackError
+from videojob.runner.errors import USELESS, HandBackError, outcome
 from videojob.runner.events import Events
 from videojob.runner.hold import Standing
+from videojob.runner.judge import SUSPICIOUS
 from videojob.runner.mux import write_mp4
 from videojob.runner.pipeline import MadePiece, MadeUnit, Pipeline, Recipe, Resume
 from videojob.runner.served import Served
@@ -37,15 +38,6 @@ RESTARTS = 3
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 GPU_STAGES = ("text_encode", "denoise", "vae_decode")
 
-_USELESS = (
-    contract.ErrorCode.PROMPT_TOO_LONG,
-    contract.ErrorCode.INVALID_REQUEST,
-    contract.ErrorCode.SUPERSEDED,
-)
-"""What fails again however often it is tried."""
-_REPLICAS_FAULT = (contract.ErrorCode.SUPERSEDED, contract.ErrorCode.STAGE_GONE)
-"""What the job has no part in."""
-
 
 @dataclass
 class _Spent:
@@ -53,6 +45,7 @@ class _Spent:
 
     began: float
     last_commit: float
+    sequence_began: float = 0.0
     first_request: datetime | None = None
     first_frames: datetime | None = None
     stages: StageSeconds = field(default_factory=StageSeconds)
@@ -149,7 +142,7 @@ class Video:
 
         def restartable(error: BaseException) -> bool:
             if isinstance(error, ChunkError):
-                return error.reason not in _USELESS
+                return error.reason not in USELESS
             return isinstance(error, TritonGoneError | TritonRefusedError)
 
         async def again(state: RetryCallState) -> None:
@@ -178,20 +171,26 @@ class Video:
                     except TritonGoneError:
                         self._services.serving.doubt(self._model)
                         raise
-                    except StageGoneError as error:
-                        self._services.serving.repair(self._model, error.model)
+                    except ChunkError as error:
+                        self._blame(error)
                         raise
                     finally:
                         if len(self._pieces) > before:
                             restarts = 0
         except ChunkError as error:
-            if error.reason in _REPLICAS_FAULT:
-                raise HandBackError(Reason.TRITON_UNAVAILABLE, error.sentence) from error
-            reason = of_chunk_error(error.reason)
-            raise AttemptFailedError(reason, error.sentence, final=REASONS[reason].final) from error
+            raise outcome(error) from error
         except (TritonGoneError, TritonRefusedError) as error:
             # Where the job itself is the cause, the replica still serves others.
             raise HandBackError(Reason.TRITON_UNAVAILABLE, str(error)) from error
+
+    def _blame(self, error: ChunkError) -> None:
+        """See to what has failed a sequence. Raises HandBackError where it is the replica that fails everything."""
+        judge = self._services.judge
+        if isinstance(error, StageGoneError):
+            self._services.serving.repair(self._model, error.model)
+        judge.failed(self._job.metadata.uid, error, self._spent.sequence_began)
+        if error.reason in SUSPICIOUS and judge.error:
+            raise HandBackError(Reason.ACCELERATOR_FAILED, judge.error) from error
 
     async def _run_sequence(self) -> None:
         """Make the chunks from the last commit on, as one sequence."""
@@ -205,6 +204,7 @@ class Video:
         if len(self._pieces) >= self._resolved.chunks:
             return
         served = await self._served()
+        self._spent.sequence_began = self._clock.monotonic()
         try:
             await self._settle_weights(served)
             await self._run_sequence_on(served)
@@ -296,6 +296,7 @@ class Video:
         if commit.adopted:
             await self._adopt(commit.record, commit.record.segment, made.segment)
         self._pieces.append(commit.record)
+        self._services.judge.made()
         ended = self._saved(made.seconds, started)
         gap = ended - self._spent.last_commit
         self._services.metrics.overlap(self._model, made.hidden_decode)

@@ -4,6 +4,8 @@ Importable only inside Triton, which provides `triton_python_backend_utils`.
 """
 
 import json
+import os
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,6 +21,9 @@ from videojob.triton.marks import CancelMarks
 from videojob.triton.sequences import Sequences
 from videojob.triton.settings import ModelSettings, ReplicaSettings, from_parameters
 from videojob.triton.wire import End, UnitRequest, read_request
+
+EXIT_SECONDS = 0.5
+"""For a response to leave the process before its end."""
 
 
 class Instance:
@@ -118,7 +123,8 @@ def binary(name: str, value: bytes) -> Any:
 def answer(requests: Sequence[Any], respond: Callable[[Any], list[Any]]) -> list[Any]:
     """Responses to requests: what `respond` gives for each, or `<ErrorCode>: <sentence>` for what it raises.
 
-    A stack trace goes to the server's log, never to the client.
+    A stack trace goes to the server's log, never to the client. After AcceleratorFailed the process ends: nothing that
+    it does on its accelerator can succeed any more.
     """
     responses = []
     for request in requests:
@@ -127,7 +133,10 @@ def answer(requests: Sequence[Any], respond: Callable[[Any], list[Any]]) -> list
         except Exception as error:
             if not isinstance(error, ChunkError):
                 error = ChunkError(ErrorCode.MODEL_FAILED, f"{type(error).__name__} in the serving code; see its log.")
-            if error.reason in {ErrorCode.MODEL_FAILED, ErrorCode.OUT_OF_MEMORY}:
+            if error.reason in {ErrorCode.MODEL_FAILED, ErrorCode.OUT_OF_MEMORY, ErrorCode.ACCELERATOR_FAILED}:
                 pb_utils.Logger.log_error(traceback.format_exc())
+            if error.reason is ErrorCode.ACCELERATOR_FAILED:
+                # Not by sys.exit: what would be cleaned up is on the accelerator, and would wait for it.
+                threading.Timer(EXIT_SECONDS, os._exit, (1,)).start()
             responses.append(pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error))))
     return responses

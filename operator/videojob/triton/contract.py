@@ -88,6 +88,7 @@ class ErrorCode(StrEnum):
     MODEL_FAILED = "ModelFailed"
     SUPERSEDED = "Superseded"
     STAGE_GONE = "StageGone"
+    ACCELERATOR_FAILED = "AcceleratorFailed"
 
 
 class ChunkError(Exception):
@@ -100,11 +101,14 @@ class ChunkError(Exception):
 
 
 class StageGoneError(ChunkError):
-    """The process of a stage has ended. Triton starts no other by itself, and still reports the stage as ready."""
+    """The process of a stage has ended. Triton starts no other by itself, and still reports the stage as ready.
 
-    def __init__(self, model: str) -> None:
+    Also where the stage has told why it ends: with AcceleratorFailed, a moment after it.
+    """
+
+    def __init__(self, model: str, reason: ErrorCode = ErrorCode.STAGE_GONE, sentence: str = "") -> None:
         """`model` is the stage's name on the server."""
-        super().__init__(ErrorCode.STAGE_GONE, f"The process of {model} has ended; it has to be loaded anew.")
+        super().__init__(reason, sentence or f"The process of {model} has ended; it has to be loaded anew.")
         self.model = model
 
 
@@ -136,9 +140,11 @@ def reason_of(message: str) -> tuple[ErrorCode, str] | None:
     return None
 
 
-def chunk_error(message: str) -> ChunkError:
-    """The error in a message from Triton; ModelFailed where it is none that `reason_of` knows."""
+def chunk_error(message: str, model: str) -> ChunkError:
+    """The error in a message from Triton about its `model`; ModelFailed where it is none that `reason_of` knows."""
     if gone := _STAGE_GONE.search(message):
         return StageGoneError(gone[1])
     known = reason_of(message)
-    return ChunkError(ErrorCode.MODEL_FAILED, message) if known is None else ChunkError(*known)
+    if known is None:
+        return ChunkError(ErrorCode.MODEL_FAILED, message)
+    return StageGoneError(model, *known) if known[0] is ErrorCode.ACCELERATOR_FAILED else ChunkError(*known)
