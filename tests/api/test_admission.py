@@ -117,6 +117,12 @@ def test_a_job_name_that_fits_no_label_is_refused(cluster: Cluster, namespace: s
         ("VideoModel", MODEL, "source.directory", "models/tiny", "should match"),
         ("VideoModel", MODEL, "precision", "int4", 'supported values: "float32", "bfloat16"'),
         ("VideoModel", MODEL, "memory", None, "spec.memory: Required value"),
+        ("VideoModel", MODEL, "components", [{"name": "scheduler"}], '"text_encoder", "transformer", "vae"'),
+        ("VideoModel", MODEL, "components", [{"directory": "/vae"}], "spec.components[0].name: Required value"),
+        ("VideoModel", MODEL, "components", [{"name": "vae", "directory": "vae"}], "should match"),
+        ("VideoModel", MODEL, "components", [{"name": "vae", "format": "int8"}], '"float32", "bfloat16"'),
+        ("VideoModel", MODEL, "components", [{"name": "vae", "device": "gpu"}], '"accelerator", "cpu"'),
+        ("VideoModel", MODEL, "components", [{"name": "vae"}, {"name": "vae"}], "Duplicate value"),
         ("VideoModel", MODEL, "windowLatents", 2, "windowLatents must hold at least one chunk"),
         ("VideoModel", MODEL, "limits", {"maxWidth": 64}, "the default size is beyond limits"),
         ("GPUPool", POOL, "jobsPerReplica", 2, "are for managed pools: remove them, or endpoints"),
@@ -169,6 +175,21 @@ def test_other_bad_objects_are_refused_in_words(
     cluster: Cluster, namespace: str, kind: str, spec: Json, path: str, value: Any, words: str
 ) -> None:
     assert words in refusal(cluster, namespace, manifest(kind, with_field(spec, path, value)))
+
+
+def test_what_a_model_is_made_of_cannot_be_changed(cluster: Cluster, namespace: str) -> None:
+    name = f"model-{namespace}"
+    encoder = {"name": "text_encoder", "directory": "/umt5-xxl", "format": "bfloat16", "device": "cpu"}
+    components = [encoder, {"name": "vae", "format": "float32"}]
+    cluster.kubectl(
+        "create", "-f", "-", input=json.dumps(manifest("VideoModel", {**MODEL, "components": components}, name))
+    )
+    kept = json.loads(cluster.kubectl("get", "videomodel", name, "-o", "json"))["spec"]["components"]
+    assert kept == [encoder, {"name": "vae", "format": "float32", "device": "accelerator"}]
+    for change in ([], [encoder], [encoder, {"name": "vae", "format": "bfloat16"}]):
+        with pytest.raises(DevError, match="components is immutable: create a VideoModel of another name instead"):
+            body = json.dumps({"spec": {"components": change}})
+            cluster.kubectl("patch", "videomodel", name, "--type=merge", "--patch", body)
 
 
 CHANGED: Json = {

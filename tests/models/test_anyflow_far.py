@@ -14,6 +14,7 @@ from videojob.families import FAMILIES, Chunking, FamilyName, Unit, Video
 from videojob.models.anyflow_far import EMBEDS, LATENTS, Conditioner, Decoder, Generator
 from videojob.models.family import Conditioning, Step
 from videojob.models.noise import Noise
+from videojob.models.parts import Parts
 from videojob.models.stages import to_uint8
 from videojob.models.tensors import pack, unpack
 from videojob.triton.contract import ChunkError, ErrorCode
@@ -43,17 +44,17 @@ def pipeline(tiny_model: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def conditioner(tiny_model: Path) -> Conditioner:
-    return Conditioner(tiny_model, CPU, torch.float32)
+    return Conditioner(Parts(tiny_model, CPU, torch.float32))
 
 
 @pytest.fixture(scope="module")
 def generator(tiny_model: Path) -> Generator:
-    return Generator(tiny_model, CPU, torch.float32)
+    return Generator(Parts(tiny_model, CPU, torch.float32))
 
 
 @pytest.fixture(scope="module")
 def decoder(tiny_model: Path) -> Decoder:
-    return Decoder(tiny_model, CPU, torch.float32)
+    return Decoder(Parts(tiny_model, CPU, torch.float32))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_what_comes_after_a_step_is_what_the_next_one_starts_from(
 def test_a_unit_that_goes_on_from_any_of_its_steps_is_the_same(
     tiny_model: Path, conditioner: Conditioner, dtype: torch.dtype
 ) -> None:
-    generator, settings = Generator(tiny_model, CPU, dtype), replace(SETTINGS, guidance_scale=4.0)
+    generator, settings = Generator(Parts(tiny_model, CPU, dtype)), replace(SETTINGS, guidance_scale=4.0)
     unit = units(steps=3)[1]
     conditions = conditioner.encode(Conditioning(PROMPT, ""))
     past = [{LATENTS: random_latents(1, seed=3).to(dtype)}]
@@ -220,10 +221,10 @@ def test_pixels_are_those_diffusers_makes(pipeline: Any) -> None:
 
 
 def test_the_same_folder_serves_in_bfloat16(tiny_model: Path, conditioner: Conditioner) -> None:
-    unit, generator = units()[0], Generator(tiny_model, CPU, torch.bfloat16)
+    unit, generator = units()[0], Generator(Parts(tiny_model, CPU, torch.bfloat16))
     conditions = conditioner.encode(Conditioning(PROMPT, None))
     *_, last = generator.run(unit, SETTINGS, generator.start(unit, SETTINGS, []), conditions, Noise(7, 0, 0))
-    decoder = Decoder(tiny_model, CPU, torch.bfloat16)
+    decoder = Decoder(Parts(tiny_model, CPU, torch.bfloat16))
     (frames,) = decoder.run(last.tensors, decoder.start(unit, []))
     assert last.tensors[LATENTS].dtype == frames.dtype == torch.bfloat16
     assert bool(torch.isfinite(frames).all())
@@ -255,4 +256,4 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path, index: dict[str, st
     if index is not None:
         (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises((FileNotFoundError, ValueError), match=message):
-        Generator(tmp_path, CPU, torch.float32)
+        Generator(Parts(tmp_path, CPU, torch.float32))

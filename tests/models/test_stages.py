@@ -13,6 +13,7 @@ from videojob.families import FAMILIES, Chunking, FamilyName, Video
 from videojob.models.anyflow_far import LATENTS, Conditioner, Decoder, Generator
 from videojob.models.family import Conditioning
 from videojob.models.noise import Noise
+from videojob.models.parts import Parts
 from videojob.models.runtime import chunk_errors
 from videojob.models.stages import DecodeStage, DenoiseStage, TextStage, Turn
 from videojob.models.tensors import Tensors
@@ -49,17 +50,17 @@ def checkpoint(latents: int, value: float = 0.0) -> Tensors:
 
 @pytest.fixture(scope="module")
 def generator(tiny_model: Path) -> Generator:
-    return Generator(tiny_model, CPU, torch.float32)
+    return Generator(Parts(tiny_model, CPU, torch.float32))
 
 
 @pytest.fixture(scope="module")
 def decoder(tiny_model: Path) -> Decoder:
-    return Decoder(tiny_model, CPU, torch.float32)
+    return Decoder(Parts(tiny_model, CPU, torch.float32))
 
 
 @pytest.fixture(scope="module")
 def conditions(tiny_model: Path) -> Tensors:
-    return Conditioner(tiny_model, CPU, torch.float32).encode(Conditioning("a cat", None))
+    return Conditioner(Parts(tiny_model, CPU, torch.float32)).encode(Conditioning("a cat", None))
 
 
 @pytest.fixture

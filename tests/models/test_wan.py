@@ -16,6 +16,7 @@ from tests.models.fixtures import whole_clip
 from videojob.families import FAMILIES, Chunking, FamilyName, Unit, Video
 from videojob.models.family import Conditioning, Step, family_module
 from videojob.models.noise import Noise
+from videojob.models.parts import Parts
 from videojob.models.tensors import Tensors, pack, unpack
 from videojob.models.wan import LATENTS, NEGATIVE, PROMPT, Conditioner, Decoder, Generator
 from videojob.triton.contract import ChunkError, ErrorCode
@@ -57,7 +58,11 @@ def loaded(folder: Path, dtype: torch.dtype) -> Model:
     parts = family_module(FamilyName.WAN)
     assert (parts.Conditioner, parts.Generator, parts.Decoder) == (Conditioner, Generator, Decoder)
     return Model(
-        folder, pipeline, Conditioner(folder, CPU, dtype), Generator(folder, CPU, dtype), Decoder(folder, CPU, dtype)
+        folder,
+        pipeline,
+        Conditioner(Parts(folder, CPU, dtype)),
+        Generator(Parts(folder, CPU, dtype)),
+        Decoder(Parts(folder, CPU, dtype)),
     )
 
 
@@ -178,7 +183,7 @@ def test_a_size_the_model_cannot_make_is_refused(
     folders: dict[str, Path], kind: str, height: int, width: int, multiple: int
 ) -> None:
     """`WanPipeline` would round it, with a warning."""
-    generator = Generator(folders[kind], CPU, torch.float32)
+    generator = Generator(Parts(folders[kind], CPU, torch.float32))
     with pytest.raises(ChunkError, match=f"multiples of {multiple}, not {width} x {height}") as raised:
         generator.start(units(5)[0], replace(SETTINGS, height=height, width=width), [])
     assert raised.value.reason is ErrorCode.INVALID_REQUEST
@@ -204,7 +209,7 @@ def test_a_folder_of_another_kind_is_refused(
     if index is not None:
         (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises((FileNotFoundError, ValueError), match=message):
-        part(tmp_path, CPU, torch.float32)
+        part(Parts(tmp_path, CPU, torch.float32))
 
 
 @pytest.mark.parametrize(
@@ -218,4 +223,4 @@ def test_a_scheduler_whose_steps_could_not_be_taken_up_again_is_refused(
     shutil.copytree(folders["wan"], tmp_path / "model")
     with_scheduler(tmp_path / "model", scheduler)
     with pytest.raises(ValueError, match="UniPCMultistepScheduler or FlowMatchEulerDiscreteScheduler, without"):
-        Generator(tmp_path / "model", CPU, torch.float32)
+        Generator(Parts(tmp_path / "model", CPU, torch.float32))

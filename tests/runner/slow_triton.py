@@ -18,7 +18,7 @@ from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.serving import Serving
 from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
 from videojob.triton.contract import CONTROL_MODEL, STAGES, model_name
-from videojob.triton.digest import weights_digest
+from videojob.triton.digest import Weights, weights_digest
 from videojob.triton.settings import ReplicaSettings
 
 PATIENCE = 30.0
@@ -115,7 +115,7 @@ class Replica:
 
     def digest(self, name: str) -> str:
         """Of what is in a model's folder."""
-        return weights_digest(self._folder / name)
+        return weights_digest(Weights(self._folder / name))
 
     @asynccontextmanager
     async def runner(self, names: Iterable[str] = "ab", memory_bytes: int = ROOM_FOR_ONE) -> AsyncIterator[Serving]:

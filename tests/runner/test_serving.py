@@ -20,7 +20,7 @@ from videojob.runner.clock import Clock
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.serving import Serving
 from videojob.runner.triton import Triton, TritonGoneError
-from videojob.triton.digest import weights_digest
+from videojob.triton.digest import Weights, weights_digest
 from videojob.triton.settings import ReplicaSettings
 
 PATIENCE = 240.0
@@ -135,7 +135,7 @@ async def test_a_model_from_its_first_failure_to_its_end(
         shutil.copytree(tiny_model, directory)
         ready = await first.until(ModelState.READY)
         assert (ready.uid, ready.message) == ("one", "")
-        assert ready.digest == weights_digest(tiny_model)
+        assert ready.digest == weights_digest(Weights(tiny_model))
         assert (await first.serving.take("served", PATIENCE)).digest == ready.digest
         assert first.loads("served", "loaded") == 1
         assert (first.loads("served", "failed") or 0) >= 1
@@ -186,7 +186,7 @@ async def test_two_models_where_there_is_memory_for_one(
         serving = watched.serving
         serving.want(models)
         reported = await watched.until_states(left=ModelState.READY, right=ModelState.UNLOADED)
-        assert [each.digest for each in reported] == [weights_digest(tiny_model), ""]
+        assert [each.digest for each in reported] == [weights_digest(Weights(tiny_model)), ""]
 
         left = await serving.take("left", PATIENCE)
         with pytest.raises(Exception, match="jobs that run take the memory"):

@@ -13,7 +13,7 @@ from videojob.api.videomodel import Source
 from videojob.runner import loader as loader_module
 from videojob.runner.triton import TritonGoneError
 from videojob.triton import digest as digest_module
-from videojob.triton.digest import weights_digest
+from videojob.triton.digest import Weights, weights_digest
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ async def test_only_the_weights_of_models_that_are_loaded_are_read(
     """Of ten models one fits: the other nine may have 40 GB each."""
     read: list[str] = []
 
-    def counted(directory: Path, stopped: Callable[[], bool]) -> str:
-        read.append(directory.name)
-        return weights_digest(directory, stopped)
+    def counted(weights: Weights, stopped: Callable[[], bool]) -> str:
+        read.append(weights.directory.name)
+        return weights_digest(weights, stopped)
 
     monkeypatch.setattr(digest_module, "weights_digest", counted)
     async with replica.runner("abcdefghij") as serving:

@@ -7,10 +7,10 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from videojob.families import FamilyName
+from videojob.families import ComponentName, FamilyName
 from videojob.triton.contract import STAGES, Precision
 from videojob.triton.repository import SPARE_CANDIDATES, Device, is_rendered, remove, render, render_control
-from videojob.triton.settings import ModelSettings, ReplicaSettings, from_parameters, to_parameters
+from videojob.triton.settings import Component, ModelSettings, ReplicaSettings, from_parameters, to_parameters
 
 MODEL_REPO = Path(__file__).parents[2] / "model_repo"
 MODEL = ModelSettings(
@@ -123,6 +123,24 @@ def test_other_weights_are_another_model(tmp_path: Path) -> None:
     assert not is_rendered(MODEL_REPO, tmp_path, MODEL, REPLICA, "gpu")
 
 
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_components_reach_every_stage_as_they_are(tmp_path: Path, device: Device) -> None:
+    """A stage stays where it is: it places its component itself."""
+    components = (
+        Component(ComponentName.TEXT_ENCODER, 'a "b"', on_cpu=True),
+        Component(ComponentName.VAE, None, "float32"),
+    )
+    model = ModelSettings(**{**MODEL.__dict__, "components": components})
+    render(MODEL_REPO, tmp_path, model, REPLICA, device)
+    for stage in ("text_encoder", "denoiser", "vae_decoder"):
+        rendered = config(tmp_path / f"tiny.{stage}")
+        parameters = {key: value.string_value for key, value in rendered.parameters.items()}
+        assert from_parameters(parameters) == (model, REPLICA)
+        kinds = [model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind) for group in rendered.instance_group]
+        assert kinds == [f"KIND_{device.upper()}"]
+    assert not is_rendered(MODEL_REPO, tmp_path, MODEL, REPLICA, device)
+
+
 def test_a_models_name_and_directory_are_data(tmp_path: Path) -> None:
     directory = 'a "quoted"\\path\n} instance_group { count: 9 }'
     model = ModelSettings(**{**MODEL.__dict__, "directory": directory})
@@ -155,8 +173,9 @@ def test_a_broken_template_is_named(tmp_path: Path) -> None:
         ({"directory": ""}, "lacks the parameters directory"),
         ({"precision": "int4"}, "precision is 'int4'"),
         ({"family": "Sora"}, "Sora"),
+        ({"components": '[{"name": "scheduler"}]'}, "components is .*, no list of components"),
     ],
-    ids=["missing", "precision", "family"],
+    ids=["missing", "precision", "family", "components"],
 )
 def test_unusable_parameters_are_refused(change: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):

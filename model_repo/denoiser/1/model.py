@@ -1,7 +1,6 @@
-import torch
-
 from videojob.models.family import family_module
-from videojob.models.runtime import DTYPES, chunk_errors, fix_kernels, keep_memory
+from videojob.models.parts import Parts
+from videojob.models.runtime import chunk_errors, fix_kernels, keep_memory
 from videojob.models.stages import DenoiseStage, Turn
 from videojob.models.tensors import pack, unpack
 from videojob.triton import contract
@@ -20,8 +19,7 @@ class TritonPythonModel:
         self._marks = instance.marks
         self._claim = instance.claim
         family = family_module(instance.model.family)
-        device, dtype = torch.device(instance.device), DTYPES[instance.model.precision]
-        self._stage = DenoiseStage(family.Generator(instance.directory, device, dtype), instance.sequences())
+        self._stage = DenoiseStage(family.Generator(Parts.of(instance.model, instance.device)), instance.sequences())
 
     def execute(self, requests):
         """One response to each request."""

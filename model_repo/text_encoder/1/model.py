@@ -1,7 +1,6 @@
-import torch
-
 from videojob.models.family import family_module
-from videojob.models.runtime import DTYPES, chunk_errors, fix_kernels, keep_memory
+from videojob.models.parts import Parts
+from videojob.models.runtime import chunk_errors, fix_kernels, keep_memory
 from videojob.models.stages import TextStage
 from videojob.models.tensors import pack
 from videojob.triton import contract
@@ -18,8 +17,7 @@ class TritonPythonModel:
         fix_kernels(instance.replica.threads)
         keep_memory()
         family = family_module(instance.model.family)
-        device, dtype = torch.device(instance.device), DTYPES[instance.model.precision]
-        self._stage = TextStage(family.Conditioner(instance.directory, device, dtype))
+        self._stage = TextStage(family.Conditioner(Parts.of(instance.model, instance.device)))
 
     def execute(self, requests):
         """One response to each request."""

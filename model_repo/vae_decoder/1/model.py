@@ -2,7 +2,8 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from videojob.models.family import family_module
-from videojob.models.runtime import DTYPES, chunk_errors, fix_kernels, keep_memory
+from videojob.models.parts import Parts
+from videojob.models.runtime import chunk_errors, fix_kernels, keep_memory
 from videojob.models.stages import DecodeStage, Turn
 from videojob.models.tensors import unpack
 from videojob.triton import contract
@@ -21,8 +22,7 @@ class TritonPythonModel:
         self._marks = instance.marks
         self._claim = instance.claim
         family = family_module(instance.model.family)
-        device, dtype = torch.device(instance.device), DTYPES[instance.model.precision]
-        self._stage = DecodeStage(family.Decoder(instance.directory, device, dtype), instance.sequences())
+        self._stage = DecodeStage(family.Decoder(Parts.of(instance.model, instance.device)), instance.sequences())
 
     def execute(self, requests):
         """One response to each request."""

@@ -1,4 +1,4 @@
-"""`VideoModel`: a model that jobs refer to, with its weights, chunks, memory, limits and defaults."""
+"""`VideoModel`: a model that jobs refer to, with its weights, components, chunks, memory, limits and defaults."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -7,8 +7,8 @@ from pydantic import Field
 
 from videojob.api.meta import ObjectMeta
 from videojob.api.names import FPS, MAX_FPS, MAX_SECONDS, Side, Steps
-from videojob.api.schema import Resource, immutable_but, rules
-from videojob.families import FAMILIES, Chunking, FamilyName, Plan, Video
+from videojob.api.schema import MAP_BY_NAME, Resource, immutable_but, rules
+from videojob.families import FAMILIES, Chunking, ComponentName, FamilyName, Plan, Video
 
 OTHER_MODEL = "create a VideoModel of another name instead"
 
@@ -18,6 +18,13 @@ class Precision(StrEnum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+
+
+class ComponentDevice(StrEnum):
+    """Where a component runs."""
+
+    ACCELERATOR = "accelerator"
+    CPU = "cpu"
 
 
 class Source(Resource):
@@ -41,6 +48,30 @@ class Source(Resource):
     ] = None
 
 
+class Component(Resource):
+    """Where a component of the pipeline differs from the rest of it."""
+
+    name: ComponentName
+    directory: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=1024,
+            pattern=r"^/",
+            description="Absolute path, on the replicas, of a folder written by the component's own save_pretrained. "
+            "It is taken in place of the one in source.directory, which is not read; several models may name it.",
+        ),
+    ] = None
+    format: Annotated[
+        Precision | None,
+        Field(description="Number format of its weights and arithmetic; precision where it is omitted."),
+    ] = None
+    device: Annotated[
+        ComponentDevice,
+        Field(description="Where it runs. What runs on the cpu takes nothing of memory.weightsBytes, and is slow."),
+    ] = ComponentDevice.ACCELERATOR
+
+
 class Chunk(Resource):
     """Size of chunks, where the family makes a video chunk by chunk. Others take no notice."""
 
@@ -51,7 +82,7 @@ class Chunk(Resource):
 class Memory(Resource):
     """Accelerator memory in bytes, for placement."""
 
-    weights_bytes: Annotated[int, Field(ge=0, description="Memory of the loaded model.")]
+    weights_bytes: Annotated[int, Field(ge=0, description="Of the loaded model, without components on the cpu.")]
     per_job_bytes: Annotated[int, Field(ge=0, description="Memory of each job that runs on it.")]
 
 
@@ -92,6 +123,14 @@ class VideoModelSpec(Resource):
     precision: Annotated[
         Precision, Field(description="Number format of weights and latents; float32 where the accelerator is cpu.")
     ]
+    components: Annotated[
+        tuple[Component, ...],
+        Field(
+            max_length=len(ComponentName),
+            json_schema_extra=MAP_BY_NAME,
+            description="Components that have another folder, number format or device than the rest.",
+        ),
+    ] = ()
     chunk: Chunk = Chunk()
     window_latents: Annotated[
         int, Field(ge=1, le=1024, description="Latents of the recent past in a chunk's memory, in whole chunks.")
@@ -103,6 +142,12 @@ class VideoModelSpec(Resource):
     limits: Limits = Limits()
     defaults: Defaults = Defaults()
     estimate: Estimate = Estimate()
+
+    @property
+    def accelerated(self) -> set[Precision]:
+        """The number formats of what runs on the accelerator."""
+        named = {one.format for one in self.components if one.format and one.device is ComponentDevice.ACCELERATOR}
+        return {self.precision, *named}
 
     def plan(self, frames: int, fps: int, steps: int) -> Plan:
         """How a video of one shot of so many frames is made with this model, and stored."""

@@ -12,7 +12,7 @@ from videojob.families.causal import CausalChunks
 from videojob.families.clips import WholeClips
 from videojob.families.plan import Chunking, Piece, Plan, Unit, Video
 
-__all__ = ["FAMILIES", "Chunking", "Family", "FamilyName", "Piece", "Plan", "Unit", "Video"]
+__all__ = ["FAMILIES", "Chunking", "ComponentName", "Family", "FamilyName", "Piece", "Plan", "Unit", "Video"]
 
 
 class FamilyName(StrEnum):
@@ -22,6 +22,14 @@ class FamilyName(StrEnum):
     """`AnyFlowFARPipeline`: causal, chunk by chunk, Wan 2.1 VAE."""
     WAN = "Wan"
     """`WanPipeline`: text to video, a whole clip a shot, Wan 2.1 VAE, or that of 2.2 with TI2V-5B."""
+
+
+class ComponentName(StrEnum):
+    """The components with weights that a pipeline of any family has: each is the work of one stage."""
+
+    TEXT_ENCODER = "text_encoder"
+    TRANSFORMER = "transformer"
+    VAE = "vae"
 
 
 class Family(Protocol):

@@ -8,15 +8,15 @@ Sources: AnyFlow (arXiv:2605.13724), FAR (arXiv:2503.19325), diffusers 0.42.1 `p
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 from diffusers import AnyFlowFARPipeline
 
-from videojob.families import FamilyName, Unit
+from videojob.families import ComponentName, FamilyName, Unit
 from videojob.models.family import Conditioning, Step
 from videojob.models.noise import Noise
+from videojob.models.parts import Parts
 from videojob.models.pipelines import PromptEncoder, load, read_index
 from videojob.models.tensors import Tensors
 from videojob.models.wan_vae import StreamingVAE
@@ -26,23 +26,22 @@ from videojob.triton.wire import Settings
 EMBEDS: Final = "prompt_embeds"
 """The conditions: `[B, L, D]`, B = 2 (negative, positive) with guidance, else 1."""
 LATENTS: Final = "latents"
-"""A unit's checkpoint: `[1, C, T, h, w]`, in the model's dtype."""
+"""A unit's checkpoint: `[1, C, T, h, w]`, in the transformer's dtype."""
 
 _SPATIAL_FACTOR = 8
 
 KVCache = dict[int, dict[str, torch.Tensor]]
 
 
-def _pipeline(directory: Path, dtype: torch.dtype, *without: str) -> Any:
-    read_index(directory, FamilyName.ANYFLOW_FAR, AnyFlowFARPipeline)
-    return load(directory, AnyFlowFARPipeline, dtype, *without)
+def _pipeline(parts: Parts, wanted: ComponentName) -> Any:
+    return load(parts, FamilyName.ANYFLOW_FAR, AnyFlowFARPipeline, wanted)
 
 
 class Conditioner:
     """The pipeline's text encoder."""
 
-    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
-        self._encoder = PromptEncoder(_pipeline(directory, dtype, "transformer", "vae").to(device))
+    def __init__(self, parts: Parts) -> None:
+        self._encoder = PromptEncoder(_pipeline(parts, ComponentName.TEXT_ENCODER))
 
     def encode(self, conditioning: Conditioning) -> Tensors:
         """See `videojob.models.family.Conditioner`."""
@@ -55,11 +54,11 @@ class Conditioner:
 class Generator:
     """The FAR transformer with the flow-map Euler sampler. Its state: latents of the chunks that it remembers."""
 
-    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
-        pipeline = _pipeline(directory, dtype, "text_encoder", "tokenizer", "vae")
-        self._transformer = pipeline.transformer.to(device).eval()
+    def __init__(self, parts: Parts) -> None:
+        pipeline = _pipeline(parts, ComponentName.TRANSFORMER)
+        self._transformer = pipeline.transformer
         self._scheduler = pipeline.scheduler
-        self._device = device
+        self._device = self._transformer.device
 
     def start(self, unit: Unit, settings: Settings, past: Sequence[Tensors]) -> dict[int, torch.Tensor]:
         """See `videojob.models.family.Generator`."""
@@ -179,9 +178,9 @@ class Generator:
 class Decoder:
     """The VAE, with one feature cache per video: its state."""
 
-    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
-        read_index(directory, FamilyName.ANYFLOW_FAR, AnyFlowFARPipeline)
-        self._vae = StreamingVAE(directory, device, dtype)
+    def __init__(self, parts: Parts) -> None:
+        read_index(parts.directory, FamilyName.ANYFLOW_FAR, AnyFlowFARPipeline)
+        self._vae = StreamingVAE(parts[ComponentName.VAE])
 
     @property
     def look_back(self) -> int:

@@ -7,13 +7,13 @@ To add a family: a module with three classes like those of `anyflow_far`, a line
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 
 from videojob.families import FamilyName, Unit
 from videojob.models.noise import Noise
+from videojob.models.parts import Parts
 from videojob.models.tensors import Tensors
 from videojob.triton.wire import Settings
 
@@ -41,7 +41,7 @@ class Step:
 class Conditioner(Protocol):
     """Turns prompts into what the generator conditions on."""
 
-    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None: ...
+    def __init__(self, parts: Parts) -> None: ...
 
     def encode(self, conditioning: Conditioning) -> Tensors:
         """Conditions, under names that the family's generator knows.
@@ -54,7 +54,7 @@ class Conditioner(Protocol):
 class Generator(Protocol):
     """Makes units, each as a pure function of its arguments and of the checkpoints that it needs."""
 
-    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None: ...
+    def __init__(self, parts: Parts) -> None: ...
 
     def start(self, unit: Unit, settings: Settings, past: Sequence[Tensors]) -> Any:
         """The state of a sequence that starts with `unit`.
@@ -85,7 +85,7 @@ class Generator(Protocol):
 class Decoder(Protocol):
     """Decodes checkpoints to frames, exactly as the whole clip would be decoded at once."""
 
-    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None: ...
+    def __init__(self, parts: Parts) -> None: ...
 
     def start(self, unit: Unit, past: Sequence[Tensors]) -> Any:
         """The state of a sequence that starts with `unit`, once the checkpoints in `past` are run through it.

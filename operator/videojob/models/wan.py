@@ -20,9 +20,10 @@ from diffusers import (
     WanPipeline,
 )
 
-from videojob.families import FamilyName, Unit
+from videojob.families import ComponentName, FamilyName, Unit
 from videojob.models.family import Conditioning, Step
 from videojob.models.noise import Noise
+from videojob.models.parts import Parts
 from videojob.models.pipelines import PromptEncoder, load, read_index
 from videojob.models.tensors import Tensors
 from videojob.models.wan_vae import StreamingVAE
@@ -52,12 +53,16 @@ def _check_folder(directory: Path) -> None:
         )
 
 
+def _pipeline(parts: Parts, wanted: ComponentName) -> Any:
+    _check_folder(parts.directory)
+    return load(parts, FamilyName.WAN, WanPipeline, wanted)
+
+
 class Conditioner:
     """The pipeline's text encoder."""
 
-    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
-        _check_folder(directory)
-        self._encoder = PromptEncoder(load(directory, WanPipeline, dtype, "transformer", "vae").to(device))
+    def __init__(self, parts: Parts) -> None:
+        self._encoder = PromptEncoder(_pipeline(parts, ComponentName.TEXT_ENCODER))
 
     def encode(self, conditioning: Conditioning) -> Tensors:
         """See `videojob.models.family.Conditioner`."""
@@ -70,16 +75,15 @@ class Conditioner:
 class Generator:
     """The transformer, two passes a step with guidance, and the folder's scheduler. Its sequences have no state."""
 
-    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
-        _check_folder(directory)
-        pipeline = load(directory, WanPipeline, dtype, "text_encoder", "tokenizer", "vae")
-        self._transformer = pipeline.transformer.to(device).eval()
-        self._scheduler = _checked(directory, pipeline.scheduler)
+    def __init__(self, parts: Parts) -> None:
+        pipeline = _pipeline(parts, ComponentName.TRANSFORMER)
+        self._transformer = pipeline.transformer
+        self._scheduler = _checked(parts.directory, pipeline.scheduler)
         self._timestep_per_token = pipeline.config.expand_timesteps
         # Folders from before there was a factor to configure have 8.
-        vae = AutoencoderKLWan.load_config(directory, subfolder="vae", local_files_only=True)
+        vae = AutoencoderKLWan.load_config(parts[ComponentName.VAE].directory, local_files_only=True)
         self._factor = vae.get("scale_factor_spatial", 8)
-        self._device = device
+        self._device = self._transformer.device
 
     def start(self, unit: Unit, settings: Settings, past: Sequence[Tensors]) -> None:
         """See `videojob.models.family.Generator`."""
@@ -147,9 +151,9 @@ class Generator:
 class Decoder:
     """The VAE. Each clip begins with an empty feature cache, so its sequences have no state."""
 
-    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
-        _check_folder(directory)
-        self._vae = StreamingVAE(directory, device, dtype)
+    def __init__(self, parts: Parts) -> None:
+        _check_folder(parts.directory)
+        self._vae = StreamingVAE(parts[ComponentName.VAE])
 
     def start(self, unit: Unit, past: Sequence[Tensors]) -> None:
         """See `videojob.models.family.Decoder`."""

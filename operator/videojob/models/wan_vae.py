@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
+from videojob.models.parts import Part
+from videojob.models.pipelines import load_component
 
 
 class StreamingVAE:
@@ -18,14 +20,11 @@ class StreamingVAE:
     bit.
     """
 
-    def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
-        self._vae = AutoencoderKLWan.from_pretrained(
-            directory, subfolder="vae", dtype=dtype, local_files_only=True, use_safetensors=True
-        )
-        self._vae.to(device).eval()
+    def __init__(self, part: Part) -> None:
+        self._vae = load_component(part, AutoencoderKLWan)
         self._vae.clear_cache()  # counts the convolutions that cache
-        self._device = device
-        self._dtype = dtype
+        self._device = part.device
+        self._dtype = part.dtype
         # The pipelines' arithmetic: they divide by the inverse.
         self._mean = self._channels(torch.tensor(self._vae.config.latents_mean))
         self._inverse_std = 1.0 / self._channels(torch.tensor(self._vae.config.latents_std))

@@ -41,7 +41,7 @@ def pools_for(book: Book, shape: Shape, model: VideoModel) -> list[GPUPool] | Ob
         names = ", ".join(f"GPUPool {pool.metadata.name}" for pool in pools)
         return Obstacle(
             Reason.PRECISION_UNSUPPORTED,
-            f"VideoModel {shape.model} is {model.spec.precision.value}, but {names} has no accelerator: "
+            f"VideoModel {shape.model} is {_formats(model)}, but {names} has no accelerator: "
             "a cpu pool runs float32 models only.",
         )
     if shape.begun is not None and shape.begun[1] != model.metadata.uid:
@@ -113,8 +113,12 @@ def missing(book: Book, seen: View, pool: GPUPool, now: Moment) -> Verdict:
 
 
 def runs_on(model: VideoModel, pool: GPUPool) -> bool:
-    """Whether the pool's accelerator takes the model's number format."""
-    return pool.spec.accelerator != CPU or model.spec.precision is Precision.FLOAT32
+    """Whether the pool's accelerator takes the number formats of what runs there of the model."""
+    return pool.spec.accelerator != CPU or model.spec.accelerated == {Precision.FLOAT32}
+
+
+def _formats(model: VideoModel) -> str:
+    return " and ".join(sorted(model.spec.accelerated))
 
 
 def holds(model: VideoModel, pool: GPUPool) -> bool:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from math import inf
 from pathlib import Path
 
-from videojob.api.videomodel import VideoModel
+from videojob.api.videomodel import ComponentDevice, VideoModel
 from videojob.runner.clock import Clock
 from videojob.runner.hold import Permission
 from videojob.runner.metrics import RunnerMetrics
@@ -19,9 +19,9 @@ from videojob.runner.model_state import Action, State
 from videojob.runner.served import LONGEST_PAUSE, Served
 from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
 from videojob.triton.contract import CONTROL_MODEL, STAGES, model_name
-from videojob.triton.digest import Digests
+from videojob.triton.digest import Digests, Weights
 from videojob.triton.repository import Device, is_rendered, remove, render, render_control, touch
-from videojob.triton.settings import ModelSettings, ReplicaSettings
+from videojob.triton.settings import Component, Components, ModelSettings, ReplicaSettings
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class Loader:
 
     async def _look_at_folder(self, served: Served) -> None:
         """Know the weights without reading them, where they are declared or were read before; else they may be any."""
-        known = await self._of_folder(served, self._digests.known)
+        known = await self._of_files(served, self._digests.known)
         served.digest = served.model.spec.source.digest or known
         served.pause.end()
         now = self._clock.monotonic()
@@ -226,16 +226,17 @@ class Loader:
             self._triton.claim_number = theirs + 1
 
     async def _identify(self, served: Served) -> None:
-        found, source = await self._of_folder(served, self._digests.of), served.model.spec.source
+        found, source = await self._of_files(served, self._digests.of), served.model.spec.source
         served.digest = source.digest or found
         if found != served.digest:
             raise OtherWeightsError(
                 f"{source.directory} has weights of the digest {found}; spec.source.digest is {source.digest}."
             )
 
-    async def _of_folder(self, served: Served, digest: Callable[[Path], str]) -> str:
+    async def _of_files(self, served: Served, digest: Callable[[Weights], str]) -> str:
+        weights = Weights(Path(served.model.spec.source.directory), components_of(served.model))
         try:
-            return await asyncio.to_thread(digest, Path(served.model.spec.source.directory))
+            return await asyncio.to_thread(digest, weights)
         except (OSError, ValueError):
             served.digest = ""
             raise
@@ -291,6 +292,20 @@ def settings_of(model: VideoModel, weights_digest: str) -> ModelSettings:
         directory=spec.source.directory,
         weights_digest=weights_digest,
         precision=spec.precision.value,
+        components=components_of(model),
+    )
+
+
+def components_of(model: VideoModel) -> Components:
+    """Where components of a VideoModel differ from the rest of it."""
+    return tuple(
+        Component(
+            name=one.name,
+            directory=one.directory,
+            format=one.format.value if one.format else None,
+            on_cpu=one.device is ComponentDevice.CPU,
+        )
+        for one in model.spec.components
     )
 
 

@@ -42,11 +42,6 @@ class Instance:
         self.marks = CancelMarks(Path(self.replica.control_dir))
         self.claim = ServerClaim(Path(self.replica.control_dir))
 
-    @property
-    def directory(self) -> Path:
-        """The model's pipeline folder."""
-        return Path(self.model.directory)
-
     def sequences(self) -> Sequences[Any]:
         """An empty store of sequence state, idle as long as Triton's own sequences may be."""
         batching = self._config["sequence_batching"]

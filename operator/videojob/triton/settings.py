@@ -2,10 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import get_args
+from typing import Final, get_args
 
-from videojob.families import FamilyName
+from pydantic import TypeAdapter, ValidationError
+
+from videojob.families import ComponentName, FamilyName
 from videojob.triton.contract import Precision
+
+
+@dataclass(frozen=True)
+class Component:
+    """Where a component of a model's pipeline differs from the rest of it."""
+
+    name: ComponentName
+    directory: str | None = None
+    """Its own `save_pretrained` folder; None for the one in the pipeline's."""
+    format: Precision | None = None
+    """None for the model's precision."""
+    on_cpu: bool = False
+
+
+Components = tuple[Component, ...]
+_COMPONENTS: Final[TypeAdapter[Components]] = TypeAdapter(Components)
 
 
 @dataclass(frozen=True)
@@ -19,6 +37,8 @@ class ModelSettings:
     weights_digest: str
     """Of that folder. No stage reads it; it is here so that other weights make another model."""
     precision: Precision
+    components: Components = ()
+    """At most one of each name."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +55,8 @@ class ReplicaSettings:
 
 def to_parameters(model: ModelSettings, replica: ReplicaSettings) -> dict[str, str]:
     """The settings as config.pbtxt parameters, whose values are strings."""
-    return {field.name: str(getattr(part, field.name)) for part in (model, replica) for field in fields(part)}
+    values = {field.name: str(getattr(part, field.name)) for part in (model, replica) for field in fields(part)}
+    return values | {"components": _COMPONENTS.dump_json(model.components).decode()}
 
 
 def from_parameters(parameters: Mapping[str, str]) -> tuple[ModelSettings, ReplicaSettings]:
@@ -52,12 +73,17 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[ModelSettings, Repli
     precisions: dict[str, Precision] = {name: name for name in get_args(Precision)}
     if parameters["precision"] not in precisions:
         raise ValueError(f"Parameter precision is {parameters['precision']!r}, not one of {', '.join(precisions)}.")
+    try:
+        components = _COMPONENTS.validate_json(parameters["components"])
+    except ValidationError as error:
+        raise ValueError(f"Parameter components is {parameters['components']!r}, no list of components.") from error
     model = ModelSettings(
         name=parameters["name"],
         family=FamilyName(parameters["family"]),
         directory=parameters["directory"],
         weights_digest=parameters["weights_digest"],
         precision=precisions[parameters["precision"]],
+        components=components,
     )
     replica = ReplicaSettings(
         control_dir=parameters["control_dir"],

@@ -1,0 +1,45 @@
+"""What a model is made of: where each component lies, in which number format, and on which device it runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from videojob.families import ComponentName
+from videojob.models.runtime import DTYPES
+from videojob.triton.settings import Components, ModelSettings
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component."""
+
+    directory: Path
+    """What its own `save_pretrained` wrote."""
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A pipeline's folder, and how its components are loaded."""
+
+    directory: Path
+    device: torch.device
+    dtype: torch.dtype
+    components: Components = ()
+    """Those that differ from this."""
+
+    @classmethod
+    def of(cls, model: ModelSettings, device: str) -> "Parts":
+        """Of a model whose stages run on that device."""
+        return cls(Path(model.directory), torch.device(device), DTYPES[model.precision], model.components)
+
+    def __getitem__(self, name: ComponentName) -> Part:
+        """The component of that name."""
+        own = next((one for one in self.components if one.name is name), None)
+        return Part(
+            directory=Path(own.directory) if own and own.directory else self.directory / name,
+            device=torch.device("cpu") if own and own.on_cpu else self.device,
+            dtype=DTYPES[own.format] if own and own.format else self.dtype,
+        )

@@ -1,0 +1,164 @@
+"""Models whose components differ from the rest: in number format, folder and device, with either family."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dev.tiny_model import SIZES, make_model
+from videojob.families import FAMILIES, Chunking, ComponentName, FamilyName, Video
+from videojob.models.family import Conditioning, family_module
+from videojob.models.noise import Noise
+from videojob.models.parts import Part, Parts
+from videojob.models.tensors import Tensors, pack
+from videojob.models.wan_vae import StreamingVAE
+from videojob.triton.settings import Component, Components
+from videojob.triton.wire import Settings
+
+CPU = torch.device("cpu")
+SETTINGS = Settings("a cat", seed=7, width=64, height=96, guidance_scale=4.0)
+CONDITIONING = Conditioning("a cat", "a dog")
+VAE, ENCODER, TRANSFORMER = ComponentName.VAE, ComponentName.TEXT_ENCODER, ComponentName.TRANSFORMER
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module", params=[("anyflow-far", FamilyName.ANYFLOW_FAR), ("wan", FamilyName.WAN)], ids=str)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[FamilyName, Path]:
+    kind, family = request.param
+    directory = tmp_path_factory.mktemp("components") / kind
+    make_model(directory, SIZES["tiny"], kind)
+    return family, directory
+
+
+def parts(directory: Path, *components: Component, dtype: torch.dtype = torch.bfloat16) -> Parts:
+    return Parts(directory, CPU, dtype, components)
+
+
+def checkpoint(family: FamilyName, model: Parts, conditions: Tensors) -> Tensors:
+    """Of the first unit of a video."""
+    unit = FAMILIES[family].plan(Chunking(2, 2, sink=0, window=2), Video((5,), 16, 2)).units[0]
+    generator = family_module(family).Generator(model)
+    *_, last = generator.run(unit, SETTINGS, generator.start(unit, SETTINGS, []), conditions, Noise(7, 0, 0))
+    return last.tensors
+
+
+def frames(family: FamilyName, model: Parts, checkpoint: Tensors) -> torch.Tensor:
+    unit = FAMILIES[family].plan(Chunking(2, 2, sink=0, window=2), Video((5,), 16, 2)).units[0]
+    decoder = family_module(family).Decoder(model)
+    return torch.cat([*decoder.run(checkpoint, decoder.start(unit, []))], dim=2)
+
+
+def test_a_vae_in_float32_decodes_what_a_bfloat16_transformer_has_made(made: tuple[FamilyName, Path]) -> None:
+    """To the frames that the VAE alone makes in float32; and a text encoder in float32 conditions that transformer."""
+    family, directory = made
+    plain, mixed = parts(directory), parts(directory, *(Component(name, None, "float32") for name in (VAE, ENCODER)))
+    conditions = family_module(family).Conditioner(mixed).encode(CONDITIONING)
+    denoised = checkpoint(family, mixed, conditions)
+    decoded = frames(family, mixed, denoised)
+    vae = StreamingVAE(Part(directory / "vae", CPU, torch.float32))
+    alone = torch.cat([*vae.decode(denoised["latents"], vae.new_cache())], dim=2)
+
+    assert {tensor.dtype for tensor in conditions.values()} == {decoded.dtype} == {torch.float32}
+    assert torch.equal(decoded, alone) and bool(torch.isfinite(decoded).all())
+    assert pack(denoised) == pack(checkpoint(family, plain, conditions))
+    assert frames(family, plain, denoised).dtype == torch.bfloat16
+    in_half = family_module(family).Conditioner(plain).encode(CONDITIONING)
+    assert pack(in_half) != pack(conditions)
+
+
+@pytest.mark.parametrize("name", ComponentName)
+def test_a_component_from_a_folder_of_its_own_is_as_good_as_the_pipelines(
+    made: tuple[FamilyName, Path], tmp_path: Path, name: ComponentName
+) -> None:
+    """The pipeline's is not read: it is not there."""
+    family, directory = made
+    folder = tmp_path / "pipeline"
+    shutil.copytree(directory, folder)
+    (folder / name).rename(tmp_path / "shared")
+    whole, own = parts(directory), parts(folder, Component(name, str(tmp_path / "shared")))
+    conditions = [family_module(family).Conditioner(each).encode(CONDITIONING) for each in (whole, own)]
+    denoised = [checkpoint(family, each, conditions[0]) for each in (whole, own)]
+    decoded = [frames(family, each, denoised[0]) for each in (whole, own)]
+
+    assert pack(conditions[0]) == pack(conditions[1])
+    assert pack(denoised[0]) == pack(denoised[1])
+    assert torch.equal(*decoded)
+
+
+@pytest.mark.parametrize(
+    ("components", "expected"),
+    [
+        ((), ("/m/vae", "meta", torch.bfloat16)),
+        ((Component(ENCODER, "/e", "float32", on_cpu=True),), ("/m/vae", "meta", torch.bfloat16)),
+        ((Component(VAE, on_cpu=True),), ("/m/vae", "cpu", torch.bfloat16)),
+        ((Component(VAE, "/v", "float32"),), ("/v", "meta", torch.float32)),
+    ],
+    ids=["none", "another's", "device", "folder and format"],
+)
+def test_a_component_is_where_the_model_says_and_like_the_rest_otherwise(
+    components: Components, expected: tuple[str, str, torch.dtype]
+) -> None:
+    part = Parts(Path("/m"), torch.device("meta"), torch.bfloat16, components)[VAE]
+    assert (str(part.directory), part.device.type, part.dtype) == expected
+
+
+def test_a_component_on_the_cpu_serves_a_model_elsewhere(made: tuple[FamilyName, Path]) -> None:
+    family, directory = made
+    components = tuple(Component(name, on_cpu=True) for name in ComponentName)
+    elsewhere = Parts(directory, torch.device("meta"), torch.float32, components)
+    here = parts(directory, dtype=torch.float32)
+    conditions = family_module(family).Conditioner(elsewhere).encode(CONDITIONING)
+    denoised = checkpoint(family, elsewhere, conditions)
+    assert pack(denoised) == pack(checkpoint(family, here, conditions))
+    assert torch.equal(frames(family, elsewhere, denoised), frames(family, here, denoised))
+
+
+def other_class(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"_class_name": "AutoencoderKLMochi"}))
+
+
+def fewer_weights(folder: Path) -> None:
+    (file,) = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    del tensors[min(tensors)]
+    save_file(tensors, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        (VAE, other_class, "is a folder of AutoencoderKLMochi; the model needs one of AutoencoderKLWan"),
+        (VAE, fewer_weights, "lacks 1 weights of AutoencoderKLWan, such as decoder.conv_in.bias"),
+        (TRANSFORMER, fewer_weights, "lacks 1 weights of .*Transformer3DModel, such as "),
+        (ENCODER, fewer_weights, "lacks 1 weights of UMT5EncoderModel, such as "),
+    ],
+    ids=["another class", "vae", "transformer", "text encoder"],
+)
+def test_a_component_that_would_be_random_numbers_is_refused(
+    made: tuple[FamilyName, Path], tmp_path: Path, name: ComponentName, spoil: Callable[[Path], None], message: str
+) -> None:
+    """The libraries only warn."""
+    family, directory = made
+    folder = tmp_path / "own"
+    shutil.copytree(directory / name, folder)
+    spoil(folder)
+    module = family_module(family)
+    stage: Any = {VAE: module.Decoder, TRANSFORMER: module.Generator, ENCODER: module.Conditioner}[name]
+    with pytest.raises(ValueError, match=f"{folder} {message}"):
+        stage(parts(directory, Component(name, str(folder))))
+
+
+def test_an_index_without_the_component_is_refused(made: tuple[FamilyName, Path], tmp_path: Path) -> None:
+    family, directory = made
+    shutil.copytree(directory, tmp_path / "model")
+    index = tmp_path / "model" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"text_encoder": [None, None]}))
+    with pytest.raises(ValueError, match=r"is no whole pipeline: its model_index\.json names no text_encoder"):
+        family_module(family).Conditioner(parts(tmp_path / "model"))
