@@ -50,9 +50,9 @@ async def test_a_replica_with_a_broken_accelerator_fails_no_job_and_says_so(syst
         pool = await system.client.get(GPU_POOLS, system.pool)
     finally:
         blue.faults.clear()
-        system.kill(blue.runner)  # Its judgement goes with it.
-        system.kill(green.runner)
-        system.kill_triton("green")
+        for replica in (blue, green):  # What is thought of blue goes with its runner.
+            system.kill(replica.runner)
+            system.kill_triton(replica.name)
 
     assert [(status.phase, status.failures) for status in found] == [(Phase.SUCCEEDED, 0)] * JOBS
     assert {system.output_sha256(status) for status in found} == {quiet}

@@ -356,8 +356,7 @@ def test_the_negative_prompt_is_encoded_where_there_is_guidance() -> None:
         (lambda: ChunkError(ErrorCode.CANCELLED, "Stop."), r"^Cancelled: Stop\.$"),
         (
             lambda: torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nSearch for"),
-            r"AcceleratorFailed: The denoiser failed: AcceleratorError: CUDA error: an illegal memory access was "
-            r"encountered$",
+            "AcceleratorFailed: The denoiser failed: AcceleratorError: CUDA error: an illegal memory access was enc",
         ),
         (
             lambda: RuntimeError("CUDA error: unspecified launch failure"),
@@ -370,11 +369,11 @@ def test_the_negative_prompt_is_encoded_where_there_is_guidance() -> None:
         "memory",
         "CPU allocator",
         "any error",
-        "error without words",
+        "no words",
         "known error",
-        "fatal to the process",
-        "fatal, of an extension",
-        "an accelerator that goes on",
+        "fatal",
+        "extension",
+        "benign",
     ],
 )
 def test_every_failure_becomes_a_reason_and_a_sentence(cause: Callable[[], Exception], message: str) -> None:

@@ -11,6 +11,7 @@ from tests.runner.fakes import Time
 from tests.runner.slow_triton import PATIENCE, Replica, not_yet, stages, states
 from tests.runner.test_serving import model
 from videojob.api.replica import ModelState
+from videojob.runner import kept as kept_module
 from videojob.runner import loader as loader_module
 from videojob.runner import served as served_module
 from videojob.runner import serving as serving_module
@@ -146,6 +147,19 @@ async def test_models_that_are_renewed_are_gone_before_they_are_loaded_anew(repl
 
         await waiting
         assert replica.triton.loads == ["a", "a"]
+
+
+async def test_a_model_whose_task_ends_is_not_left_as_it_was(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a defect that comes again and again: the process ends, and its restart may help."""
+
+    def defect(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(kept_module, "DEFECTS", 1)
+    monkeypatch.setattr(serving_module, "next_action", defect)
+    async with replica.runner("a") as serving, asyncio.timeout(PATIENCE):
+        with pytest.raises(RuntimeError, match="a defect"):
+            await serving.run()
 
 
 async def test_a_job_that_waits_gets_the_reason(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:

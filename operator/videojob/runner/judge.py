@@ -60,7 +60,7 @@ def failed(verdict: Verdict, job: str, error: ChunkError, *, began: float, now: 
 
     A sequence that began before the last failure tells nothing new: one process that ends fails all that it makes.
     """
-    if verdict.unwell(now) or began <= verdict.last:
+    if verdict.unwell(now) or began < verdict.last:
         return verdict
     found = replace(
         verdict,
