@@ -163,6 +163,8 @@ def test_a_job_name_that_fits_no_label_is_refused(cluster: Cluster, namespace: s
         ("GPUPool", POOL, "endpoints.0.name", "GPU_1", "the name of an endpoint has only lower-case letters"),
         ("VideoModel", MODEL, "defaults", {"fps": 23.976}, "fps is a whole number: write 24"),
         ("VideoModel", MODEL, "limits", {"maxWidth": 1080}, "this is a multiple of 16: write 1072 or 1088"),
+        ("VideoModel", MODEL, "limits", {"maxFrames": 0}, "should be greater than or equal to 1"),
+        ("VideoModel", MODEL, "limits", {"maxFrames": "81"}, "a number, without quotes"),
         ("GPUPool", POOL, "endpoints.0.maxJobs", 0, "should be greater than or equal to 1"),
         ("GPUPool", POOL, "models", [], "should have at least 1 items"),
         ("GPUPool", POOL, "store.url", "/store", "should match"),

@@ -36,7 +36,7 @@ def wan(installed: System, tmp_path_factory: pytest.TempPathFactory) -> None:
                 "source": {"directory": str(directory)},
                 "precision": "float32",
                 "memory": {"weightsBytes": 1, "perJobBytes": 1},
-                "limits": {"maxWidth": 256, "maxHeight": 256, "maxSeconds": 5},
+                "limits": {"maxWidth": 256, "maxHeight": 256, "maxSeconds": 5, "maxFrames": 81},
                 "defaults": {"width": 64, "height": 48, "fps": 12, "steps": 2},
             },
         }

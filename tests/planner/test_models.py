@@ -26,3 +26,23 @@ def test_a_cpu_pool_runs_float32_only_on_what_is_its_accelerator(component: dict
     else:
         assert isinstance(decision, Wait) and decision.reason is Reason.PRECISION_UNSUPPORTED
         assert decision.message.startswith("VideoModel tiny is bfloat16 and float32, but GPUPool p has no accelerator")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fps", "words"),
+    [
+        (5.0625, 16, None),
+        (1.35, 60, None),
+        (5, 60, "5 s at 60 fps are 300 frames, and a shot has at most 81."),
+        (5.1, None, "5.1 s at 16 fps are 82 frames, and a shot has at most 81."),
+        (61, 60, "seconds 61 is more than 60, 61 s at 60 fps are 3660 frames, and a shot has at most 81."),
+    ],
+)
+def test_a_shot_has_at_most_so_many_frames_whatever_its_fps(seconds: float, fps: int | None, words: str | None) -> None:
+    """A clip is denoised at once: what it takes of memory, and whether the model can make it, goes by frames."""
+    (decision,) = decided(book(job(seconds=seconds, fps=fps), models=[model(limits={"max_frames": 81})]))
+    if words is None:
+        assert isinstance(decision, Assign)
+    else:
+        assert isinstance(decision, Wait) and decision.reason is Reason.EXCEEDS_MODEL_LIMITS
+        assert decision.message == f"VideoModel tiny does not allow this: {words}"

@@ -174,6 +174,8 @@ def structural(node: Json, definitions: Json) -> Json:
             schema[key] = structural(value, definitions) if isinstance(value, dict) else value
         elif key == "const":
             schema["enum"] = [value]
+        elif key == "default" and isinstance(value, dict):  # A field that may be omitted has no null there either.
+            schema[key] = {name: each for name, each in value.items() if each is not None}
         elif key in ("exclusiveMinimum", "exclusiveMaximum"):
             schema[key.replace("exclusiveM", "m")] = value
             schema[key] = True

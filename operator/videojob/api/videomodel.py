@@ -92,6 +92,15 @@ class Limits(Resource):
     max_width: Side = 1280
     max_height: Side = 1280
     max_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] = 60
+    max_frames: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MAX_SECONDS * MAX_FPS,
+            description="Of one shot, whatever its fps: for families that make a shot at once, as many as the model "
+            "can make and perJobBytes holds. No limit where it is omitted.",
+        ),
+    ] = None
 
 
 class Defaults(Resource):

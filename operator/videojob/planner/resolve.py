@@ -40,14 +40,18 @@ def beyond_limits(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
     """What the model does not allow, as reason and sentence."""
     limits, defaults = model.spec.limits, model.spec.defaults
     width, height = job.width or defaults.width, job.height or defaults.height
-    if width <= limits.max_width and height <= limits.max_height and job.seconds <= limits.max_seconds:
-        return None
     sizes = (
         ("width", width, limits.max_width),
         ("height", height, limits.max_height),
         ("seconds", job.seconds, limits.max_seconds),
     )
     excesses = [f"{name} {wanted:g} is more than {limit:g}" for name, wanted, limit in sizes if wanted > limit]
+    frames, most = frames_of(job, model), limits.max_frames
+    if most is not None and frames > most:
+        fps = job.fps or defaults.fps
+        excesses.append(f"{job.seconds:g} s at {fps} fps are {frames} frames, and a shot has at most {most}")
+    if not excesses:
+        return None
     return (
         Reason.EXCEEDS_MODEL_LIMITS,
         f"VideoModel {model.metadata.name} does not allow this: {', '.join(excesses)}.",
