@@ -14,6 +14,7 @@ import torch
 from diffusers import AnyFlowFARPipeline
 
 from videojob.families import ComponentName, FamilyName, Unit
+from videojob.models.anyflow_attention import Attention
 from videojob.models.family import Conditioning, Step
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
@@ -57,6 +58,7 @@ class Generator:
     def __init__(self, parts: Parts) -> None:
         pipeline = _pipeline(parts, ComponentName.TRANSFORMER)
         self._transformer = pipeline.transformer
+        self._attention = Attention(self._transformer)
         self._scheduler = pipeline.scheduler
         self._device = self._transformer.device
 
@@ -153,7 +155,11 @@ class Generator:
         }
 
     def _fill_cache(self, kv_cache: KVCache, latents: torch.Tensor, partition: list[int], embeds: torch.Tensor) -> None:
-        """Write keys and values of the remembered latents `[1, T, C, h, w]`: one pass at timestep 0."""
+        """Write keys and values of the remembered latents `[1, T, C, h, w]`: one pass at timestep 0.
+
+        For every chunk anew: with each one, an older chunk enters compressed, or leaves, and what attends to it gets
+        other keys from the second layer on. What is kept would not be what a resumed sequence computes.
+        """
         model_input = torch.cat([latents] * embeds.shape[0])
         timestep = torch.zeros(model_input.shape[:2], dtype=torch.int64, device=latents.device)
         self._transformer(
@@ -162,13 +168,7 @@ class Generator:
             timestep=timestep,
             r_timestep=timestep,
             encoder_hidden_states=embeds,
-            attention_mask=self._transformer.build_attention_mask(
-                chunk_partition=partition,
-                height=latents.shape[-2],
-                width=latents.shape[-1],
-                device=latents.device,
-                mode="cache",
-            ),
+            attention_mask=self._attention.cache_mask(partition, *latents.shape[-2:]),
             return_dict=False,
             kv_cache=kv_cache,
             kv_cache_flag={"num_cached_chunks": len(partition) - 1, "is_cache_step": True},
