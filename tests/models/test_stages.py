@@ -16,6 +16,7 @@ from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.runtime import chunk_errors
 from videojob.models.stages import DecodeStage, DenoiseStage, TextStage, Turn
+from videojob.models.stopwatch import of_clock
 from videojob.models.tensors import Tensors
 from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.sequences import Sequences
@@ -326,7 +327,7 @@ class CountingConditioner:
 
 def test_a_cached_prompt_costs_nothing_and_the_cache_is_bounded() -> None:
     conditioner: Any = CountingConditioner()
-    stage = TextStage(conditioner, limit=2, clock=conditioner.clock)
+    stage = TextStage(conditioner, limit=2, stopwatch=of_clock(conditioner.clock))
     prompts = ("a", "a", "bb", "a", "ccc", "bb")
     seconds = [stage.encode(replace(SETTINGS, prompt=prompt)).seconds for prompt in prompts]
     assert seconds == [1.0, 0.0, 1.0, 0.0, 1.0, 1.0]
@@ -335,7 +336,7 @@ def test_a_cached_prompt_costs_nothing_and_the_cache_is_bounded() -> None:
 
 def test_the_negative_prompt_is_encoded_where_there_is_guidance() -> None:
     conditioner: Any = CountingConditioner()
-    stage = TextStage(conditioner, clock=conditioner.clock)
+    stage = TextStage(conditioner, stopwatch=of_clock(conditioner.clock))
     for scale in (1.0, 3.0, 4.0):
         for negative in ("", "blurred"):
             stage.encode(replace(SETTINGS, guidance_scale=scale, negative_prompt=negative))

@@ -1,7 +1,9 @@
+from videojob.families import ComponentName
 from videojob.models.family import family_module
 from videojob.models.parts import Parts
 from videojob.models.runtime import chunk_errors, fix_kernels, keep_memory
 from videojob.models.stages import TextStage
+from videojob.models.stopwatch import stopwatch_on
 from videojob.models.tensors import pack
 from videojob.triton import contract
 from videojob.triton.backend import Instance, answer, binary, requested
@@ -17,7 +19,9 @@ class TritonPythonModel:
         fix_kernels(instance.replica.threads)
         keep_memory()
         family = family_module(instance.model.family)
-        self._stage = TextStage(family.Conditioner(Parts.of(instance.model, instance.device)))
+        parts = Parts.of(instance.model, instance.device)
+        stopwatch = stopwatch_on(parts[ComponentName.TEXT_ENCODER].device)
+        self._stage = TextStage(family.Conditioner(parts), stopwatch=stopwatch)
 
     def execute(self, requests):
         """One response to each request."""

@@ -1,10 +1,12 @@
 import torch
 import triton_python_backend_utils as pb_utils
 
+from videojob.families import ComponentName
 from videojob.models.family import family_module
 from videojob.models.parts import Parts
 from videojob.models.runtime import chunk_errors, fix_kernels, keep_memory
 from videojob.models.stages import DecodeStage, Turn
+from videojob.models.stopwatch import stopwatch_on
 from videojob.models.tensors import unpack
 from videojob.triton import contract
 from videojob.triton.backend import Instance, answer, binary, claimed, contents, ended, requested, started
@@ -22,7 +24,9 @@ class TritonPythonModel:
         self._marks = instance.marks
         self._claim = instance.claim
         family = family_module(instance.model.family)
-        self._stage = DecodeStage(family.Decoder(Parts.of(instance.model, instance.device)), instance.sequences())
+        parts = Parts.of(instance.model, instance.device)
+        stopwatch = stopwatch_on(parts[ComponentName.VAE].device)
+        self._stage = DecodeStage(family.Decoder(parts), instance.sequences(), stopwatch=stopwatch)
 
     def execute(self, requests):
         """One response to each request."""

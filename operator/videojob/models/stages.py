@@ -4,7 +4,6 @@ Each stage runs in a process of its own and makes one unit at a time. Denoiser a
 next; what they give depends only on the requests of that sequence. None knows what a family's tensors hold.
 """
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,12 @@ import torch
 from videojob.families import Unit
 from videojob.models.family import Conditioner, Conditioning, Decoder, Generator
 from videojob.models.noise import Noise
+from videojob.models.stopwatch import BY_CLOCK, Stopwatch
 from videojob.models.tensors import Tensors
 from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.sequences import Sequences
 from videojob.triton.wire import Settings, UnitRequest
 
-Clock = Callable[[], float]
-"""Seconds that only grow."""
 Cancelled = Callable[[], bool]
 """Returns whether to stop. Called between two steps of work."""
 
@@ -56,15 +54,15 @@ class Decoded:
 class TextStage:
     """Conditions of a unit; those of the last `limit` jobs are cached."""
 
-    def __init__(self, conditioner: Conditioner, limit: int = 64, clock: Clock = time.perf_counter) -> None:
+    def __init__(self, conditioner: Conditioner, limit: int = 64, stopwatch: Stopwatch = BY_CLOCK) -> None:
         self._conditioner = conditioner
         self._limit = limit
-        self._clock = clock
+        self._stopwatch = stopwatch
         self._cache: OrderedDict[Conditioning, Tensors] = OrderedDict()
 
     def encode(self, settings: Settings) -> Made:
         """The conditions on the CPU, in 0 seconds where they were cached. Raises ChunkError (PromptTooLong)."""
-        started = self._clock()
+        seconds = self._stopwatch()
         guided = settings.guidance_scale > 1.0
         conditioning = Conditioning(settings.prompt, settings.negative_prompt if guided else None)
         cached = conditioning in self._cache
@@ -74,16 +72,16 @@ class TextStage:
         self._cache.move_to_end(conditioning)
         while len(self._cache) > self._limit:
             self._cache.popitem(last=False)
-        return Made(self._cache[conditioning], 0.0 if cached else self._clock() - started)
+        return Made(self._cache[conditioning], 0.0 if cached else seconds())
 
 
 class DenoiseStage:
     """Makes the checkpoints of units and keeps what each sequence remembers."""
 
-    def __init__(self, generator: Generator, sequences: Sequences[Any], clock: Clock = time.perf_counter) -> None:
+    def __init__(self, generator: Generator, sequences: Sequences[Any], stopwatch: Stopwatch = BY_CLOCK) -> None:
         self._generator = generator
         self._sequences = sequences
-        self._clock = clock
+        self._stopwatch = stopwatch
 
     def end(self, sequence: str) -> None:
         """Forget a sequence, known or not."""
@@ -95,7 +93,7 @@ class DenoiseStage:
         Raises ChunkError: OutOfSequence, InvalidRequest, Cancelled, or ModelFailed where it is not finite. After any
         exception the sequence is unknown.
         """
-        started, unit, settings = self._clock(), request.unit, request.settings
+        seconds, unit, settings = self._stopwatch(), request.unit, request.settings
         # Taken out first, whatever comes: an invalid request leaves no state behind either.
         if turn.start:
             self._sequences.drop(turn.sequence)
@@ -114,7 +112,7 @@ class DenoiseStage:
         _require_finite(checkpoint.values(), f"The tensors of unit {unit.index}")
         if not turn.end:
             self._sequences.keep(turn.sequence, unit.index, (state, conditions))
-        return Made(checkpoint, self._clock() - started)
+        return Made(checkpoint, seconds())
 
 
 class _Decoding:
@@ -150,10 +148,10 @@ class _Decoding:
 class DecodeStage:
     """Makes the frames of units and keeps the decoder's state of each sequence."""
 
-    def __init__(self, decoder: Decoder, sequences: Sequences[_Decoding], clock: Clock = time.perf_counter) -> None:
+    def __init__(self, decoder: Decoder, sequences: Sequences[_Decoding], stopwatch: Stopwatch = BY_CLOCK) -> None:
         self._decoder = decoder
         self._sequences = sequences
-        self._clock = clock
+        self._stopwatch = stopwatch
 
     def end(self, sequence: str) -> None:
         """Forget a sequence, known or not."""
@@ -166,7 +164,7 @@ class DecodeStage:
         starts within a unit what comes before the wanted frames. Raises ChunkError: OutOfSequence, InvalidRequest,
         Cancelled, or ModelFailed where the frames are not finite. After any exception the sequence is unknown.
         """
-        started, unit = self._clock(), request.unit
+        seconds, unit = self._stopwatch(), request.unit
         wanted = range(len(unit.frames)) if request.frames is None else request.frames
         if turn.start:
             self._sequences.drop(turn.sequence)
@@ -185,7 +183,7 @@ class DecodeStage:
         frames = decoding.take(len(wanted), cancelled)
         if not turn.end:
             self._sequences.keep(turn.sequence, unit.index, decoding)
-        return Decoded(frames, self._clock() - started)
+        return Decoded(frames, seconds())
 
     def _begin(self, unit: Unit, state: Any, checkpoint: Tensors | None) -> _Decoding:
         if checkpoint is None:
