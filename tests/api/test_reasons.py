@@ -50,7 +50,8 @@ def test_a_row_is_consistent(reason: Reason) -> None:
     [
         (
             BACKS_OFF,
-            "BackingOff ChunkFailed OutOfMemory RunnerError StoreCorrupt StoreUnavailable TritonUnavailable",
+            "AcceleratorFailed BackingOff ChunkFailed DiskUnavailable OutOfMemory RunnerError StoreCorrupt "
+            "StoreUnavailable TritonUnavailable",
         ),
         (QUIET, "BackingOff PoolStarting QueueStopped Queued Stopped"),
         (VOLATILE, "BackingOff CrashLoop ImagePullFailed NodeProvisioningTimeout PoolStarting Queued Unschedulable"),

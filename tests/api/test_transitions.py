@@ -133,6 +133,7 @@ BACK: dict[str, Any] = {"now": LATER, "generation": 1}
         (lambda job: transitions.waiting(job, reason=Reason.STORE_UNAVAILABLE, message="x", **BACK), 1, 0, 0, False),
         (lambda job: transitions.waiting(job, reason=Reason.TRITON_UNAVAILABLE, message="x", **BACK), 1, 0, 0, True),
         (lambda job: transitions.waiting(job, reason=Reason.ACCELERATOR_FAILED, message="x", **BACK), 1, 0, 0, True),
+        (lambda job: transitions.waiting(job, reason=Reason.DISK_UNAVAILABLE, message="x", **BACK), 1, 0, 0, True),
         (lambda job: transitions.waiting(job, reason=Reason.WEIGHTS_CHANGED, message="x", **BACK), 0, 0, 0, False),
         (lambda job: transitions.waiting(job, reason=Reason.DRAINED, message="x", **BACK), 0, 0, 0, False),
         (lambda job: transitions.waiting(job, reason=Reason.REPLICA_LOST, message="x", **BACK), 0, 1, 0, False),

@@ -51,6 +51,15 @@ class TestHandBacks:
             assert isinstance(decision, Wait)
             assert decision.counts is counts
 
+    def test_a_full_disk_never_counts(self) -> None:
+        """It may have room for the shorter video of another job."""
+        made = self.made(self.returned("DiskUnavailable"))
+        for server in ("p", ReplicaKey("p", "r0")):
+            made.service.put(server, "uid-b", ago(10))
+        (decision,) = decided(made)
+        assert isinstance(decision, Wait)
+        assert (decision.reason, decision.counts) == (Reason.BACKING_OFF, False)
+
     @pytest.mark.parametrize("second", ["r0", "r1"])
     @pytest.mark.parametrize("served", [True, False])
     def test_a_replica_of_one_slot_can_serve_another_only_after_the_job_has_left(

@@ -1,6 +1,7 @@
 """What an attempt leaves behind, whatever the API server, the store and the clock do to its end."""
 
 import asyncio
+import tempfile
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -117,6 +118,19 @@ async def test_chunks_stay_where_the_end_was_refused(world: World) -> None:
 
     await world.run()
 
+    assert await world.kept_chunks() == SMALL.chunks
+
+
+async def test_a_full_disk_is_not_the_jobs_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job goes to another replica, from the chunks that are committed."""
+    await world.chunks_are_made()
+    monkeypatch.setattr(tempfile, "tempdir", str(world.folder / "missing"))
+
+    await world.run()
+
+    status = world.api.status
+    assert (status["phase"], status["reason"]) == ("Pending", "DiskUnavailable")
+    assert (status.get("failures", 0), status["handBacks"], status["failedOn"]["replica"]) == (0, 1, "r")
     assert await world.kept_chunks() == SMALL.chunks
 
 

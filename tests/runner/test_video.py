@@ -27,7 +27,7 @@ from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
 from videojob.runner.stop import Stop, StoppedError
 from videojob.runner.video import Video
-from videojob.store import Committed, JobClosed, JobStore
+from videojob.store import Committed, JobClosed, JobStore, PieceRecord
 from videojob.triton.contract import ChunkError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -97,6 +97,20 @@ async def test_a_job_that_waits_for_its_model_has_the_reason_until_it_runs() -> 
     assert (again.phase, again.reason) == (Phase.RUNNING, Reason.RUNNING)
 
 
+class Joined:
+    """A `VideoFile` that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[PieceRecord, bytes | None]] = []
+
+    @property
+    def pieces(self) -> int:
+        return len(self.given)
+
+    def add(self, record: PieceRecord, segment: bytes | None = None) -> None:
+        self.given.append((record, segment))
+
+
 class Making:
     """A video of two chunks in its second attempt, whose chunks the test makes."""
 
@@ -123,6 +137,8 @@ class Making:
         self.video = Video(
             cast("Any", services), job, SMALL, owner, self.files, status, generation, cast("Any", None), stop
         )
+        self.joined = Joined()
+        self.video._file = cast("Any", self.joined)
 
     async def commit(self, chunk: Chunk) -> None:
         """As the pipeline does it."""
@@ -144,7 +160,9 @@ async def test_the_same_chunk_is_adopted(making: Making, attempt: int, cut_off: 
     await making.commit(made(0))
 
     assert making.api.requests == []
-    assert [record.attempt for record in (await making.files.committed()).pieces] == [attempt]
+    (record,) = (await making.files.committed()).pieces
+    assert record.attempt == attempt
+    assert making.joined.given == [(record, made(0).piece.segment)]
 
 
 @pytest.mark.parametrize("cut_off", [False, True], ids=["fresh", "cut off"])
@@ -155,6 +173,19 @@ async def test_another_chunk_of_an_earlier_attempt_is_what_the_job_goes_on_from(
     with pytest.raises(ChunkError, match="other bytes"):
         await making.commit(made(0))
     assert making.api.requests == []
+    assert making.joined.given == [], "what is joined is not what is committed"
+
+
+async def test_a_sequence_that_starts_again_joins_what_was_committed_and_nothing_twice(making: Making) -> None:
+    await making.commit(made(0))
+    await commit(making.files, made(1), 1)  # By another, whose bytes are not at hand.
+
+    await making.video._run_sequence()
+
+    assert [(record.index, record.attempt, segment is None) for record, segment in making.joined.given] == [
+        (0, 2, False),
+        (1, 1, True),
+    ]
 
 
 async def test_the_checkpoint_counts_as_well_as_the_frames(making: Making) -> None:

@@ -53,6 +53,7 @@ class Reason(StrEnum):
     TRITON_UNAVAILABLE = "TritonUnavailable"
     ACCELERATOR_FAILED = "AcceleratorFailed"
     STORE_UNAVAILABLE = "StoreUnavailable"
+    DISK_UNAVAILABLE = "DiskUnavailable"
     STORE_CORRUPT = "StoreCorrupt"
     RUNNER_ERROR = "RunnerError"
 
@@ -106,7 +107,7 @@ class ReasonInfo:
     """The next attempt waits for a back-off: made at once, it would end in the same way."""
     counts: bool
     """It is a failure of the job itself: an attempt that ends with it counts against `spec.backoffLimit`. A hand-back
-    because of store or Triton does not count by itself."""
+    because of store, Triton or disk does not count by itself."""
     final: bool
     """The job ends with it: there is no further attempt."""
     quiet: bool
@@ -249,6 +250,9 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType({
         "The object store refuses requests or does not answer: it is absent, full, or its keys are wrong.",
         "Correct it; it is checked every five seconds. `kubectl logs -n videojob-system POD -c runner`, and "
         "[VideojobStoreErrors](runbooks/VideojobStoreErrors.md)"),
+    Reason.DISK_UNAVAILABLE: ReasonInfo(_RETURNED, _ADMIN, YES, YES, NO, NO, NO, NO, NO,
+        "The replica's folder for temporary files (`/tmp`), where the video is joined, is full or cannot be written.",
+        "Free some space there, or enlarge it: it holds up to two videos for each job that a replica takes."),
     Reason.STORE_CORRUPT: ReasonInfo(_RETURNED, _OWNER, YES, YES, YES, NO, NO, NO, NO,
         "An object in the store does not have the content that was put there; the message has its key.",
         "Find out who else writes to the bucket, then create the job again."),
@@ -292,7 +296,7 @@ def _those(trait: Callable[[ReasonInfo], bool]) -> frozenset[str]:
 
 LASTING = _those(lambda info: info.lasting)
 BACKS_OFF = _those(lambda info: info.backs_off)
-OF_REPLICA = frozenset({Reason.TRITON_UNAVAILABLE, Reason.ACCELERATOR_FAILED})
+OF_REPLICA = frozenset({Reason.TRITON_UNAVAILABLE, Reason.ACCELERATOR_FAILED, Reason.DISK_UNAVAILABLE})
 """With which a job is handed back because of the replica, and not of its pool."""
 QUIET = _those(lambda info: info.quiet)
 VOLATILE = _those(lambda info: info.volatile)

@@ -121,8 +121,8 @@ def progressed(
 def waiting(status: VideoJobStatus, *, reason: Reason, message: str, now: datetime, generation: int) -> VideoJobStatus:
     """The job waits for a replica, with the reason why. Also how a replica returns it, through no fault of the job.
 
-    A return for a reason that backs off (store, Triton, accelerator) is one more of `handBacks`; a lost replica one of
-    `losses`. One for Triton or the accelerator is this replica's failure.
+    A return for a reason that backs off (store, Triton, accelerator, disk) is one more of `handBacks`; a lost replica
+    one of `losses`. One for anything but the store is this replica's failure.
     """
     handed_back = status.assignment is not None and reason in BACKS_OFF
     failed_on = _holder(status) if reason in OF_REPLICA else None

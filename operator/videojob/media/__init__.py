@@ -5,8 +5,8 @@ resumed ends with the file of one that never was. Everything here blocks, so cal
 without the interpreter's lock.
 """
 
-from videojob.media.errors import MediaError
+from videojob.media.errors import DiskError, MediaError
 from videojob.media.mp4 import Mp4Writer, VideoInfo, probe, remux
 from videojob.media.segment import encode_segment
 
-__all__ = ["MediaError", "Mp4Writer", "VideoInfo", "encode_segment", "probe", "remux"]
+__all__ = ["DiskError", "MediaError", "Mp4Writer", "VideoInfo", "encode_segment", "probe", "remux"]

@@ -1,13 +1,21 @@
 """What can go wrong with media, as sentences."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import av
+
+_OF_THE_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class MediaError(Exception):
     """A video could not be encoded, joined or read; the message is a sentence for people."""
+
+
+class DiskError(MediaError):
+    """The disk is full, or cannot be written: that is not the video's fault."""
 
 
 @contextmanager
@@ -16,4 +24,5 @@ def explained(doing: str) -> Iterator[None]:
     try:
         yield
     except av.FFmpegError as error:
-        raise MediaError(f"Could not {doing}: {error.strerror or error}.") from error
+        kind = DiskError if error.errno in _OF_THE_DISK else MediaError
+        raise kind(f"Could not {doing}: {error.strerror or error}.") from error

@@ -4,7 +4,7 @@ from collections.abc import Hashable
 from datetime import datetime
 from typing import NamedTuple
 
-from videojob.api.reasons import OF_REPLICA
+from videojob.api.reasons import OF_REPLICA, Reason
 from videojob.planner.facts import Job, ReplicaKey
 
 
@@ -64,7 +64,8 @@ class Departures:
         """Whether the store, or the replica, that handed the job back has served another job meanwhile.
 
         A replica of one slot can do so only once the job has left. So the replica before the last one is looked at as
-        well, if the job's return from there has not counted.
+        well, if the job's return from there has not counted. A disk that is full for this video may serve others, and
+        that is no fault of the job.
         """
         last = self._last.get(job.uid, ())
         return any(
@@ -72,5 +73,5 @@ class Departures:
             if one.reason in OF_REPLICA
             else one is last[-1] and service.served_other(one.replica.pool, job.uid, one.began)
             for one in last
-            if one.failures == job.failures
+            if one.failures == job.failures and one.reason != Reason.DISK_UNAVAILABLE
         )

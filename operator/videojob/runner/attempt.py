@@ -8,7 +8,7 @@ from videojob.api import transitions
 from videojob.api.reasons import Reason
 from videojob.api.videojob import OutputStatus, Resolved, VideoJob, VideoJobStatus
 from videojob.kube.client import KubeError
-from videojob.media import MediaError
+from videojob.media import DiskError, MediaError
 from videojob.runner.errors import AttemptFailedError, HandBackError
 from videojob.runner.events import Events
 from videojob.runner.hold import Standing
@@ -161,6 +161,8 @@ class Attempt:
             raise AttemptFailedError(Reason.STORE_CORRUPT, str(error)) from error
         except StoreError as error:
             raise HandBackError(Reason.STORE_UNAVAILABLE, str(error)) from error
+        except DiskError as error:
+            raise HandBackError(Reason.DISK_UNAVAILABLE, f"Replica {self._owner.replica}: {error}") from error
         except MediaError as error:
             raise AttemptFailedError(Reason.RUNNER_ERROR, str(error)) from error
 

@@ -3,11 +3,8 @@
 import asyncio
 import hashlib
 import logging
-import tempfile
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
@@ -19,7 +16,7 @@ from videojob.runner.errors import USELESS, HandBackError, outcome
 from videojob.runner.events import Events
 from videojob.runner.hold import Standing
 from videojob.runner.judge import SUSPICIOUS
-from videojob.runner.mux import write_mp4
+from videojob.runner.output import VideoFile, video_file
 from videojob.runner.pipeline import MadePiece, MadeUnit, Pipeline, Recipe, Resume
 from videojob.runner.served import Served
 from videojob.runner.services import Services
@@ -90,6 +87,8 @@ class Video:
         self._spent = _Spent(began, last_commit=began)
         self._units: list[UnitRecord] = []
         self._pieces: list[PieceRecord] = []
+        self._file: VideoFile
+        """Holds as many of the pieces as it was given."""
         self.progressed = False
         """Whether this attempt has committed something."""
 
@@ -106,8 +105,9 @@ class Video:
         finished = await self.finished()
         if finished is not None:
             return finished
-        await self._make_chunks()
-        return self._finished(await self._stop.race(self._make_output()))
+        async with video_file(self._files, self._resolved.fps, self._clock) as self._file:
+            await self._make_chunks()
+            return self._finished(await self._stop.race(self._commit_output()))
 
     async def finished(self) -> OutputStatus | None:
         """The video, where this attempt or one before has committed it, whatever is left of its chunks."""
@@ -201,6 +201,8 @@ class Video:
         records: list[Entry] = [*self._units, *self._pieces]
         if records:
             await self._check_attempt(max(records, key=lambda record: record.attempt))
+        for record in self._pieces[self._file.pieces :]:
+            self._file.add(record)
         if len(self._pieces) >= self._resolved.chunks:
             return
         served = await self._served()
@@ -297,6 +299,7 @@ class Video:
             await self._adopt(commit.record, commit.record.segment, made.segment)
         self._pieces.append(commit.record)
         self._services.judge.made()
+        self._file.add(commit.record, made.segment)
         ended = self._saved(made.seconds, started)
         gap = ended - self._spent.last_commit
         self._services.metrics.overlap(self._model, made.hidden_decode)
@@ -335,25 +338,18 @@ class Video:
         if self._services.permission.standing is Standing.CUT_OFF or not await self._status.owned():
             raise JobLostError(f"attempt {record.attempt} goes on with it")
 
-    async def _make_output(self) -> OutputRecord:
-        """Join the segments and commit the video."""
-        fps, frames = self._resolved.fps, self._frames_ready
-        with tempfile.TemporaryDirectory(prefix="videojob-") as folder:
-            path = Path(folder) / "output.mp4"
-            started = self._clock.monotonic()
-            await write_mp4(path, fps, self._segments())
-            muxed = self._clock.monotonic()
-            self._status.check()
-            record = await self._files.commit_output(
-                attempt=self._owner.attempt, path=path, frames=frames, duration_seconds=frames / fps
-            )
+    async def _commit_output(self) -> OutputRecord:
+        """Put the video into the store."""
+        frames = self._frames_ready
+        path = await self._file.finish()
+        self._status.check()
+        started = self._clock.monotonic()
+        record = await self._files.commit_output(
+            attempt=self._owner.attempt, path=path, frames=frames, duration_seconds=frames / self._resolved.fps
+        )
         self.progressed = True
-        self._count(StageSeconds(mux=muxed - started, upload=self._clock.monotonic() - muxed))
+        self._count(StageSeconds(mux=self._file.seconds, upload=self._clock.monotonic() - started))
         return record
-
-    async def _segments(self) -> AsyncIterator[bytes]:
-        for piece in self._pieces:
-            yield await self._files.read_segment(piece)
 
     @property
     def _frames_ready(self) -> int:
