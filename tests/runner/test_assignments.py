@@ -1,6 +1,7 @@
 """Which tasks run for the events of a watch."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,11 +9,11 @@ from prometheus_client import CollectorRegistry
 
 from videojob.api.videojob import VideoJob
 from videojob.kube.client import Change, Listing
-from videojob.runner.assignments import Assignments
+from videojob.runner.assignments import Assignments, Work
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.slots import Slots
 from videojob.runner.status import Generation
-from videojob.runner.stop import Stop, StoppedError
+from videojob.runner.stop import StoppedError
 
 RESOLVED = {
     "width": 16,
@@ -48,6 +49,7 @@ class Runs:
         self.begin_new = False
         """Attempts that start now have not begun anything: a drain ends them."""
         self.generations: dict[str, Generation] = {}
+        self.free_slot: dict[str, Callable[[], None]] = {}
         self.reports: list[set[tuple[str, int]]] = []
         """What was held each time that it changed."""
         self.breaks: set[str] = set()
@@ -64,10 +66,12 @@ class Runs:
     def count(self, metric: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(metric, {"pool": "p", "replica": "r", **labels})
 
-    async def run(self, job: VideoJob, stop: Stop, generation: Generation) -> None:
+    async def run(self, job: VideoJob, work: Work) -> None:
+        stop, generation = work.stop, work.generation
         attempt = (job.metadata.uid, job.status.attempts)
         self.started.append(attempt)
         self.generations[job.metadata.uid] = generation
+        self.free_slot[job.metadata.uid] = work.free_slot
         if job.metadata.uid in self.breaks:
             raise ZeroDivisionError("of all things")
         try:
@@ -167,12 +171,48 @@ async def test_no_more_jobs_run_than_there_are_slots() -> None:
     assert runs.started == [("a", 1), ("b", 1)]
 
 
+def finishing(runs: Runs) -> list[str]:
+    return [each.uid for each in runs.assignments.held if each.finishing]
+
+
+async def test_a_job_whose_frames_are_made_lets_the_next_one_in_and_stays_held() -> None:
+    runs = Runs(slots=1)
+    await runs.see(Listing([job("a"), job("b")]))
+    reports = len(runs.reports)
+
+    runs.free_slot["a"]()
+    await runs.see()
+
+    assert runs.started == [("a", 1), ("b", 1)]
+    assert runs.held() == {("a", 1), ("b", 1)}
+    assert (finishing(runs), len(runs.reports)) == (["a"], reports + 1), "the operator does not learn of it"
+
+
+async def test_no_more_jobs_finish_than_there_are_slots() -> None:
+    """Each has a video on the disk; where the store is slow, a job keeps its slot until it ends."""
+    runs = Runs(slots=1)
+    await runs.see(Listing([job("a"), job("b"), job("c"), job("d")]))
+    for uid in ("a", "b"):
+        runs.free_slot[uid]()
+        await runs.see()
+    assert (runs.started, finishing(runs)) == ([("a", 1), ("b", 1)], ["a"])
+
+    await runs.see(Change("DELETED", job("a")))
+    assert runs.started == [("a", 1), ("b", 1)], "the slot of b went to two"
+    await runs.see(Change("DELETED", job("b")))
+    assert runs.started == [("a", 1), ("b", 1), ("c", 1)]
+    runs.free_slot["c"]()
+    runs.free_slot["c"]()
+    await runs.see()
+    assert (runs.started[3:], finishing(runs)) == ([("d", 1)], ["c"])
+
+
 async def test_more_slots_let_waiting_jobs_in() -> None:
     runs = Runs(slots=0)
     await runs.see(Listing([job("a")]))
     assert runs.started == []
 
-    await runs.slots.resize(1)
+    runs.slots.resize(1)
     await runs.see()
     assert runs.started == [("a", 1)]
 

@@ -44,6 +44,10 @@ class World:
         self.stop = Stop()
         self.generation = Generation(1)
         self.registry = CollectorRegistry()
+        self.slot_free = asyncio.Event()
+
+    def free_slot(self) -> None:
+        self.slot_free.set()
 
     @property
     def files(self) -> JobStore:
@@ -72,7 +76,7 @@ class World:
             ready_seconds=1.0,
             permission=self.hold,
         )
-        attempt = Attempt(cast("Any", services), self.job, SMALL, OWNER, self.stop, self.generation)
+        attempt = Attempt(cast("Any", services), self.job, SMALL, OWNER, self.stop, self.generation, self.free_slot)
         return asyncio.create_task(attempt.run())
 
     async def run(self) -> None:
@@ -109,6 +113,29 @@ async def test_chunks_go_once_the_end_is_written(world: World) -> None:
 
     assert world.api.status["phase"] == "Succeeded"
     assert await world.kept_chunks() == 0
+
+
+async def test_the_slot_is_free_before_the_video_is_in_the_store(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The accelerator has nothing more to do for the job."""
+    await world.chunks_are_made()
+    commit_output, before = JobStore.commit_output, list[bool]()
+
+    async def slow(self: JobStore, **output: Any) -> object:
+        before.append(world.slot_free.is_set())
+        return await commit_output(self, **output)
+
+    monkeypatch.setattr(JobStore, "commit_output", slow)
+    await world.run()
+
+    assert before == [True]
+    assert world.api.status["phase"] == "Succeeded"
+
+
+async def test_an_attempt_that_made_no_frames_keeps_its_slot(world: World) -> None:
+    await world.run()
+
+    assert world.api.status["phase"] == "Pending"
+    assert not world.slot_free.is_set()
 
 
 async def test_chunks_stay_where_the_end_was_refused(world: World) -> None:

@@ -80,6 +80,7 @@ async def test_a_job_that_waits_for_its_model_has_the_reason_until_it_runs() -> 
         Generation(1),
         cast("Any", None),
         Stop(),
+        lambda: None,
     )
 
     with pytest.raises(HandBackError):
@@ -135,7 +136,16 @@ class Making:
             permission=self.hold,
         )
         self.video = Video(
-            cast("Any", services), job, SMALL, owner, self.files, status, generation, cast("Any", None), stop
+            cast("Any", services),
+            job,
+            SMALL,
+            owner,
+            self.files,
+            status,
+            generation,
+            cast("Any", None),
+            stop,
+            lambda: None,
         )
         self.joined = Joined()
         self.video._file = cast("Any", self.joined)

@@ -48,6 +48,9 @@ class HeldJob(Resource):
 
     uid: str
     attempt: Annotated[int, Field(ge=1, description="The value of status.attempts that the runner works for.")]
+    finishing: Annotated[
+        bool, Field(description="Its frames are made, and only its video and its status are missing: it needs no slot.")
+    ] = False
 
 
 class ReplicaReport(Resource):

@@ -243,17 +243,19 @@ class Placing:
 
 
 def rooms(book: Book, seen: View) -> dict[ReplicaKey, Room]:
-    """What is free on every replica that has a free slot."""
+    """What is free on every replica that has a free slot. A job that is finishing takes neither slot nor memory."""
     found = {}
     opaque = Counter(book.opaque.values())
     for key, replica in seen.replicas.items():
         report = replica.report
+        finishing = {(one.uid, one.attempt) for one in report.jobs if one.finishing}
+        held = [job for job in book.agenda.held.get(key, {}).values() if (job.uid, job.attempts) not in finishing]
         slots = min(report.slots, seen.places.get(key, 0))
         slots -= opaque[key] + _unseen(book, key, report.jobs)
-        if slots <= len(book.agenda.held.get(key, ())):
+        if slots <= len(held):
             continue
         room = Room(slots, report.memory_bytes or float("inf"))
-        for job in book.agenda.held.get(key, {}).values():
+        for job in held:
             model = book.models.get(job.model)
             if model is not None:
                 room.take(model)
@@ -264,12 +266,13 @@ def rooms(book: Book, seen: View) -> dict[ReplicaKey, Room]:
 
 
 def _unseen(book: Book, key: ReplicaKey, reported: Iterable[HeldJob]) -> int:
-    """Jobs that a replica reports, and that are known neither to be there nor to be over.
+    """Jobs that a replica makes by its report, and that are known neither to be there nor to be over.
 
     A leader whose watch of jobs stood still while it was a follower learns from reports alone what was assigned.
     """
     there = book.agenda.held.get(key, {})
-    return sum(one.uid not in there and book.opaque.get(one.uid) != key and _is_ahead(book, one) for one in reported)
+    making = [one for one in reported if not one.finishing]
+    return sum(one.uid not in there and book.opaque.get(one.uid) != key and _is_ahead(book, one) for one in making)
 
 
 def _is_ahead(book: Book, reported: HeldJob) -> bool:

@@ -2,13 +2,14 @@
 
 A job is *held* as long as its task runs, and the replica's report names what is held. So one that nobody works on,
 because it cannot be read or its last status was refused, is seen by the operator and taken back. One that becomes
-unreadable while it runs goes on as it was last read.
+unreadable while it runs goes on as it was last read. One whose frames are all made is *finishing*: its slot is free.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -31,9 +32,11 @@ log = logging.getLogger(__name__)
 class Work:
     """An attempt that runs here, or has ended here."""
 
-    attempt: int
+    held: HeldJob
     stop: Stop
     generation: Generation
+    free_slot: Callable[[], None] = lambda: None
+    """To be called once all its frames are committed."""
 
 
 class Assignments:
@@ -41,18 +44,18 @@ class Assignments:
 
     def __init__(
         self,
-        run: Callable[[VideoJob, Stop, Generation], Awaitable[None]],
+        run: Callable[[VideoJob, Work], Awaitable[None]],
         slots: Slots,
         metrics: RunnerMetrics,
         changed: Callable[[], None],
     ) -> None:
-        """`changed` is called when other jobs are held than before."""
+        """`changed` is called when what is held has changed."""
         self._run = run
         self._slots = slots
         self._metrics = metrics
         self._changed = changed
         self._work: dict[str, Work] = {}
-        self._tasks: dict[asyncio.Task[None], HeldJob] = {}
+        self._tasks: dict[asyncio.Task[None], Work] = {}
         self._unreadable: dict[str, str] = {}
         """The version of each job that cannot be read, by uid."""
         self._draining = ""
@@ -61,7 +64,7 @@ class Assignments:
     @property
     def held(self) -> tuple[HeldJob, ...]:
         """What really runs here, in order of its start."""
-        return tuple(self._tasks.values())
+        return tuple(work.held for work in self._tasks.values())
 
     def see(self, event: Listing | Change) -> None:
         """Act on what the watch shows."""
@@ -114,7 +117,7 @@ class Assignments:
         status = job.status
         if status.assignment is None or status.resolved is None or status.attempts < 1:
             return
-        if work is None or status.attempts > work.attempt:
+        if work is None or status.attempts > work.held.attempt:
             if work is not None:
                 work.stop.lose("a later attempt was assigned")
             work = self._start(job)
@@ -134,12 +137,13 @@ class Assignments:
         log.warning("The job %s/%s cannot be read, and %s: %s", meta.get("namespace"), meta["name"], what, wrong)
 
     def _start(self, job: VideoJob) -> Work:
-        uid, attempt = job.metadata.uid, job.status.attempts
-        work = self._work[uid] = Work(attempt, Stop(), Generation(job.metadata.generation))
+        uid = job.metadata.uid
+        held = HeldJob(uid=uid, attempt=job.status.attempts)
+        work = self._work[uid] = Work(held, Stop(), Generation(job.metadata.generation))
         if self._draining:
             work.stop.drain(Reason.DRAINED.value, self._drain_seconds)
         task = asyncio.create_task(self._in_slot(job, work), name=f"job {uid}")
-        self._tasks[task] = HeldJob(uid=uid, attempt=attempt)
+        self._tasks[task] = work
         task.add_done_callback(self._ended)
         self._count()
         return work
@@ -163,16 +167,24 @@ class Assignments:
                 log.exception("The task of %s/%s failed, and the job is left", meta.namespace, meta.name)
 
     async def _run_in_slot(self, job: VideoJob, work: Work) -> None:
-        waited = True
         try:
             await work.stop.race(self._slots.take(), new=True)
         except StoppedError:
-            waited = False  # The attempt sees the stop as well, and hands the job back.
+            await self._run(job, work)  # The attempt sees the stop as well, and hands the job back.
+            return
+        work.free_slot = partial(self._free_slot, work)
         try:
-            await self._run(job, work.stop, work.generation)
+            await self._run(job, work)
         finally:
-            if waited:
-                await self._slots.give_back()
+            if work.held.finishing:
+                self._slots.finished()
+            else:
+                self._slots.give_back()
+
+    def _free_slot(self, work: Work) -> None:
+        if not work.held.finishing and self._slots.finish():
+            work.held = work.held.model_copy(update={"finishing": True})
+            self._changed()
 
     def _gone(self, uid: str) -> None:
         """The watch has seen the job leave; whatever comes later is a new assignment."""

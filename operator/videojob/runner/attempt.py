@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from datetime import timedelta
 
 from videojob.api import transitions
@@ -36,13 +37,16 @@ class Attempt:
         owner: Owner,
         stop: Stop,
         generation: Generation,
+        free_slot: Callable[[], None],
     ) -> None:
+        """`free_slot` is called once every frame is committed."""
         self._services = services
         self._job = job
         self._resolved = resolved
         self._owner = owner
         self._stop = stop
         self._generation = generation
+        self._free_slot = free_slot
         self._name = f"{job.metadata.namespace}/{job.metadata.name} (attempt {owner.attempt})"
         self._events = Events(services.kube, services.clock, job, owner.replica, services.permission)
         self._status = StatusWriter(
@@ -153,6 +157,7 @@ class Attempt:
                     self._generation,
                     self._events,
                     self._stop,
+                    self._free_slot,
                 )
                 return await self._video.make()
         except JobClosed as error:

@@ -15,7 +15,7 @@ from videojob.api.videomodel import VideoModel
 from videojob.kube.client import GPU_POOLS, VIDEO_JOBS, VIDEO_MODELS, KubeClient, KubeError
 from videojob.kube.watch import Listing, Watch
 from videojob.runner.accounting import Checkpoints
-from videojob.runner.assignments import Assignments
+from videojob.runner.assignments import Assignments, Work
 from videojob.runner.attempt import Attempt
 from videojob.runner.buffers import FrameBuffers
 from videojob.runner.clock import Clock
@@ -34,8 +34,7 @@ from videojob.runner.services import Services
 from videojob.runner.serving import Serving
 from videojob.runner.signals import first_of
 from videojob.runner.slots import Slots
-from videojob.runner.status import Generation, Owner
-from videojob.runner.stop import Stop
+from videojob.runner.status import Owner
 from videojob.runner.triton import Triton
 from videojob.triton.settings import ReplicaSettings
 
@@ -241,7 +240,7 @@ class ReplicaRunner:
                 site.serving.want({name: models[name] for name in self._pool.spec.models if name in models})
             endpoint = self._endpoint_of(self._pool)
             slots = endpoint.max_jobs if endpoint else 0
-            await site.slots.resize(slots)
+            site.slots.resize(slots)
             self._metrics.slots(slots)
             self._lease.report_changed()
             await self._news.wait()
@@ -330,7 +329,7 @@ class ReplicaRunner:
         self._drain(site)
         site.serving.renew()  # The report changes with it.
 
-    async def _attempt(self, site: Site, job: VideoJob, stop: Stop, generation: Generation) -> None:
+    async def _attempt(self, site: Site, job: VideoJob, work: Work) -> None:
         services = Services(
             kube=self._kube,
             clock=self._clock,
@@ -347,7 +346,7 @@ class ReplicaRunner:
         )
         owner = Owner(self._options.pool, self._options.replica, job.status.attempts)
         if job.status.resolved is not None:  # The operator writes it with the first assignment.
-            await Attempt(services, job, job.status.resolved, owner, stop, generation).run()
+            await Attempt(services, job, job.status.resolved, owner, work.stop, work.generation, work.free_slot).run()
 
     def _report(self, site: Site) -> ReplicaReport:
         return ReplicaReport(

@@ -1,35 +1,51 @@
-"""Room for jobs."""
+"""Room for jobs.
 
-import asyncio
+A job needs its slot until its last frames are committed: from then on it uploads its video and writes its status, and
+the next job may start. What those two phases take is bounded alike, so that a slow store cannot fill disk and memory
+with finished videos: where as many jobs are finishing as there are slots, the next one that would finish keeps its own.
+"""
+
+from videojob.runner.signals import Signal
 
 
 class Slots:
-    """Room for `size` jobs at a time; the size may change."""
+    """Room for `size` jobs that make frames, and for as many that have made them all; the size may change."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._used = 0
-        self._free = asyncio.Condition()
+        self._making = 0
+        self._finishing = 0
+        self._freed = Signal()
 
     @property
     def size(self) -> int:
         """Jobs that there is room for."""
         return self._size
 
-    async def resize(self, size: int) -> None:
+    def resize(self, size: int) -> None:
         """Make room for `size` jobs. Those that run go on."""
-        async with self._free:
-            self._size = size
-            self._free.notify_all()
+        self._size = size
+        self._freed.give()
 
     async def take(self) -> None:
-        """Wait until there is room, and take it."""
-        async with self._free:
-            await self._free.wait_for(lambda: self._used < self._size)
-            self._used += 1
+        """Wait until there is room for a job, and take it."""
+        while self._making >= self._size:
+            await self._freed.wait()
+        self._making += 1
 
-    async def give_back(self) -> None:
-        """Make room."""
-        async with self._free:
-            self._used -= 1
-            self._free.notify_all()
+    def finish(self) -> bool:
+        """A job has made its frames: its slot is free, where there is room for one more that is finishing."""
+        if self._finishing >= self._size:
+            return False
+        self._finishing += 1
+        self.give_back()
+        return True
+
+    def give_back(self) -> None:
+        """A job that had a slot has ended."""
+        self._making -= 1
+        self._freed.give()
+
+    def finished(self) -> None:
+        """A job that was finishing has ended."""
+        self._finishing -= 1

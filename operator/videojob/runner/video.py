@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -63,6 +64,7 @@ class Video:
         generation: Generation,
         events: Events,
         stop: Stop,
+        free_slot: Callable[[], None],
     ) -> None:
         self._services = services
         self._clock = services.clock
@@ -74,6 +76,7 @@ class Video:
         self._generation = generation
         self._events = events
         self._stop = stop
+        self._free_slot = free_slot
         self._model = job.spec.model
         self._account = Account(
             created=job.metadata.creation_timestamp or services.clock.now(),
@@ -107,6 +110,7 @@ class Video:
             return finished
         async with video_file(self._files, self._resolved.fps, self._clock) as self._file:
             await self._make_chunks()
+            self._free_slot()
             return self._finished(await self._stop.race(self._commit_output()))
 
     async def finished(self) -> OutputStatus | None:
