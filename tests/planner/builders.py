@@ -98,7 +98,7 @@ def begun(name: str = "a", pool: str = "p", chunks_done: int = 2, **fields: Any)
 def model(name: str = "tiny", uid: str = "", precision: str = "float32", **fields: Any) -> VideoModel:
     """A model that takes 10 bytes, and 1 for each job."""
     spec = VideoModelSpec(
-        family=FamilyName.ANYFLOW_FAR,
+        family=fields.pop("family", FamilyName.ANYFLOW_FAR),
         source=Source(directory="/models"),
         precision=Precision(precision),
         memory=Memory(weights_bytes=fields.pop("weights_bytes", 10), per_job_bytes=fields.pop("per_job_bytes", 1)),

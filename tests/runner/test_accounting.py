@@ -4,8 +4,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.planner.builders import RESOLVED, model
 from videojob.api.videojob import Cost, GPUSeconds, StageSeconds, Timing
-from videojob.runner.accounting import Account, Checkpoints, Span, estimated_completion, hidden_decode
+from videojob.api.videomodel import Defaults, Estimate
+from videojob.families import FamilyName
+from videojob.runner.accounting import (
+    Account,
+    Checkpoints,
+    Span,
+    estimated_completion,
+    hidden_decode,
+    unit_seconds,
+)
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 SPENT = StageSeconds(text_encode=0.5, denoise=4, vae_decode=2, mux=0.25, upload=1)
@@ -117,3 +127,20 @@ def test_the_oldest_checkpoint_counts_and_only_of_jobs_that_are_made() -> None:
 )
 def test_decoding_hidden_behind_denoising(denoised: Span, decoded: list[Span], hidden: float) -> None:
     assert hidden_decode(denoised, decoded) == hidden
+
+
+@pytest.mark.parametrize(
+    ("family", "frames", "changes", "seconds"),
+    [
+        pytest.param(FamilyName.ANYFLOW_FAR, 49, {}, 30.0, id="a chunk"),
+        pytest.param(FamilyName.ANYFLOW_FAR, 49, {"width": 1664, "steps": 8}, 120.0, id="twice the pixels and steps"),
+        pytest.param(FamilyName.WAN, 81, {}, 180.0, id="a clip of six pieces of a second"),
+    ],
+)
+def test_the_estimate_of_a_unit(family: FamilyName, frames: int, changes: dict[str, int], seconds: float) -> None:
+    defaults = Defaults(width=832, height=480, steps=4)
+    slow = model(family=family, defaults=defaults, estimate=Estimate(chunk_seconds=30))
+    resolved = RESOLVED.model_copy(update={"width": 832, "height": 480, "steps": 4, **changes})
+    plan = slow.spec.plan(frames, 16, resolved.steps)
+
+    assert unit_seconds(slow, plan, resolved) == seconds

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from videojob.runner.triton import Triton, TritonGoneError, channel_arguments
+from videojob.runner.channel import channel_arguments
+from videojob.runner.triton import Triton, TritonGoneError
 
 PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 

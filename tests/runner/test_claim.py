@@ -37,9 +37,9 @@ async def make(triton: Triton, stage: Stage, name: str) -> None:
     stream = triton.stream(MODEL, stage, name)
     try:
         stream.send(Request(UnitRequest(PLAN.units[0], SETTINGS), FILES[stage], start=True, end=True))
-        await stream.answer(60)
+        await stream.answer()
     finally:
-        await stream.end(60)
+        await stream.end()
         await stream.close()
 
 

@@ -380,10 +380,10 @@ async def test_frames_are_a_view_of_what_the_server_wrote(triton: Triton, buffer
     stream.send(Request(wanted, files, start=True, frames_to=buffer.region))
     answer = await stream.answer()
     through_memory = buffer.frames(answer.shape(contract.FRAMES)).copy()
-    await stream.end(30)
+    await stream.end()
     stream.send(Request(wanted, files, start=True))
     through_grpc = (await stream.answer()).array(contract.FRAMES)
-    await stream.end(30)
+    await stream.end()
     await stream.close()
 
     assert through_memory.shape == what.shape(what.plan.pieces[0]) == (1, 32, 48, 3)
@@ -395,6 +395,6 @@ async def test_an_end_frees_the_sequence_on_both_stages(triton: Triton, caplog: 
     """It brings nothing but itself."""
     for stage in contract.SEQUENCE_STAGES:
         stream = triton.stream(MODEL, stage, "ended-1")
-        assert await stream.end(60) == []
+        assert await stream.end() == []
         await stream.close()
     assert "not ended in order" not in caplog.text

@@ -30,7 +30,7 @@ async def fail(triton: Triton) -> StageGoneError:
     stream = triton.stream("broken", "text_encoder", "job-1")
     try:
         stream.send(Request(UnitRequest(PLAN.units[0], SETTINGS), start=True, end=True))
-        await stream.answer(PATIENCE)
+        await stream.answer()
     except StageGoneError as error:
         return error
     finally:

@@ -6,13 +6,17 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from videojob.triton import contract
-from videojob.triton.backend import answer, scalar, tensor, text
+from videojob.triton.backend import answer, binary, claimed, scalar, tensor, text
 from videojob.triton.claim import Claim, ServerClaim
 from videojob.triton.marks import CancelMarks
+from videojob.triton.progress import ProgressNotes, read_progress
 
 
 class TritonPythonModel:
-    """Marks a sequence as cancelled, or takes a runner's claim; the stages look for both between two steps."""
+    """Marks a sequence as cancelled, or takes a runner's claim; the stages look for both between two steps.
+
+    Where a stage makes none any more, a runner can see that here, and have its process ended.
+    """
 
     def initialize(self, args):
         """Load the model; Triton calls it once."""
@@ -20,6 +24,7 @@ class TritonPythonModel:
         directory = Path(parameters["control_dir"]["string_value"])
         self._marks = CancelMarks(directory)
         self._claim = ServerClaim(directory)
+        self._notes = ProgressNotes(directory)
         self._mark_seconds = float(parameters["mark_seconds"]["string_value"])
 
     def execute(self, requests):
@@ -27,8 +32,15 @@ class TritonPythonModel:
         return answer(requests, self._respond)
 
     def _respond(self, request):
-        accepted = True
-        if tensor(request, contract.CLAIM) is None:
+        accepted, progress = True, None
+        if tensor(request, contract.STAGE) is not None:
+            stage = text(request, contract.STAGE)
+            progress = self._notes.of(stage)
+            if tensor(request, contract.HUNG) is not None:
+                self._claim.check(claimed(request))
+                hung = read_progress(scalar(request, contract.HUNG))
+                accepted = hung is not None and self._notes.end(stage, hung)
+        elif tensor(request, contract.CLAIM) is None:
             self._marks.sweep(before=time.time() - self._mark_seconds)
             self._marks.mark(text(request, contract.CORRELATION_ID))
         else:
@@ -37,4 +49,5 @@ class TritonPythonModel:
         return [
             pb_utils.Tensor(contract.ACCEPTED, np.array([accepted])),
             pb_utils.Tensor(contract.CLAIM, np.array([self._claim.current().number], np.int64)),
+            binary(contract.PROGRESS, b"" if progress is None else progress.to_json()),
         ]

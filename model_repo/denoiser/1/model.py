@@ -20,6 +20,7 @@ class TritonPythonModel:
         keep_memory()
         self._marks = instance.marks
         self._claim = instance.claim
+        self._progress = instance.progress
         family = family_module(instance.model.family)
         parts = Parts.of(instance.model, instance.device)
         stopwatch = stopwatch_on(parts[ComponentName.TRANSFORMER].device)
@@ -38,14 +39,16 @@ class TritonPythonModel:
         else:
             number = claimed(request)
             self._claim.check(number)
-            with chunk_errors(f"The denoiser on unit {wanted.unit.index}"):
+            with self._progress.on(wanted), chunk_errors(f"The denoiser on unit {wanted.unit.index}"):
                 past = [unpack(file, contract.PAST) for file in contents(request, contract.PAST)]
                 conditions = [unpack(file, contract.CONDITIONS) for file in contents(request, contract.CONDITIONS)]
                 made = self._stage.make(
                     Turn(sequence, started(request), ended(request), past),
                     wanted,
                     next(iter(conditions), None),
-                    cancelled=lambda: self._marks.marked(sequence) or self._claim.superseded(number),
+                    cancelled=self._progress.stepped(
+                        lambda: self._marks.marked(sequence) or self._claim.superseded(number)
+                    ),
                 )
                 checkpoint, seconds = pack(made.tensors), made.seconds
         return [binary(contract.CHECKPOINT, checkpoint), binary(contract.REPORT, Report(seconds).to_json())]

@@ -18,6 +18,7 @@ class TritonPythonModel:
         instance = Instance(args)
         fix_kernels(instance.replica.threads)
         keep_memory()
+        self._progress = instance.progress
         family = family_module(instance.model.family)
         parts = Parts.of(instance.model, instance.device)
         stopwatch = stopwatch_on(parts[ComponentName.TEXT_ENCODER].device)
@@ -32,7 +33,7 @@ class TritonPythonModel:
         if isinstance(wanted, End):
             conditions, seconds = b"", 0.0
         else:
-            with chunk_errors("The text encoder"):
+            with self._progress.on(wanted), chunk_errors("The text encoder"):
                 made = self._stage.encode(wanted.settings)
             conditions, seconds = pack(made.tensors), made.seconds
         return [binary(contract.CONDITIONS, conditions), binary(contract.REPORT, Report(seconds).to_json())]

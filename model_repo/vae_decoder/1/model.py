@@ -23,6 +23,7 @@ class TritonPythonModel:
         keep_memory()
         self._marks = instance.marks
         self._claim = instance.claim
+        self._progress = instance.progress
         family = family_module(instance.model.family)
         parts = Parts.of(instance.model, instance.device)
         stopwatch = stopwatch_on(parts[ComponentName.VAE].device)
@@ -40,14 +41,16 @@ class TritonPythonModel:
         else:
             number = claimed(request)
             self._claim.check(number)
-            with chunk_errors(f"The VAE decoder on unit {wanted.unit.index}"):
+            with self._progress.on(wanted), chunk_errors(f"The VAE decoder on unit {wanted.unit.index}"):
                 past = [unpack(file, contract.PAST) for file in contents(request, contract.PAST)]
                 checkpoint = [unpack(file, contract.CHECKPOINT) for file in contents(request, contract.CHECKPOINT)]
                 made = self._stage.make(
                     Turn(sequence, started(request), ended(request), past),
                     wanted,
                     next(iter(checkpoint), None),
-                    cancelled=lambda: self._marks.marked(sequence) or self._claim.superseded(number),
+                    cancelled=self._progress.stepped(
+                        lambda: self._marks.marked(sequence) or self._claim.superseded(number)
+                    ),
                 )
                 frames, seconds = made.frames, made.seconds
         return [

@@ -11,7 +11,8 @@
 | attempt, video | one attempt of one job, and the making of its video: resume, restart, mux |
 | pipeline | chunks two deep through Triton, encoded and committed in order |
 | mux | the final MP4, in a thread |
-| triton, buffers | the server's client; shared memory for frames |
+| triton, channel, buffers | the server's client; how it is reached; shared memory for frames |
+| vigil, patience | whether a stage that somebody waits for still works |
 | judge | whether the replica is able to make anything, or is a hole that jobs fall into |
 | serving, served, loader | the VideoModels that the server has to hold: which, what is known of each, what is done |
 | pool_store | the pool's store, and whether it works |

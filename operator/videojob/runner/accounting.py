@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from videojob.api.videojob import Cost, GPUSeconds, Progress, StageSeconds, Timing
+from videojob.api.videojob import Cost, GPUSeconds, Progress, Resolved, StageSeconds, Timing
+from videojob.api.videomodel import VideoModel
+from videojob.families import Plan
+from videojob.planner.estimate import work
 
 RECENT_CHUNKS = 8
 """Chunks whose pace the estimate goes by."""
@@ -97,6 +100,12 @@ class Checkpoints:
         """Seconds of work that would be lost with the replica: of the job that waits longest; 0 without one."""
         # A copy: metrics are read in another thread.
         return max((now - last for last in tuple(self._last.values())), default=0.0)
+
+
+def unit_seconds(model: VideoModel, plan: Plan, resolved: Resolved) -> float:
+    """The estimate of the time that a unit of the plan takes; that of the model is of what comes of it, a chunk."""
+    chunks = len(plan.pieces) / len(plan.units)
+    return model.spec.estimate.chunk_seconds * work(model, resolved.width, resolved.height, resolved.steps) * chunks
 
 
 class Span(NamedTuple):

@@ -10,9 +10,6 @@ from videojob.triton.contract import ChunkError
 
 T = TypeVar("T")
 
-END_SECONDS = 60.0
-"""Longer than one denoising step and the decoding of one unit."""
-
 
 @dataclass
 class Lane(Generic[T]):
@@ -39,7 +36,7 @@ class Lane(Generic[T]):
 
     async def end(self) -> list[tuple[T, Answer]]:
         """End the sequence; what was still made of it, in order: nothing after one that failed."""
-        answers = await self.stream.end(END_SECONDS)
+        answers = await self.stream.end()
         answered = zip([self.requested.popleft() for _ in answers], answers, strict=True)
         made = [] if self.failed else itertools.takewhile(lambda pair: isinstance(pair[1], Answer), answered)
         return [(what, answer) for what, answer in made if isinstance(answer, Answer)]

@@ -21,7 +21,6 @@ from videojob.kube.client import VIDEO_JOBS, KubeClient, KubeError
 from videojob.logs import about
 from videojob.runner.buffers import FrameBuffers
 from videojob.runner.clock import Clock
-from videojob.runner.lane import END_SECONDS
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
 from videojob.runner.video import correlation_id
@@ -95,7 +94,7 @@ class Leftovers:
             await self.triton.cancel(identity)
             for stage in SEQUENCE_STAGES:
                 stream = self.triton.stream(job.spec.model, stage, identity)
-                await stream.end(END_SECONDS)
+                await stream.end()
                 await stream.close()
 
 

@@ -46,6 +46,8 @@ class Recipe:
     settings: Settings
     plan: Plan
     fps: int
+    unit_seconds: float = 0.0
+    """The estimate of a whole unit, where there is one."""
 
     def shape(self, piece: Piece) -> tuple[int, int, int, int]:
         """Shape `[F, H, W, 3]` of a piece's frames."""
@@ -193,7 +195,8 @@ class Pipeline:
             await asyncio.gather(flow.denoiser.stream.close(), flow.decoder.stream.close())
 
     def _stream(self, stage: contract.Stage) -> Stream:
-        return self._triton.stream(self._recipe.model, stage, self._recipe.correlation_id)
+        recipe = self._recipe
+        return self._triton.stream(recipe.model, stage, recipe.correlation_id, recipe.unit_seconds)
 
     async def _denoise(
         self,

@@ -22,11 +22,11 @@ from videojob.runner.clock import Clock
 from videojob.runner.hold import LeaseLostError, Standing
 from videojob.runner.judge import Judge
 from videojob.runner.kept import keep
-from videojob.runner.lane import END_SECONDS
 from videojob.runner.lease import Lease
 from videojob.runner.leftovers import Leftovers
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.options import Options
+from videojob.runner.patience import FLOOR_SECONDS
 from videojob.runner.pipeline import FLUSH_SECONDS
 from videojob.runner.pool_store import PoolStore
 from videojob.runner.readable import Readable
@@ -40,7 +40,7 @@ from videojob.triton.settings import ReplicaSettings
 
 log = logging.getLogger(__name__)
 
-STOP_SECONDS = END_SECONDS + FLUSH_SECONDS + 10
+STOP_SECONDS = FLOOR_SECONDS + FLUSH_SECONDS + 10
 """For a job to stop and write its status."""
 RIGHTS_SECONDS = 8.0
 """For an API server that refuses at first to take it back."""

@@ -6,9 +6,9 @@ with an `End`, and its stream is closed only once every answer has come or the s
 """
 
 import asyncio
-import ipaddress
 import logging
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -19,7 +19,10 @@ from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from videojob.runner.channel import channel_arguments
+from videojob.runner.vigil import LOOK_SECONDS, Vigil
 from videojob.triton import contract
+from videojob.triton.progress import Progress, read_progress
 from videojob.triton.wire import End, UnitRequest, read_report
 
 T = TypeVar("T")
@@ -29,34 +32,11 @@ log = logging.getLogger(__name__)
 CALL_SECONDS = 10.0
 LOAD_SECONDS = 1800.0
 """Weights of many gigabytes, from a cold disk."""
-ANSWER_SECONDS = 900.0
-"""Longer than any chunk: a server that is silent for so long counts as gone."""
+ANSWER_SECONDS = 86_400.0
+"""The longest estimate that a VideoModel may have. A stage that hangs ends the wait long before."""
 CLOSE_SECONDS = 10.0
 
-_CHANNEL = [
-    # Frames of a large chunk, where they come through gRPC.
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # Else a server that comes back is looked for only every two minutes.
-    ("grpc.max_reconnect_backoff_ms", 1000),
-]
 _GONE = {"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED", "StatusCode.UNKNOWN"}
-
-
-def channel_arguments(url: str) -> list[tuple[str, int]]:
-    """Options of a gRPC channel to `host:port`, IPv6 in brackets. Loopback is never asked through a proxy.
-
-    A Triton elsewhere is, where the environment says so (`grpc_proxy`, `https_proxy`, `no_proxy`).
-    """
-    return [*_CHANNEL, ("grpc.enable_http_proxy", 0)] if _is_loopback(url) else list(_CHANNEL)
-
-
-def _is_loopback(url: str) -> bool:
-    host = url.rpartition(":")[0].strip("[]").rstrip(".").lower()
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 class TritonGoneError(Exception):
@@ -143,14 +123,15 @@ class Answer:
 class Triton:
     """A connection to one server."""
 
-    def __init__(self, url: str, identity: str = "") -> None:
-        """`identity` is the runner's, for its claim of the server."""
+    def __init__(self, url: str, identity: str = "", monotonic: Callable[[], float] = time.monotonic) -> None:
+        """`identity` is the runner's, for its claim of the server. `monotonic` is a clock in seconds."""
         self.url = url
         self._identity = identity
         self.claim_number = 0
         """Of the claim that requests are made under."""
         self._client = InferenceServerClient(url, channel_args=channel_arguments(url))
         self._streams: set[Stream] = set()
+        self.vigil = Vigil(self, monotonic)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -191,22 +172,44 @@ class Triton:
 
         Raises TritonGoneError, TritonRefusedError.
         """
-        inputs = [
+        answer = await self._ask_control(
             Tensor(contract.CLAIM, np.array([self.claim_number], dtype=np.int64)),
             Tensor.binary(contract.IDENTITY, self._identity.encode()),
-        ]
-        answer = await self._call(
-            self._client.infer(
-                contract.CONTROL_MODEL, [each.to_triton() for each in inputs], client_timeout=CALL_SECONDS
-            )
         )
         accepted = bool(answer.as_numpy(contract.ACCEPTED)[0])
         return None if accepted else int(answer.as_numpy(contract.CLAIM)[0])
 
     async def cancel(self, correlation_id: str) -> None:
         """Mark a sequence: its denoiser stops at the next step. Raises TritonGoneError, TritonRefusedError."""
-        tensor = Tensor.binary(contract.CORRELATION_ID, correlation_id.encode())
-        await self._call(self._client.infer(contract.CONTROL_MODEL, [tensor.to_triton()], client_timeout=CALL_SECONDS))
+        await self._ask_control(Tensor.binary(contract.CORRELATION_ID, correlation_id.encode()))
+
+    async def progress(self, stage: str) -> Progress | None:
+        """The note of a stage, by its name on the server; None where it is not known, for whatever reason."""
+        try:
+            answer = await self._ask_control(Tensor.binary(contract.STAGE, stage.encode()))
+        except (TritonGoneError, TritonRefusedError):
+            return None
+        noted = answer.as_numpy(contract.PROGRESS)
+        return None if noted is None else read_progress(noted[0])
+
+    async def end_stage(self, stage: str, seen: Progress) -> bool:
+        """End the process of a stage that hangs since it was `seen`; whether it was ended, as far as is known."""
+        try:
+            answer = await self._ask_control(
+                Tensor.binary(contract.STAGE, stage.encode()), Tensor.binary(contract.HUNG, seen.to_json())
+            )
+        except (TritonGoneError, TritonRefusedError) as error:
+            log.warning("The process of %s was not ended: %s", stage, error)
+            return False
+        return bool(answer.as_numpy(contract.ACCEPTED)[0])
+
+    async def _ask_control(self, *tensors: Tensor) -> Any:
+        """What `control` answers. Raises TritonGoneError, TritonRefusedError."""
+        inputs = [each.to_triton() for each in tensors]
+        parameters = {contract.CLAIM_PARAMETER: self.claim_number}
+        return await self._call(
+            self._client.infer(contract.CONTROL_MODEL, inputs, parameters=parameters, client_timeout=CALL_SECONDS)
+        )
 
     async def register(self, region: Region) -> None:
         """Let the server map a region. Raises TritonRefusedError where it is on another machine; TritonGoneError."""
@@ -225,10 +228,15 @@ class Triton:
         status = await self._call(self._client.get_system_shared_memory_status(client_timeout=CALL_SECONDS))
         return set(status.regions)
 
-    def stream(self, model: str, stage: contract.Stage, correlation_id: str) -> "Stream":
-        """Open a sequence on a stage of a VideoModel. Call it where an event loop runs."""
+    def stream(self, model: str, stage: contract.Stage, correlation_id: str, unit_seconds: float = 0.0) -> "Stream":
+        """Open a sequence on a stage of a VideoModel. Call it where an event loop runs.
+
+        `unit_seconds` is the estimate of a whole unit, where there is one.
+        """
         name = contract.model_name(model, stage)
-        stream = Stream(self._client, name, _OUTPUTS[stage], correlation_id, self.claim_number)
+        stream = Stream(
+            self._client, name, _OUTPUTS[stage], correlation_id, self.claim_number, self.vigil, unit_seconds
+        )
         self._streams.add(stream)
         stream.reader.add_done_callback(lambda _: self._streams.discard(stream))
         return stream
@@ -264,7 +272,11 @@ class Stream:
         outputs: Sequence[str],
         correlation_id: str,
         claim_number: int,
+        vigil: Vigil,
+        unit_seconds: float,
     ) -> None:
+        self._vigil = vigil
+        self._unit_seconds = unit_seconds
         self.correlation_id = correlation_id
         self._outputs = outputs
         self._claim_number = claim_number
@@ -281,31 +293,46 @@ class Stream:
         self.unanswered += 1
         self._requests.put_nowait(request)
 
-    async def answer(self, seconds: float = ANSWER_SECONDS) -> Answer:
-        """The next answer. Raises ChunkError for a chunk that was not made, TritonGoneError."""
+    async def answer(self) -> Answer:
+        """The next answer, however long the stage makes steps.
+
+        Raises ChunkError for a chunk that was not made, TritonGoneError where no answer is to be expected.
+        """
         if self._failure and self._answers.empty():
             raise self._failure
         try:
-            async with asyncio.timeout(seconds):
-                answer = await self._answers.get()
+            async with asyncio.timeout(ANSWER_SECONDS):
+                answer = await self._awaited()
         except TimeoutError:
-            raise TritonGoneError(f"Triton has not answered for {seconds:g} s.") from None
+            raise TritonGoneError(f"{self.model} has not answered for {ANSWER_SECONDS:g} s.") from None
         self.unanswered -= 1
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    async def end(self, seconds: float) -> list[Answer | Exception]:
+    async def _awaited(self) -> Answer | Exception:
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    answer = await self._answers.get()
+            except TimeoutError:
+                if why := await self._vigil.look(self.model, self._unit_seconds):
+                    raise TritonGoneError(why) from None
+            else:
+                self._vigil.answered(self.model)
+                return answer
+
+    async def end(self) -> list[Answer | Exception]:
         """End the sequence, whatever state it is in, and return what was still in flight before, in order.
 
-        Waits for at most `seconds`. Whoever gets fewer answers than requests were in flight must take for granted that
-        the server may still write to their regions. Raises nothing.
+        Waits for at most as long as a step should take. Whoever gets fewer answers than requests were in flight must
+        take for granted that the server may still write to their regions. Raises nothing.
         """
         before: list[Answer | Exception] = []
         in_flight = self.unanswered
         self.send(Request(End(), start=True, end=True))
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(self._vigil.step_seconds(self.model, self._unit_seconds)):
                 for _ in range(in_flight):
                     try:
                         before.append(await self.answer())

@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from videojob.api import transitions
 from videojob.api.reasons import Reason
 from videojob.api.videojob import Cost, OutputStatus, Resolved, StageSeconds, Timing, VideoJob
-from videojob.runner.accounting import Account, add_stages, estimated_completion
+from videojob.runner.accounting import Account, add_stages, estimated_completion, unit_seconds
 from videojob.runner.errors import USELESS, HandBackError, outcome
 from videojob.runner.events import Events
 from videojob.runner.hold import Standing
@@ -231,7 +231,8 @@ class Video:
             guidance_scale=resolved.guidance_scale,
             negative_prompt=self._job.spec.negative_prompt or "",
         )
-        recipe = Recipe(self._model, correlation_id(self._job), settings, plan, resolved.fps)
+        expected = unit_seconds(served.model, plan, resolved)
+        recipe = Recipe(self._model, correlation_id(self._job), settings, plan, resolved.fps, expected)
         now = self._clock.now()
         self._spent.first_request = self._spent.first_request or now
         self._status.status = transitions.running(self._status.status, now=now, generation=self._generation.newest)
@@ -326,7 +327,7 @@ class Video:
         A write of our own is one whose answer was lost. Whoever it was, the job goes on only from what is in the store.
         """
         await self._check_attempt(record)
-        if theirs.sha256 != _sha256(mine):
+        if theirs.sha256 != hashlib.sha256(mine).hexdigest():
             raise ChunkError(
                 contract.ErrorCode.OUT_OF_SEQUENCE,
                 f"{theirs.key} was committed before with other bytes; the job goes on from those.",
@@ -389,10 +390,6 @@ class Video:
                 generation=self._generation.newest,
             )
         )
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def correlation_id(job: VideoJob) -> str:

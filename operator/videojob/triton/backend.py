@@ -18,6 +18,7 @@ import triton_python_backend_utils as pb_utils
 from videojob.triton.claim import ServerClaim
 from videojob.triton.contract import CLAIM_PARAMETER, REQUEST, ChunkError, ErrorCode
 from videojob.triton.marks import CancelMarks
+from videojob.triton.progress import StageProgress
 from videojob.triton.sequences import Sequences
 from videojob.triton.settings import ModelSettings, ReplicaSettings, from_parameters
 from videojob.triton.wire import End, UnitRequest, read_request
@@ -41,6 +42,7 @@ class Instance:
         self.device = "cpu" if args["model_instance_kind"] == "CPU" else f"cuda:{args['model_instance_device_id']}"
         self.marks = CancelMarks(Path(self.replica.control_dir))
         self.claim = ServerClaim(Path(self.replica.control_dir))
+        self.progress = StageProgress(Path(self.replica.control_dir), self._config["name"])
 
     def sequences(self) -> Sequences[Any]:
         """An empty store of sequence state, idle as long as Triton's own sequences may be."""

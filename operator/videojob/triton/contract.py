@@ -44,21 +44,30 @@ TEXT_REPORT: Final = "TEXT_REPORT"
 DENOISE_REPORT: Final = "DENOISE_REPORT"
 DECODE_REPORT: Final = "DECODE_REPORT"
 
-# The control model: a correlation id that is to stop in, or a runner's claim; out, whether it was written, and the
-# number of the claim that is in force.
+# The control model, in and out.
 CORRELATION_ID: Final = "CORRELATION_ID"
 CLAIM: Final = "CLAIM"
 IDENTITY: Final = "IDENTITY"
+STAGE: Final = "STAGE"
+HUNG: Final = "HUNG"
 ACCEPTED: Final = "ACCEPTED"
+PROGRESS: Final = "PROGRESS"
 
 CLAIM_PARAMETER: Final = "videojob_claim"
 """Parameter of every request to the stages: the number of its runner's claim; 0 where it is missing."""
 
 CONTROL_MODEL: Final = "control"
-"""Marks a correlation id as cancelled, or takes a runner's claim; one per server.
+"""What is asked of a server beside its work; one per server. Each request does one thing, by its inputs:
 
-Inputs, all optional: CORRELATION_ID BYTES [1], or CLAIM INT64 [1] and IDENTITY BYTES [1]. Outputs: ACCEPTED BOOL [1],
-CLAIM INT64 [1], the claim in force.
+| inputs                              | what is done, and whether it was is what ACCEPTED says                         |
+|-------------------------------------|--------------------------------------------------------------------------------|
+| CORRELATION_ID BYTES [1]            | the sequence is marked as cancelled                                            |
+| CLAIM INT64 [1], IDENTITY BYTES [1] | the server is claimed for a runner, unless one with a higher claim is there    |
+| STAGE BYTES [1]                     | nothing; PROGRESS is the note of the stage of that name on the server, JSON of |
+|                                     | `videojob.triton.progress.Progress`, or empty where there is none              |
+| STAGE, HUNG BYTES [1]               | the stage's process is ended if its note still is HUNG: see `StageGoneError`   |
+
+Outputs: ACCEPTED BOOL [1], CLAIM INT64 [1], the claim in force, and PROGRESS BYTES [1].
 """
 
 Stage = Literal["text_encoder", "denoiser", "vae_decoder", "video_chunk"]
