@@ -35,6 +35,7 @@ class Memory:
         self.claim_number = 0
         self.claimed = 0
         self.loads: list[str] = []
+        self.control_loads = 0
         self.weights: dict[str, bytes] = {}
         """What was in the model's folder when it was loaded."""
         self.folders: dict[str, Path] = {}
@@ -68,6 +69,7 @@ class Memory:
 
     async def load(self, name: str) -> None:
         if name == CONTROL_MODEL:
+            self.control_loads += 1
             self.present_models.add(name)
             return
         name, _, stage = name.partition(".")

@@ -235,3 +235,16 @@ async def until_true(holds: Callable[[], bool], what: str) -> None:
         return holds() or None
 
     await until(look, what, PATIENCE)
+
+
+async def test_the_control_model_of_another_release_is_loaded_anew(replica: Replica, tmp_path: Path) -> None:
+    """As after an upgrade of a runner beside a Triton that goes on: it would not know what is asked of it."""
+    loads = []
+    for change in ("", "# of another release", ""):
+        if change:
+            (tmp_path / "repository" / CONTROL_MODEL / "1" / "model.py").write_text(change)
+        async with replica.runner("a") as serving:
+            await states(serving, a=ModelState.READY)
+            loads.append(replica.triton.control_loads)
+
+    assert loads == [1, 2, 2]

@@ -9,7 +9,15 @@ from tritonclient.grpc import model_config_pb2
 
 from videojob.families import ComponentName, FamilyName
 from videojob.triton.contract import STAGES, Precision
-from videojob.triton.repository import SPARE_CANDIDATES, Device, is_rendered, remove, render, render_control
+from videojob.triton.repository import (
+    SPARE_CANDIDATES,
+    Device,
+    is_control_rendered,
+    is_rendered,
+    remove,
+    render,
+    render_control,
+)
 from videojob.triton.settings import Component, ModelSettings, ReplicaSettings, from_parameters, to_parameters
 
 MODEL_REPO = Path(__file__).parents[2] / "model_repo"
@@ -153,7 +161,9 @@ def test_a_models_name_and_directory_are_data(tmp_path: Path) -> None:
 def test_two_models_and_control_stand_side_by_side_and_one_is_removed(tmp_path: Path) -> None:
     for name in ("a", "b"):
         render(MODEL_REPO, tmp_path, ModelSettings(**{**MODEL.__dict__, "name": name}), REPLICA, "cpu")
+    assert not is_control_rendered(MODEL_REPO, tmp_path, REPLICA)
     assert render_control(MODEL_REPO, tmp_path, REPLICA) == "control"
+    assert is_control_rendered(MODEL_REPO, tmp_path, REPLICA)
     remove(tmp_path, "a")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["control", *(f"b.{stage}" for stage in STAGES)])
     assert config(tmp_path / "control").parameters["control_dir"].string_value == "/run/control"

@@ -20,7 +20,7 @@ from videojob.runner.served import LONGEST_PAUSE, Served
 from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
 from videojob.triton.contract import CONTROL_MODEL, STAGES, model_name
 from videojob.triton.digest import Digests, Weights
-from videojob.triton.repository import Device, is_rendered, remove, render, render_control, touch
+from videojob.triton.repository import Device, is_control_rendered, is_rendered, remove, render, render_control, touch
 from videojob.triton.settings import Component, Components, ModelSettings, ReplicaSettings
 
 log = logging.getLogger(__name__)
@@ -209,12 +209,14 @@ class Loader:
             yield
 
     async def _see_to_control(self) -> None:
-        """Have the server's `control` model loaded, and the server claimed by that."""
-        if await self._triton.model_ready(CONTROL_MODEL):
+        """Have the server's `control` model loaded, as this release has it, and the server claimed by that."""
+        rendering = self._model_repository, self._repository, self._replica
+        current = await asyncio.to_thread(is_control_rendered, *rendering)
+        if current and await self._triton.model_ready(CONTROL_MODEL):
             return
         async with self._alone():
-            control = await asyncio.to_thread(render_control, self._model_repository, self._repository, self._replica)
-            if not await self._triton.model_ready(control):
+            control = await asyncio.to_thread(render_control, *rendering)
+            if not current or not await self._triton.model_ready(control):
                 await self._triton.load(control)
             await self._claim()
 

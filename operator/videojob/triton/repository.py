@@ -46,10 +46,14 @@ def is_rendered(model_repo: Path, target: Path, model: ModelSettings, replica: R
 
 def render_control(model_repo: Path, target: Path, replica: ReplicaSettings) -> str:
     """Write the server's `control` model below `target` and return its name."""
-    config = _read(model_repo / CONTROL_MODEL / _CONFIG)
-    _set_parameters(config, {"control_dir": replica.control_dir})
-    _publish(model_repo / CONTROL_MODEL, target / CONTROL_MODEL, config)
+    _publish(model_repo / CONTROL_MODEL, target / CONTROL_MODEL, _control(model_repo, replica))
     return CONTROL_MODEL
+
+
+def is_control_rendered(model_repo: Path, target: Path, replica: ReplicaSettings) -> bool:
+    """Whether `render_control` would change nothing."""
+    published = _published(model_repo / CONTROL_MODEL, _control(model_repo, replica))
+    return _files(target / CONTROL_MODEL) == published
 
 
 def touch(target: Path, model: str) -> None:
@@ -62,6 +66,12 @@ def remove(target: Path, video_model: str) -> None:
     """Delete the models of a VideoModel below `target`, present or not. Unload them first."""
     for stage in STAGES:
         shutil.rmtree(target / model_name(video_model, stage), ignore_errors=True)
+
+
+def _control(model_repo: Path, replica: ReplicaSettings) -> Any:
+    config = _read(model_repo / CONTROL_MODEL / _CONFIG)
+    _set_parameters(config, {"control_dir": replica.control_dir})
+    return config
 
 
 def _configured(
