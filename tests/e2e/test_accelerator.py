@@ -23,15 +23,15 @@ async def test_a_stage_whose_accelerator_failed_is_started_again_and_the_attempt
     quiet = await system.undisturbed()
     blue, name = system.replicas["blue"], f"broken-{stage.replace('_', '-')}"
     blue.faults.break_accelerator(stage, 2, times=1)
+    await system.submit(name, backoffLimit=0)
     async with recorded(system, name) as seen:
-        await system.submit(name, backoffLimit=0)
         status = await system.until_finished(name)
 
     assert blue.faults.reached(stage), "the fault did not happen"
     assert (status.phase, status.attempts, status.failures) == (Phase.SUCCEEDED, 1, 0)
     assert {index: len(contents) for index, contents in seen.records.items()} == dict.fromkeys(range(CHUNKS), 1)
     assert system.output_sha256(status) == quiet
-    assert system.log_contains("blue", f"The process of tiny.{stage} has ended.")
+    assert await system.log_contains("blue", f"The process of tiny.{stage} has ended.")
 
 
 async def test_a_replica_with_a_broken_accelerator_fails_no_job_and_says_so(system: System) -> None:

@@ -359,10 +359,7 @@ def test_the_negative_prompt_is_encoded_where_there_is_guidance() -> None:
             lambda: torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nSearch for"),
             "AcceleratorFailed: The denoiser failed: AcceleratorError: CUDA error: an illegal memory access was enc",
         ),
-        (
-            lambda: RuntimeError("CUDA error: unspecified launch failure"),
-            "AcceleratorFailed: The denoiser failed: RuntimeError: CUDA error: unspecified launch failure$",
-        ),
+        (lambda: RuntimeError("CUDA error: unspecified launch failure"), "^AcceleratorFailed: .* launch failure$"),
         (lambda: torch.AcceleratorError("CUDA error: invalid argument"), "^ModelFailed: "),
     ],
     ids=[
