@@ -135,7 +135,7 @@ def test_a_job_name_that_fits_no_label_is_refused(cluster: Cluster, namespace: s
         ("GPUPool", POOL, "acceleratorsPerReplica", 8, ONE_ACCELERATOR),
         ("GPUPool", PODS, "acceleratorsPerReplica", 0, "should be greater than or equal to 1"),
         ("GPUPool", PODS, "template.resourceName", "gpu", "should match"),
-        ("GPUPool", PODS, "template.terminationGracePeriodSeconds", 5, "should be greater than or equal to 60"),
+        ("GPUPool", PODS, "template.terminationGracePeriodSeconds", 5, "should be greater than or equal to 35"),
         ("GPUPool", PODS, "template.tritonResources", {"limits": {"cpu": [1]}}, "must have at most 0 items"),
         ("GPUPool", PODS, "template.image", "two words", "should match"),
         ("GPUPool", PODS, "template.shell", "bash", "unknown field"),

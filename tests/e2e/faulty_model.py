@@ -21,14 +21,14 @@ class FaultyMarks:
         self._marks = marks
         self._model = model
 
-    def clear(self, correlation_id):
-        self._marks.clear(correlation_id)
+    def clear(self, correlation_id, run):
+        self._marks.clear(correlation_id, run)
 
-    def marked(self, correlation_id):
+    def marked(self, correlation_id, run):
         self._model.step += 1
         self._model.fault("step")
-        found = self._marks.marked(correlation_id)
-        self._model.record(found)
+        found = self._marks.marked(correlation_id, run)
+        self._model.record(found is not None)
         return found
 
 

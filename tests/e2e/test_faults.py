@@ -87,6 +87,7 @@ async def test_a_killed_process_of_a_stage_is_started_again_and_the_attempt_goes
         assert (status.phase, status.attempts, status.failures) == (Phase.SUCCEEDED, 1, 0)
         assert {index: len(contents) for index, contents in seen.records.items()} == dict.fromkeys(range(CHUNKS), 1)
         assert system.output_sha256(status) == quiet
+        assert not await system.log_contains("blue", "Cancelled:"), "a mark for the run before has stopped the sequence"
         blue.faults.clear()
 
 

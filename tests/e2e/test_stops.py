@@ -51,7 +51,7 @@ async def let_go(system: System) -> None:
     replica = system.replicas["blue"]
 
     async def marked() -> bool:
-        return any((replica.folder / "repository" / ".control").glob("*.cancelled"))
+        return any((replica.folder / "repository" / ".control").glob("*.mark"))
 
     await system.until(marked, "the sequence is not marked")
     replica.faults.release("denoiser")

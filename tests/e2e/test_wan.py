@@ -9,6 +9,7 @@ import pytest
 from dev.tiny_model import SIZES, make_model
 from tests.e2e.recorder import recorded
 from tests.e2e.system import MODEL, System
+from tests.e2e.test_stops import let_go
 from videojob.api.videojob import Phase
 from videojob.kube.client import GPU_POOLS
 from videojob.media import probe
@@ -86,6 +87,39 @@ async def test_a_kill_while_a_clip_is_decoded_costs_no_denoising(both: System, k
     assert len(blue.faults.steps("denoiser")) == denoised, "the clip was denoised again"
     assert {index: len(contents) for index, contents in seen.records.items()} == dict.fromkeys(range(PIECES), 1)
     assert both.output_sha256(status) == quiet
+
+
+async def test_a_suspended_clip_goes_on_from_the_step_that_it_had_come_to(both: System) -> None:
+    """No step is made twice, though nothing of the clip was committed."""
+    steps, held = 12, 7
+    many = {**CLIP, "steps": steps}
+    quiet = await both.undisturbed(**many)
+    faults = both.replicas["blue"].faults
+    faults.clear()
+    faults.hold("denoiser", 0, "step", step=held)
+    await both.submit("paused", **many)
+    uid = (await both.job("paused")).metadata.uid
+    await both.until(lambda: _true(faults.reached("denoiser")), "the denoiser is not reached")
+    await both.change("paused", suspend=True)
+    await let_go(both)
+
+    status = await both.until_status("paused", lambda status: status.phase is Phase.SUSPENDED, "it is not suspended")
+    # The denoiser asks before a unit and before its first step; then after each.
+    assert [name.rpartition("-")[0] for name in both.files(uid)] == [f"partial/0/1-{held - 2}"]
+    assert status.cost is not None
+    before = status.cost.gpu_seconds.denoise
+    assert before > 0
+
+    await both.change("paused", suspend=False)
+    async with recorded(both, "paused") as seen:
+        status = await both.until_finished("paused")
+
+    assert (status.phase, status.attempts, status.failures) == (Phase.SUCCEEDED, 2, 0), status
+    assert len(faults.steps("denoiser")) - 4 == steps, "a step was made twice"
+    assert seen.made(2) == set(range(PIECES))
+    assert both.output_sha256(status) == quiet
+    assert status.cost is not None and status.cost.gpu_seconds.denoise > before
+    assert {name.partition("/")[0] for name in both.files(uid)} <= {"output", "output.json"}
 
 
 async def _true(value: bool) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from videojob.models.runtime import chunk_errors
 from videojob.models.stages import DecodeStage, DenoiseStage, TextStage, Turn
 from videojob.models.stopwatch import of_clock
 from videojob.models.tensors import Tensors
-from videojob.triton.contract import ChunkError, ErrorCode
+from videojob.triton.contract import ChunkError, ErrorCode, Mark
 from videojob.triton.sequences import Sequences
 from videojob.triton.wire import Settings, UnitRequest
 
@@ -31,8 +32,8 @@ SETTINGS = Settings("a cat", seed=7, width=32, height=32, guidance_scale=1.0)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def never() -> bool:
-    return False
+def never() -> None:
+    """Nobody asks to stop."""
 
 
 def turn(
@@ -279,9 +280,9 @@ class StopsAt:
         self._left = question
         self.asked = 0
 
-    def __call__(self) -> bool:
+    def __call__(self) -> Mark | None:
         self.asked += 1
-        return self.asked >= self._left
+        return Mark.CANCEL if self.asked >= self._left else None
 
 
 @pytest.mark.parametrize("steps_made", [0, 1, 2])
@@ -289,18 +290,12 @@ def test_the_denoiser_stops_between_two_steps(
     denoise: DenoiseStage, generator: Generator, conditions: Tensors, monkeypatch: pytest.MonkeyPatch, steps_made: int
 ) -> None:
     """It asks before it begins, once it has the past in memory, and after each step."""
-    made, step = 0, generator._scheduler.step
-
-    def counted(*args: object, **kwargs: object) -> object:
-        nonlocal made
-        made += 1
-        return step(*args, **kwargs)
-
-    monkeypatch.setattr(generator._scheduler, "step", counted)
-    wanted = UnitRequest(replace(PLAN.units[0], steps=8), SETTINGS)
+    step = Mock(wraps=generator._scheduler.step)
+    monkeypatch.setattr(generator._scheduler, "step", step)
+    unit = replace(PLAN.units[0], steps=8)
     with pytest.raises(ChunkError) as raised:
-        denoise.make(turn("a", 0), wanted, conditions, StopsAt(2 + steps_made))
-    assert (raised.value.reason, made) == (ErrorCode.CANCELLED, steps_made)
+        denoise.make(turn("a", 0), UnitRequest(unit, SETTINGS), conditions, StopsAt(2 + steps_made))
+    assert (raised.value.reason, step.call_count) == (ErrorCode.CANCELLED, steps_made)
 
 
 @pytest.mark.parametrize("question", [2, 4], ids=["while it rebuilds its state", "within the unit"])

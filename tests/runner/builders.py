@@ -15,7 +15,7 @@ from videojob.api.meta import ObjectMeta
 from videojob.api.videojob import Shot, StageSeconds, VideoJob, VideoJobSpec, VideoJobStatus
 from videojob.kube.client import Json
 from videojob.media import encode_segment
-from videojob.runner.pipeline import MadePiece, MadeUnit
+from videojob.runner.recipe import MadePiece, MadeUnit
 from videojob.runner.status import Owner
 from videojob.runner.triton import TritonGoneError
 from videojob.store import JobStore, StoreError, open_store

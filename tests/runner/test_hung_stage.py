@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.faults import Faults
+from tests.runner.recipes import Kept, recipe
 from tests.runner.test_claim import FILES
-from tests.runner.test_pipeline import CHUNKS, Kept, recipe, run
+from tests.runner.test_pipeline import CHUNKS, run
 from tests.triton.conftest import MODEL
 from tests.triton.server import PLAN, SETTINGS, Server
 from videojob.runner.buffers import FrameBuffers
 from videojob.runner.patience import FIRST_SECONDS, LONGEST_LOOK
 from videojob.runner.triton import Request, Triton
-from videojob.triton.contract import ChunkError, ErrorCode, StageGoneError, model_name
+from videojob.triton.contract import ChunkError, ErrorCode, Mark, StageGoneError, model_name
 from videojob.triton.progress import Progress
 from videojob.triton.repository import render, touch
 from videojob.triton.settings import ModelSettings, ReplicaSettings
@@ -89,7 +90,7 @@ async def test_a_unit_is_waited_for_however_long_while_its_steps_are_seen(triton
     counts = [note.count for note in seen if note is not None and note.size]
     assert counts == sorted(counts) and len(set(counts)) > 10, "it is not seen how far it is"
 
-    await triton.cancel("long-1")
+    await triton.mark("long-1", Mark.CANCEL)
     with pytest.raises(ChunkError) as stopped:
         await waiting
     assert stopped.value.reason is ErrorCode.CANCELLED

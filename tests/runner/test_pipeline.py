@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,57 +10,23 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
+from tests.runner.recipes import CHUNKING, Kept, recipe
 from tests.triton.conftest import MODEL
-from videojob.families import FAMILIES, Chunking, FamilyName, Piece, Plan, Video
+from videojob.families import Piece, Plan, Video
 from videojob.families.causal import CausalChunks
 from videojob.runner.buffers import FrameBuffers
 from videojob.runner.clock import Clock
-from videojob.runner.pipeline import AHEAD, BUFFERS, DEPTH, MadePiece, MadeUnit, Pipeline, Recipe, Resume
+from videojob.runner.pipeline import AHEAD, BUFFERS, DEPTH, Pipeline
+from videojob.runner.recipe import MadePiece, MadeUnit, Recipe, Resume
 from videojob.runner.stop import Stop, StoppedError
 from videojob.runner.triton import Request, Stream, Triton, TritonGoneError
 from videojob.triton import contract
 from videojob.triton.contract import ChunkError, ErrorCode
-from videojob.triton.wire import Settings, UnitRequest
+from videojob.triton.wire import UnitRequest
 
-CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
 CHUNKS = 5
 
 T = TypeVar("T")
-
-
-def recipe(sequence: str, *, frames: int = 40, chunking: Chunking = CHUNKING, **changes: Any) -> Recipe:
-    settings = Settings("a red fox", seed=7, width=48, height=32, guidance_scale=1.0)
-    plan = FAMILIES[FamilyName.ANYFLOW_FAR].plan(chunking, Video((frames,), 16, steps=2))
-    return Recipe(MODEL, sequence, replace(settings, **changes), plan, fps=8)
-
-
-class Kept:
-    """What a pipeline has made and kept; waits, stops or fails where a test wants it."""
-
-    def __init__(self) -> None:
-        self.units: list[MadeUnit] = []
-        self.pieces: list[MadePiece] = []
-        self.before_unit: Callable[[MadeUnit], object] = lambda made: None
-        self.before_piece: Callable[[MadePiece], object] = lambda made: None
-
-    async def unit(self, made: MadeUnit) -> None:
-        if asyncio.iscoroutine(waited := self.before_unit(made)):
-            await waited
-        self.units.append(made)
-
-    async def piece(self, made: MadePiece) -> None:
-        assert {*made.units} <= {unit.index for unit in self.units}, "before what it comes from"
-        if asyncio.iscoroutine(waited := self.before_piece(made)):
-            await waited
-        self.pieces.append(made)
-
-    @property
-    def segments(self) -> list[bytes]:
-        return [made.segment for made in self.pieces]
-
-    @property
-    def checkpoints(self) -> list[bytes]:
-        return [made.checkpoint for made in self.units]
 
 
 def names_in(folder: Path) -> list[str]:
@@ -78,7 +44,7 @@ async def run(triton: Triton, buffers: FrameBuffers, what: Recipe, kept: Kept, s
     """Go on after what is kept."""
     resume = Resume(unit=len(kept.units), piece=len(kept.pieces))
     checkpoints = {unit: kept.units[unit].checkpoint for unit in resume.checkpoints(what.plan)}
-    pipeline = Pipeline(what, triton, buffers, Clock(), kept.unit, kept.piece)
+    pipeline = Pipeline(what, triton, buffers, Clock(), kept.unit, kept.piece, kept.partial)
     await pipeline.run(resume, checkpoints, stop or Stop())
 
 

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from tests.planner.builders import RESOLVED
 from tests.runner.builders import SMALL, Chunk, NoModel, Stored, assigned_job, commit, made, wire
-from tests.runner.fakes import Api, Time
+from tests.runner.fakes import Api, Time, fresh
 from tests.runner.test_serving import model
 from videojob.api import transitions
 from videojob.api.conditions import ConditionType, find
@@ -67,7 +67,12 @@ async def test_a_job_that_waits_for_its_model_has_the_reason_until_it_runs() -> 
         status=begun,
     )
     services = SimpleNamespace(
-        clock=Clock(), serving=NoModel(), checkpoints=Checkpoints(), accelerators=1, ready_seconds=5.0
+        clock=Clock(),
+        serving=NoModel(),
+        checkpoints=Checkpoints(),
+        accelerators=1,
+        ready_seconds=5.0,
+        permission=fresh(),
     )
     shown = Shown(begun)
     video = Video(

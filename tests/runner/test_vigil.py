@@ -56,7 +56,7 @@ class Server:
 
     async def wait(self) -> None:
         """Wait for one answer."""
-        stream = Stream(cast("Any", self), STAGE, (), "job-1", 0, self.vigil, 10.0)
+        stream = Stream(cast("Any", self), STAGE, (), "job-1", {}, self.vigil, 10.0)
         stream.send(Request(End()))
         try:
             await stream.answer()

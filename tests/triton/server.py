@@ -153,9 +153,18 @@ class Stream:
         wanted = UnitRequest(replace(PLAN.units[index], steps=steps), self._settings, tuple(past))
         self.send_raw(wanted.to_json(), index, index == 0 if start is None else start, end, [*past.values()])
 
-    def send_raw(self, request: bytes, index: int, start: bool, end: bool, past: Sequence[bytes] = ()) -> None:
+    def send_raw(
+        self,
+        request: bytes,
+        index: int,
+        start: bool,
+        end: bool,
+        past: Sequence[bytes] = (),
+        partial: Sequence[bytes] = (),
+    ) -> None:
         """Send a request whose REQUEST is these bytes."""
-        inputs = [_binary(contract.REQUEST, request), *([_binary(contract.PAST, *past)] if past else [])]
+        files = {contract.REQUEST: [request], contract.PAST: past, contract.PARTIAL: partial}
+        inputs = [_binary(name, *values) for name, values in files.items() if values]
         self._client.async_stream_infer(
             self._model, inputs, sequence_id=self._sequence, sequence_start=start, sequence_end=end
         )
@@ -188,10 +197,11 @@ class Stream:
         self.send_raw(End().to_json(), END, start, end=True)
         return self.answer()
 
-    def cancel(self) -> bool:
-        """Mark the sequence as cancelled, through the server's control model."""
-        name = _binary(contract.CORRELATION_ID, self._sequence.encode())
-        return bool(self._client.infer(contract.CONTROL_MODEL, [name]).as_numpy(contract.ACCEPTED)[0])
+    def mark(self, *mark: str) -> bool:
+        """Mark the sequence, through the server's control model: as cancelled where nothing else is said."""
+        inputs = [_binary(contract.CORRELATION_ID, self._sequence.encode())]
+        inputs += [_binary(contract.MARK, each.encode()) for each in mark]
+        return bool(self._client.infer(contract.CONTROL_MODEL, inputs).as_numpy(contract.ACCEPTED)[0])
 
     def close(self) -> None:
         self._client.stop_stream()

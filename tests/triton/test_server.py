@@ -20,7 +20,15 @@ from videojob.models.anyflow_far import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.runtime import DTYPES
 from videojob.models.stages import to_uint8
-from videojob.triton.contract import DECODE_REPORT, DENOISE_REPORT, TEXT_REPORT, ErrorCode, Precision, load_failure
+from videojob.triton.contract import (
+    DECODE_REPORT,
+    DENOISE_REPORT,
+    TEXT_REPORT,
+    ErrorCode,
+    Mark,
+    Precision,
+    load_failure,
+)
 from videojob.triton.repository import SPARE_CANDIDATES, render
 from videojob.triton.settings import ModelSettings, ReplicaSettings
 from videojob.triton.wire import UnitRequest
@@ -185,24 +193,40 @@ def test_a_request_that_makes_no_sense_is_refused_with_a_sentence(
     assert words in answer.message
 
 
-def test_a_cancel_stops_denoising_and_the_id_is_free_again_after_end(
-    stream: Open, undisturbed: list[Answer], control_dir: Path
+@pytest.mark.parametrize("mark", [(), (Mark.CANCEL,), (Mark.PAUSE,)], ids=["no kind", *Mark])
+def test_a_mark_stops_denoising_and_the_id_is_free_again_after_end(
+    stream: Open, undisturbed: list[Answer], control_dir: Path, mark: tuple[Mark, ...]
 ) -> None:
+    """Through the ensemble a pause is a cancel: nothing is decoded of what was paused."""
     job = stream()
     # The unit before is decoded while this one is denoised, which would never end by itself.
     job.send(0)
     job.send(1, steps=ENDLESS)
     job.send(2)
     assert same([job.answer()], undisturbed[:1])
-    assert job.cancel()
+    assert job.mark(*mark)
     assert job.answer().reason is ErrorCode.CANCELLED
     assert job.answer().reason is ErrorCode.OUT_OF_SEQUENCE
-    assert len(list(control_dir.glob("*.cancelled"))) == 1
+    assert len(list(control_dir.glob("*.mark"))) == 1
 
     ended = job.end()
     assert (ended.frames.size, ended.checkpoint) == (0, b"")
-    assert not list(control_dir.glob("*.cancelled"))
+    assert not list(control_dir.glob("*.mark"))
     assert same(job.make(range(2)), undisturbed[:2])
+
+
+def test_a_mark_of_an_unknown_kind_is_refused(stream: Open) -> None:
+    with pytest.raises(InferenceServerException, match="InvalidRequest: MARK must be cancel or pause, not 'stop'"):
+        stream().mark("stop")
+
+
+def test_a_partial_checkpoint_comes_with_the_number_of_its_steps(stream: Open) -> None:
+    job = stream()
+    wanted = UnitRequest(PLAN.units[0], SETTINGS).to_json()
+    job.send_raw(wanted, 0, start=True, end=False, partial=[save({LATENTS: torch.zeros(1, 16, 1, 4, 6)})])
+    answer = job.answer()
+    assert answer.reason is ErrorCode.INVALID_REQUEST
+    assert "PARTIAL and resume of REQUEST come together" in answer.message
 
 
 def test_end_frees_the_sequence(stream: Open) -> None:

@@ -37,14 +37,19 @@ REQUEST = UnitRequest(
 )
 
 
-@given(st.builds(UnitRequest, units, settings, st.lists(indexes).map(tuple), st.none() | spans))
+@given(st.builds(UnitRequest, units, settings, st.lists(indexes).map(tuple), st.none() | spans, st.none() | indexes))
 def test_a_request_comes_back_as_it_was(request: UnitRequest) -> None:
     assert read_request(request.to_json()) == request
 
 
 def test_an_end_and_a_report_come_back_as_they_were() -> None:
     assert read_request(End().to_json()) == End()
-    assert read_report(Report(0.25).to_json()) == Report(0.25)
+    for report in (Report(0.25), Report(0.25, 3, 50)):
+        assert read_report(report.to_json()) == report
+
+
+def test_a_report_says_whether_the_unit_was_paused() -> None:
+    assert [each.partial for each in (Report(0.25), Report(0.25, 3, 50), Report(0.25, 50, 50))] == [False, True, False]
 
 
 def changed(**changes: Any) -> bytes:

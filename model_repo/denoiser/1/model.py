@@ -6,7 +6,17 @@ from videojob.models.stages import DenoiseStage, Turn
 from videojob.models.stopwatch import stopwatch_on
 from videojob.models.tensors import pack, unpack
 from videojob.triton import contract
-from videojob.triton.backend import Instance, answer, binary, claimed, contents, ended, requested, started
+from videojob.triton.backend import (
+    Instance,
+    answer,
+    asked_to_stop,
+    binary,
+    contents,
+    ended,
+    requested,
+    run_of,
+    started,
+)
 from videojob.triton.wire import End, Report
 
 
@@ -34,21 +44,15 @@ class TritonPythonModel:
         wanted, sequence = requested(request), request.correlation_id()
         if isinstance(wanted, End):
             self._stage.end(sequence)
-            self._marks.clear(sequence)
-            checkpoint, seconds = b"", 0.0
+            self._marks.clear(sequence, run_of(request))
+            checkpoint, report = b"", Report(0.0)
         else:
-            number = claimed(request)
-            self._claim.check(number)
+            asked = self._progress.stepped(asked_to_stop(request, self._marks, self._claim))
             with self._progress.on(wanted), chunk_errors(f"The denoiser on unit {wanted.unit.index}"):
                 past = [unpack(file, contract.PAST) for file in contents(request, contract.PAST)]
                 conditions = [unpack(file, contract.CONDITIONS) for file in contents(request, contract.CONDITIONS)]
-                made = self._stage.make(
-                    Turn(sequence, started(request), ended(request), past),
-                    wanted,
-                    next(iter(conditions), None),
-                    cancelled=self._progress.stepped(
-                        lambda: self._marks.marked(sequence) or self._claim.superseded(number)
-                    ),
-                )
-                checkpoint, seconds = pack(made.tensors), made.seconds
-        return [binary(contract.CHECKPOINT, checkpoint), binary(contract.REPORT, Report(seconds).to_json())]
+                partial = [unpack(file, contract.PARTIAL) for file in contents(request, contract.PARTIAL)]
+                turn = Turn(sequence, started(request), ended(request), past, next(iter(partial), None))
+                made = self._stage.make(turn, wanted, next(iter(conditions), None), asked)
+                checkpoint, report = pack(made.tensors), Report(made.seconds, made.step, wanted.unit.steps)
+        return [binary(contract.CHECKPOINT, checkpoint), binary(contract.REPORT, report.to_json())]

@@ -9,7 +9,7 @@ from videojob.models.stages import DecodeStage, Turn
 from videojob.models.stopwatch import stopwatch_on
 from videojob.models.tensors import unpack
 from videojob.triton import contract
-from videojob.triton.backend import Instance, answer, binary, claimed, contents, ended, requested, started
+from videojob.triton.backend import Instance, answer, asked_to_stop, binary, contents, ended, requested, started
 from videojob.triton.wire import End, Report
 
 
@@ -39,8 +39,7 @@ class TritonPythonModel:
             self._stage.end(sequence)
             frames, seconds = torch.empty(0, 1, 1, 3, dtype=torch.uint8), 0.0
         else:
-            number = claimed(request)
-            self._claim.check(number)
+            asked = self._progress.stepped(asked_to_stop(request, self._marks, self._claim))
             with self._progress.on(wanted), chunk_errors(f"The VAE decoder on unit {wanted.unit.index}"):
                 past = [unpack(file, contract.PAST) for file in contents(request, contract.PAST)]
                 checkpoint = [unpack(file, contract.CHECKPOINT) for file in contents(request, contract.CHECKPOINT)]
@@ -48,9 +47,7 @@ class TritonPythonModel:
                     Turn(sequence, started(request), ended(request), past),
                     wanted,
                     next(iter(checkpoint), None),
-                    cancelled=self._progress.stepped(
-                        lambda: self._marks.marked(sequence) or self._claim.superseded(number)
-                    ),
+                    asked,
                 )
                 frames, seconds = made.frames, made.seconds
         return [

@@ -106,7 +106,13 @@ class PodTemplate(Resource):
         ),
     ] = 900
     termination_grace_period_seconds: Annotated[
-        int, Field(ge=60, le=3600, description="Time for a terminating pod to finish its chunks and release its jobs.")
+        int,
+        Field(
+            ge=35,
+            le=3600,
+            description="Time for a terminating pod to finish its chunks and release its jobs. What is not done 30 s "
+            "before its end is paused.",
+        ),
     ] = 120
     shared_memory_bytes: Annotated[
         int | None,

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from videojob.families import Unit
-from videojob.models.family import Conditioner, Conditioning, Decoder, Generator
+from videojob.models.family import Conditioner, Conditioning, Decoder, Generator, Step
 from videojob.models.noise import Noise
 from videojob.models.stopwatch import BY_CLOCK, Stopwatch
 from videojob.models.tensors import Tensors
-from videojob.triton.contract import ChunkError, ErrorCode
+from videojob.triton.contract import ChunkError, ErrorCode, Mark
 from videojob.triton.sequences import Sequences
 from videojob.triton.wire import Settings, UnitRequest
 
-Cancelled = Callable[[], bool]
-"""Returns whether to stop. Called between two steps of work."""
+Asked = Callable[[], Mark | None]
+"""Returns how to stop, if at all. Called between two steps of work."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Turn:
     end: bool
     past: Sequence[Tensors] = ()
     """The checkpoints of `UnitRequest.past`, in order; only where a sequence starts."""
+    partial: Tensors | None = None
+    """What came of the steps of `UnitRequest.resume`."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Made:
 
     tensors: Tensors
     seconds: float
+    step: int | None = None
+    """Steps of the unit that are made, where it has any: fewer than all where it was paused."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,12 @@ class DenoiseStage:
         """Forget a sequence, known or not."""
         self._sequences.drop(sequence)
 
-    def make(self, turn: Turn, request: UnitRequest, conditions: Tensors | None, cancelled: Cancelled) -> Made:
+    def make(self, turn: Turn, request: UnitRequest, conditions: Tensors | None, asked: Asked) -> Made:
         """The checkpoint of the unit, under these conditions: without them, under those of the unit before.
 
-        Raises ChunkError: OutOfSequence, InvalidRequest, Cancelled, or ModelFailed where it is not finite. After any
-        exception the sequence is unknown.
+        Asked to pause once a step is made, it gives the checkpoint of the last one made: a partial one, if any is
+        missing. Raises ChunkError: OutOfSequence, InvalidRequest, Cancelled, also for a pause before any step is made,
+        or ModelFailed where it is not finite. After a pause and after any exception the sequence is unknown.
         """
         seconds, unit, settings = self._stopwatch(), request.unit, request.settings
         # Taken out first, whatever comes: an invalid request leaves no state behind either.
@@ -103,16 +108,21 @@ class DenoiseStage:
         conditions = before if conditions is None else conditions
         if conditions is None:
             raise ChunkError(ErrorCode.INVALID_REQUEST, "CONDITIONS must come with the request that starts a sequence.")
-        _stop_if(cancelled)
+        resume = _resumed(turn, request)
+        _stop_if(asked)
         noise = Noise(settings.seed, unit.shot, unit.index)
-        checkpoint: Tensors = {}
-        for step in self._generator.run(unit, settings, state, conditions, noise):
-            checkpoint = step.tensors
-            _stop_if(cancelled)
-        _require_finite(checkpoint.values(), f"The tensors of unit {unit.index}")
-        if not turn.end:
+        made, begun, paused = Step(0, {}), resume.done if resume else 0, False
+        for made in self._generator.run(unit, settings, state, conditions, noise, resume):
+            mark = asked()
+            paused = mark is Mark.PAUSE and made.done > begun
+            if paused:
+                break
+            if mark:
+                raise _stopped()
+        _require_finite(made.tensors.values(), f"The tensors of unit {unit.index}")
+        if not turn.end and not paused:
             self._sequences.keep(turn.sequence, unit.index, (state, conditions))
-        return Made(checkpoint, seconds())
+        return Made(made.tensors, seconds(), made.done if paused else unit.steps)
 
 
 class _Decoding:
@@ -127,11 +137,11 @@ class _Decoding:
         self._rest: torch.Tensor | None = None
         """Frames that are decoded and not given yet."""
 
-    def take(self, count: int, cancelled: Cancelled) -> torch.Tensor:
+    def take(self, count: int, asked: Asked) -> torch.Tensor:
         """The next `count` frames of the unit, `[count, H, W, 3]` uint8 on the CPU."""
         frames = [] if self._rest is None else [self._rest]
         while (found := sum(map(len, frames))) < count:
-            _stop_if(cancelled)
+            _stop_if(asked)
             if (part := next(self._parts, None)) is None:
                 raise ChunkError(
                     ErrorCode.MODEL_FAILED,
@@ -157,7 +167,7 @@ class DecodeStage:
         """Forget a sequence, known or not."""
         self._sequences.drop(sequence)
 
-    def make(self, turn: Turn, request: UnitRequest, checkpoint: Tensors | None, cancelled: Cancelled) -> Decoded:
+    def make(self, turn: Turn, request: UnitRequest, checkpoint: Tensors | None, asked: Asked) -> Decoded:
         """The frames of the unit that are wanted. Its checkpoint comes with the first of them.
 
         A sequence that starts after unit 0 decodes the checkpoints before the unit, for its state alone, and one that
@@ -168,9 +178,9 @@ class DecodeStage:
         wanted = range(len(unit.frames)) if request.frames is None else request.frames
         if turn.start:
             self._sequences.drop(turn.sequence)
-            decoding = self._begin(unit, self._rebuilt(turn, request, cancelled), checkpoint)
+            decoding = self._begin(unit, self._rebuilt(turn, request, asked), checkpoint)
             if wanted.start:
-                decoding.take(wanted.start, cancelled)
+                decoding.take(wanted.start, asked)
         elif wanted.start:
             decoding = _next(self._sequences, turn, request, begun=True)
         else:
@@ -180,7 +190,7 @@ class DecodeStage:
                 ErrorCode.OUT_OF_SEQUENCE,
                 f"Frame {wanted.start} of unit {unit.index} cannot be made: the next one is {decoding.given}.",
             )
-        frames = decoding.take(len(wanted), cancelled)
+        frames = decoding.take(len(wanted), asked)
         if not turn.end:
             self._sequences.keep(turn.sequence, unit.index, decoding)
         return Decoded(frames, seconds())
@@ -190,14 +200,14 @@ class DecodeStage:
             raise ChunkError(ErrorCode.INVALID_REQUEST, "CHECKPOINT must come with the first frames of a unit.")
         return _Decoding(unit, state, self._decoder.run(checkpoint, state))
 
-    def _rebuilt(self, turn: Turn, request: UnitRequest, cancelled: Cancelled) -> Any:
+    def _rebuilt(self, turn: Turn, request: UnitRequest, asked: Asked) -> Any:
         """The decoder's state before the unit that a sequence starts with."""
         past = _past(turn, request, request.unit.decode)
         state = self._decoder.start(request.unit, past)
         for earlier in past:
-            _stop_if(cancelled)
+            _stop_if(asked)
             for _ in self._decoder.run(earlier, state):
-                _stop_if(cancelled)
+                _stop_if(asked)
         return state
 
 
@@ -233,9 +243,31 @@ def _next(sequences: Sequences[Any], turn: Turn, request: UnitRequest, *, begun:
     return state
 
 
-def _stop_if(cancelled: Cancelled) -> None:
-    if cancelled():
-        raise ChunkError(ErrorCode.CANCELLED, "The sequence was cancelled.")
+def _resumed(turn: Turn, request: UnitRequest) -> Step | None:
+    """The step that the unit goes on from, where it goes on from one."""
+    unit, done = request.unit, request.resume
+    if done is None and turn.partial is None:
+        return None
+    if done is None or turn.partial is None or not turn.start:
+        raise ChunkError(
+            ErrorCode.INVALID_REQUEST,
+            "PARTIAL and resume of REQUEST come together, with the request that starts a sequence.",
+        )
+    if not 0 < done < unit.steps:
+        raise ChunkError(
+            ErrorCode.INVALID_REQUEST,
+            f"Unit {unit.index} has {unit.steps} steps: it cannot go on after step {done}.",
+        )
+    return Step(done, turn.partial)
+
+
+def _stop_if(asked: Asked) -> None:
+    if asked():
+        raise _stopped()
+
+
+def _stopped() -> ChunkError:
+    return ChunkError(ErrorCode.CANCELLED, "The sequence was stopped.")
 
 
 def _require_finite(tensors: Iterable[torch.Tensor], what: str) -> None:

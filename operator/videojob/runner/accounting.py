@@ -1,7 +1,7 @@
 """What an attempt adds to a job's timing and cost, and when the job will be done. Pure: times are passed in."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -12,6 +12,20 @@ from videojob.planner.estimate import work
 
 RECENT_CHUNKS = 8
 """Chunks whose pace the estimate goes by."""
+
+
+@dataclass
+class Spent:
+    """What an attempt has used so far; times in seconds of one monotonic clock."""
+
+    began: float
+    last_commit: float
+    sequence_began: float = 0.0
+    first_request: datetime | None = None
+    first_frames: datetime | None = None
+    stages: StageSeconds = field(default_factory=StageSeconds)
+    gaps: list[float] = field(default_factory=list)
+    """Before each commit of a piece."""
 
 
 @dataclass(frozen=True)

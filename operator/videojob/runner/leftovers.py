@@ -22,9 +22,9 @@ from videojob.logs import about
 from videojob.runner.buffers import FrameBuffers
 from videojob.runner.clock import Clock
 from videojob.runner.metrics import RunnerMetrics
+from videojob.runner.recipe import correlation_id
 from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
-from videojob.runner.video import correlation_id
-from videojob.triton.contract import SEQUENCE_STAGES, model_name
+from videojob.triton.contract import SEQUENCE_STAGES, Mark, model_name
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Leftovers:
         with suppress(TritonGoneError, TritonRefusedError):
             if not await self.triton.model_ready(model_name(job.spec.model, "video_chunk")):
                 return
-            await self.triton.cancel(identity)
+            await self.triton.mark(identity, Mark.CANCEL)
             for stage in SEQUENCE_STAGES:
                 stream = self.triton.stream(job.spec.model, stage, identity)
                 await stream.end()

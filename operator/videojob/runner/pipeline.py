@@ -7,23 +7,24 @@ that are begun and not yet encoded, and that of the buffers: frames are requeste
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from videojob.api.videojob import StageSeconds
-from videojob.families import Piece, Plan, Unit
+from videojob.families import Piece, Unit
 from videojob.media import encode_segment
 from videojob.runner.accounting import Span, hidden_decode
 from videojob.runner.buffers import Buffer, FrameBuffers
 from videojob.runner.clock import Clock
 from videojob.runner.lane import Lane
+from videojob.runner.partials import goes_on
+from videojob.runner.recipe import MadePiece, MadeUnit, Recipe, Resume
 from videojob.runner.stop import Stop, StoppedError
 from videojob.runner.triton import Answer, Request, Stream, Triton, TritonGoneError, TritonRefusedError
 from videojob.triton import contract
-from videojob.triton.contract import ChunkError, ErrorCode
-from videojob.triton.wire import Settings, UnitRequest
+from videojob.triton.contract import ChunkError, ErrorCode, Mark
+from videojob.triton.wire import UnitRequest
 
 log = logging.getLogger(__name__)
 
@@ -35,73 +36,6 @@ BUFFERS = 3
 """Pieces that are decoded, wait for that, or are in the encoder."""
 FLUSH_SECONDS = 15.0
 """For what is finished to reach the store when the job has to stop."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a job's video is made from."""
-
-    model: str
-    correlation_id: str
-    settings: Settings
-    plan: Plan
-    fps: int
-    unit_seconds: float = 0.0
-    """The estimate of a whole unit, where there is one."""
-
-    def shape(self, piece: Piece) -> tuple[int, int, int, int]:
-        """Shape `[F, H, W, 3]` of a piece's frames."""
-        return (len(piece.frames), self.settings.height, self.settings.width, 3)
-
-    @property
-    def largest_bytes(self) -> int:
-        """Size of the frames of the largest piece."""
-        return max(math.prod(self.shape(piece)) for piece in self.plan.pieces)
-
-
-@dataclass(frozen=True)
-class Resume:
-    """From where a video goes on."""
-
-    unit: int = 0
-    """The first one to denoise."""
-    piece: int = 0
-    """The first one to make."""
-
-    def denoised(self, plan: Plan) -> range:
-        """The units that are denoised and to be decoded."""
-        missing = plan.pieces[self.piece : self.piece + 1]
-        return range(min(missing[0].units), self.unit) if missing else range(0)
-
-    def checkpoints(self, plan: Plan) -> list[int]:
-        """The units whose checkpoints are needed for that, in order."""
-        to_denoise, to_decode = plan.units[self.unit : self.unit + 1], plan.pieces[self.piece : self.piece + 1]
-        for_denoiser = to_denoise[0].needs if to_denoise else ()
-        for_decoder = plan.units[min(to_decode[0].units)].decode if to_decode else ()
-        return sorted({*for_denoiser, *for_decoder, *self.denoised(plan)})
-
-
-@dataclass(frozen=True)
-class MadeUnit:
-    """A unit that was denoised, ready for the store."""
-
-    index: int
-    checkpoint: bytes
-    seconds: StageSeconds
-
-
-@dataclass(frozen=True)
-class MadePiece:
-    """A piece of the video, ready for the store."""
-
-    index: int
-    units: tuple[int, ...]
-    """That its frames come from."""
-    frames: int
-    segment: bytes
-    seconds: StageSeconds
-    hidden_decode: float
-    """Seconds for which what came before was decoded while its unit was denoised."""
 
 
 @dataclass
@@ -122,21 +56,20 @@ class _Flow:
     denoised: dict[int, Span] = field(default_factory=dict)
     """When each unit that is not encoded yet was denoised."""
 
-    def took(self, index: int, answer: Answer, text_seconds: float) -> MadeUnit:
-        """A unit was denoised: it is to be kept."""
-        seconds = StageSeconds(text_encode=text_seconds, denoise=answer.seconds)
-        made = MadeUnit(index, answer.binary(contract.CHECKPOINT), seconds)
-        self.kept[index] = asyncio.Event()
-        self.denoised[index] = Span(answer.arrived - answer.seconds, answer.arrived)
+    def took(self, made: MadeUnit, arrived: float) -> None:
+        """A unit was denoised: it is to be kept. Raises ChunkError where it was paused, by somebody else."""
+        if made.step is not None:
+            raise ChunkError(ErrorCode.CANCELLED, f"Unit {made.index} was paused after step {made.step}.")
+        self.kept[made.index] = asyncio.Event()
+        self.denoised[made.index] = Span(arrived - made.seconds.denoise, arrived)
         self.to_keep.put_nowait(made)
-        return made
 
 
 class Pipeline:
     """Makes the units of one job and the pieces of its video.
 
     `keep_unit` and `keep_piece` are called for each, in order, and return when it is in the store. A piece is kept only
-    after the units that it comes from.
+    after the units that it comes from. `keep_partial` is called for a unit that a stop has paused, after those before.
     """
 
     def __init__(
@@ -147,6 +80,7 @@ class Pipeline:
         clock: Clock,
         keep_unit: Callable[[MadeUnit], Awaitable[None]],
         keep_piece: Callable[[MadePiece], Awaitable[None]],
+        keep_partial: Callable[[MadeUnit], Awaitable[None]],
     ) -> None:
         self._recipe = recipe
         self._triton = triton
@@ -154,6 +88,7 @@ class Pipeline:
         self._clock = clock
         self._keep_unit = keep_unit
         self._keep_piece = keep_piece
+        self._keep_partial = keep_partial
 
     async def run(self, resume: Resume, checkpoints: Mapping[int, bytes], stop: Stop) -> None:
         """Make what is missing from `resume` on, as one sequence, with `Resume.checkpoints`.
@@ -196,7 +131,7 @@ class Pipeline:
 
     def _stream(self, stage: contract.Stage) -> Stream:
         recipe = self._recipe
-        return self._triton.stream(recipe.model, stage, recipe.correlation_id, recipe.unit_seconds)
+        return self._triton.stream(recipe.model, stage, recipe.correlation_id, recipe.unit_seconds, recipe.run)
 
     async def _denoise(
         self,
@@ -220,12 +155,16 @@ class Pipeline:
                     text = await stop.race(self._encode_text(unit), workers)
                 files = {contract.PAST: [*past.values()], contract.CONDITIONS: [text[0]] if start else []}
                 wanted = UnitRequest(unit, self._recipe.settings, tuple(past))
+                if start and resume.partial:
+                    files[contract.PARTIAL] = [resume.partial.checkpoint]
+                    wanted = replace(wanted, resume=resume.partial.step)
                 flow.denoiser.send(following, Request(wanted, files, start, end=following == len(units) - 1))
                 following += 1
             if not flow.denoiser.requested:
                 return not drained
             index, answer = await stop.race(flow.denoiser.answer(), workers)
-            made = flow.took(index, answer, text[1])
+            made = MadeUnit.of(index, answer, text[1])
+            flow.took(made, answer.arrived)
             flow.to_decode.put_nowait((index, made.checkpoint))
             text = text[0], 0.0
 
@@ -315,18 +254,24 @@ class Pipeline:
         pieces: asyncio.Task[None],
         error: BaseException,
     ) -> None:
-        """End the sequence on the server; keep what was finished before the error."""
+        """End the sequence on the server; keep what was finished before the error, and what its unit has come to."""
         await _cancelled(*decoders)  # From here on nobody else takes answers.
+        partial: list[asyncio.Future[None]] = []
+        paused: list[MadeUnit] = []
         if not isinstance(error, TritonGoneError):
+            mark = Mark.PAUSE if goes_on(error) else Mark.CANCEL
             try:
-                await self._triton.cancel(self._recipe.correlation_id)
+                await self._triton.mark(self._recipe.correlation_id, mark, self._recipe.run)
             except (TritonGoneError, TritonRefusedError) as failure:
                 log.warning("The sequence %s could not be marked: %s", self._recipe.correlation_id, failure)
             decoded, denoised = await asyncio.gather(flow.decoder.end(), flow.denoiser.end())
             for (piece, buffer), answer in decoded:
                 flow.decoded.put_nowait((piece, buffer, answer))
             for index, answer in denoised:
-                flow.took(index, answer, 0.0)
+                if (made := MadeUnit.of(index, answer)).step is None:
+                    flow.took(made, answer.arrived)
+                else:
+                    paused.append(made)
         flow.decoded.put_nowait(None)
         flow.to_keep.put_nowait(None)
         if not (isinstance(error, StoppedError) and error.lost):
@@ -334,8 +279,9 @@ class Pipeline:
                 async with asyncio.timeout(FLUSH_SECONDS):
                     await asyncio.wait({units})
                     if units.exception() is None:  # Else pieces wait for what is not kept.
-                        await asyncio.wait({pieces})
-        for ended in await _cancelled(units, pieces):
+                        partial = [asyncio.ensure_future(self._keep_partial(made)) for made in paused]
+                        await asyncio.wait({pieces, *partial})
+        for ended in await _cancelled(units, pieces, *partial):
             if ended is not error:
                 log.warning("What was finished was not kept: %s", ended)
 
@@ -370,7 +316,7 @@ async def _rest(flow: _Flow, stop: Stop, workers: asyncio.Task[None]) -> None:
     await stop.race(all_made())
 
 
-async def _cancelled(*tasks: asyncio.Task[None]) -> list[Exception]:
+async def _cancelled(*tasks: asyncio.Future[None]) -> list[Exception]:
     """End the tasks; what they failed with."""
     for task in tasks:
         task.cancel()

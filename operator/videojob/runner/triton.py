@@ -14,19 +14,18 @@ from typing import Any, TypeVar
 
 import grpc
 import numpy as np
-from numpy.typing import NDArray
-from tritonclient.grpc import InferInput, InferRequestedOutput
+from tritonclient.grpc import InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException
 
 from videojob.runner.channel import channel_arguments
+from videojob.runner.tensor import Array, Tensor
 from videojob.runner.vigil import LOOK_SECONDS, Vigil
 from videojob.triton import contract
 from videojob.triton.progress import Progress, read_progress
-from videojob.triton.wire import End, UnitRequest, read_report
+from videojob.triton.wire import End, Report, UnitRequest, read_report
 
 T = TypeVar("T")
-Array = NDArray[Any]
 log = logging.getLogger(__name__)
 
 CALL_SECONDS = 10.0
@@ -45,25 +44,6 @@ class TritonGoneError(Exception):
 
 class TritonRefusedError(Exception):
     """The server answered with an error of its own; the text is its sentence."""
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """An input of a request."""
-
-    name: str
-    values: Array
-
-    @classmethod
-    def binary(cls, name: str, *values: bytes) -> "Tensor":
-        """A BYTES input of these elements."""
-        return cls(name, np.array(values, dtype=np.object_))
-
-    def to_triton(self) -> InferInput:
-        """As tritonclient wants it."""
-        tensor = InferInput(self.name, list(self.values.shape), np_to_triton_dtype(self.values.dtype))
-        tensor.set_data_from_numpy(self.values)
-        return tensor
 
 
 @dataclass(frozen=True)
@@ -115,9 +95,14 @@ class Answer:
         return bytes(self.array(output).reshape(-1)[0])
 
     @property
+    def report(self) -> Report:
+        """The stage's report."""
+        return read_report(self.binary(contract.REPORT))
+
+    @property
     def seconds(self) -> float:
-        """Seconds of computing, from the stage's report."""
-        return read_report(self.binary(contract.REPORT)).seconds
+        """Seconds of computing."""
+        return self.report.seconds
 
 
 class Triton:
@@ -179,9 +164,16 @@ class Triton:
         accepted = bool(answer.as_numpy(contract.ACCEPTED)[0])
         return None if accepted else int(answer.as_numpy(contract.CLAIM)[0])
 
-    async def cancel(self, correlation_id: str) -> None:
-        """Mark a sequence: its denoiser stops at the next step. Raises TritonGoneError, TritonRefusedError."""
-        await self._ask_control(Tensor.binary(contract.CORRELATION_ID, correlation_id.encode()))
+    async def mark(self, correlation_id: str, mark: contract.Mark, run: int | None = None) -> None:
+        """Mark a sequence: its stages stop at the next step, in that run and those before it, or in any.
+
+        Raises TritonGoneError, TritonRefusedError.
+        """
+        await self._ask_control(
+            Tensor.binary(contract.CORRELATION_ID, correlation_id.encode()),
+            Tensor.binary(contract.MARK, mark.encode()),
+            *([] if run is None else [Tensor(contract.RUN, np.array([run], dtype=np.int64))]),
+        )
 
     async def progress(self, stage: str) -> Progress | None:
         """The note of a stage, by its name on the server; None where it is not known, for whatever reason."""
@@ -228,15 +220,16 @@ class Triton:
         status = await self._call(self._client.get_system_shared_memory_status(client_timeout=CALL_SECONDS))
         return set(status.regions)
 
-    def stream(self, model: str, stage: contract.Stage, correlation_id: str, unit_seconds: float = 0.0) -> "Stream":
-        """Open a sequence on a stage of a VideoModel. Call it where an event loop runs.
+    def stream(
+        self, model: str, stage: contract.Stage, correlation_id: str, unit_seconds: float = 0.0, run: int = 0
+    ) -> "Stream":
+        """Open a sequence, in that run of it, on a stage of a VideoModel. Call it where an event loop runs.
 
         `unit_seconds` is the estimate of a whole unit, where there is one.
         """
         name = contract.model_name(model, stage)
-        stream = Stream(
-            self._client, name, _OUTPUTS[stage], correlation_id, self.claim_number, self.vigil, unit_seconds
-        )
+        parameters = {contract.CLAIM_PARAMETER: self.claim_number, contract.RUN_PARAMETER: run}
+        stream = Stream(self._client, name, _OUTPUTS[stage], correlation_id, parameters, self.vigil, unit_seconds)
         self._streams.add(stream)
         stream.reader.add_done_callback(lambda _: self._streams.discard(stream))
         return stream
@@ -271,7 +264,7 @@ class Stream:
         model: str,
         outputs: Sequence[str],
         correlation_id: str,
-        claim_number: int,
+        parameters: Mapping[str, int],
         vigil: Vigil,
         unit_seconds: float,
     ) -> None:
@@ -279,7 +272,7 @@ class Stream:
         self._unit_seconds = unit_seconds
         self.correlation_id = correlation_id
         self._outputs = outputs
-        self._claim_number = claim_number
+        self._parameters = parameters
         self.model = model
         self._requests: asyncio.Queue[Request | None] = asyncio.Queue()
         self._answers: asyncio.Queue[Answer | Exception] = asyncio.Queue()
@@ -378,7 +371,7 @@ class Stream:
                 "sequence_id": self.correlation_id,
                 "sequence_start": request.start,
                 "sequence_end": request.end,
-                "parameters": {contract.CLAIM_PARAMETER: self._claim_number},
+                "parameters": dict(self._parameters),
             }
 
 

@@ -4,21 +4,24 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import replace
+from functools import partial
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from videojob.api import transitions
 from videojob.api.reasons import Reason
 from videojob.api.videojob import Cost, OutputStatus, Resolved, StageSeconds, Timing, VideoJob
-from videojob.runner.accounting import Account, add_stages, estimated_completion, unit_seconds
+from videojob.families import Plan
+from videojob.runner.accounting import Account, Spent, add_stages, estimated_completion, unit_seconds
 from videojob.runner.errors import USELESS, HandBackError, outcome
 from videojob.runner.events import Events
 from videojob.runner.hold import Standing
 from videojob.runner.judge import SUSPICIOUS
 from videojob.runner.output import VideoFile, video_file
-from videojob.runner.pipeline import MadePiece, MadeUnit, Pipeline, Recipe, Resume
+from videojob.runner.partials import Partials
+from videojob.runner.pipeline import Pipeline
+from videojob.runner.recipe import MadePiece, MadeUnit, Recipe, Resume, correlation_id, settings_of
 from videojob.runner.served import Served
 from videojob.runner.services import Services
 from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
@@ -27,7 +30,6 @@ from videojob.runner.triton import TritonGoneError, TritonRefusedError
 from videojob.store import Entry, JobClosed, JobStore, OutputRecord, PieceRecord, StoredObject, StoreError, UnitRecord
 from videojob.triton import contract
 from videojob.triton.contract import ChunkError, StageGoneError
-from videojob.triton.wire import Settings
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +37,6 @@ RESTARTS = 3
 """Restarts of the sequence in a row without a newly committed chunk, before the attempt fails."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 GPU_STAGES = ("text_encode", "denoise", "vae_decode")
-
-
-@dataclass
-class _Spent:
-    """What the attempt has used so far."""
-
-    began: float
-    last_commit: float
-    sequence_began: float = 0.0
-    first_request: datetime | None = None
-    first_frames: datetime | None = None
-    stages: StageSeconds = field(default_factory=StageSeconds)
-    gaps: list[float] = field(default_factory=list)
 
 
 class Video:
@@ -87,7 +76,11 @@ class Video:
             cost=job.status.cost or Cost(),
         )
         began = services.clock.monotonic()
-        self._spent = _Spent(began, last_commit=began)
+        self._spent = Spent(began, last_commit=began)
+        self._settings = settings_of(job, resolved)
+        self._partials = Partials(files, owner.attempt, services.permission, self._settings)
+        self._runs = 0
+        """Of the sequence in this attempt."""
         self._units: list[UnitRecord] = []
         self._pieces: list[PieceRecord] = []
         self._file: VideoFile
@@ -223,23 +216,20 @@ class Video:
         needed = resume.checkpoints(plan)
         reading = self._files.read_checkpoints(self._units[index] for index in needed)
         past = dict(zip(needed, await self._stop.race(reading, new=True), strict=True))
-        settings = Settings(
-            prompt=self._job.spec.shots[0].prompt,
-            seed=resolved.seed,
-            width=resolved.width,
-            height=resolved.height,
-            guidance_scale=resolved.guidance_scale,
-            negative_prompt=self._job.spec.negative_prompt or "",
-        )
+        seeking = self._partials.find(plan, self._units, resolved.weights_digest)
+        resume = replace(resume, partial=await self._stop.race(seeking, new=True))
+        self._runs += 1
         expected = unit_seconds(served.model, plan, resolved)
-        recipe = Recipe(self._model, correlation_id(self._job), settings, plan, resolved.fps, expected)
+        recipe = Recipe(
+            self._model, correlation_id(self._job), self._settings, plan, resolved.fps, expected, self._runs
+        )
         now = self._clock.now()
         self._spent.first_request = self._spent.first_request or now
         self._status.status = transitions.running(self._status.status, now=now, generation=self._generation.newest)
         self._show(len(self._pieces), self._frames_ready)
         services = self._services
-        pipeline = Pipeline(recipe, services.triton, services.buffers, self._clock, self._keep_unit, self._keep_piece)
-        await pipeline.run(resume, past, self._stop)
+        keep = (self._keep_unit, self._keep_piece, partial(self._keep_partial, plan))
+        await Pipeline(recipe, services.triton, services.buffers, self._clock, *keep).run(resume, past, self._stop)
 
     async def _served(self) -> Served:
         """The model, loaded, to be given back. Raises HandBackError where it does not come."""
@@ -287,6 +277,14 @@ class Video:
             await self._adopt(commit.record, commit.record.checkpoint, made.checkpoint)
         self._units.append(commit.record)
         self._saved(made.seconds, started)
+        await self._partials.committed(made.index)
+
+    async def _keep_partial(self, plan: Plan, made: MadeUnit) -> None:
+        """Leave a unit that was paused for the next attempt. Its steps count here. Raises JobLostError."""
+        self._status.check()
+        self._count(made.seconds)
+        self._show(len(self._pieces), self._frames_ready)
+        await self._partials.keep(plan, self._units, self._resolved.weights_digest, made)
 
     async def _keep_piece(self, made: MadePiece) -> None:
         """Put a piece into the store, and show the progress. Raises StoreError, JobLostError, ChunkError."""
@@ -390,8 +388,3 @@ class Video:
                 generation=self._generation.newest,
             )
         )
-
-
-def correlation_id(job: VideoJob) -> str:
-    """The name of a job's sequence on the server, in its current attempt."""
-    return f"{job.metadata.uid}-{job.status.attempts}"

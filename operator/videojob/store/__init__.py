@@ -5,6 +5,7 @@
         latents/<unit>.json                                its record: the unit counts from the moment this exists
         attempts/<attempt>/<piece>.mp4                     the segment of a piece
         segments/<piece>.json                              its record, which names the checkpoints that it comes from
+        partial/<unit>/<attempt>-<step>-<sha256>           what a unit has come to that was paused after that step
         output/<attempt>.mp4                               the video
         output.json                                        its record
         closed/<attempt>                                   attempts up to the highest of these have lost the job
@@ -18,6 +19,7 @@ from videojob.store.errors import CorruptObject, JobClosed, StoreError
 from videojob.store.jobs import JobStore
 from videojob.store.location import open_store
 from videojob.store.objects import Store
+from videojob.store.partial import Origin, Partial, Partials
 from videojob.store.prefix import Committed
 from videojob.store.records import Commit, Entry, OutputRecord, PieceRecord, StoredObject, UnitRecord
 
@@ -28,7 +30,10 @@ __all__ = [
     "Entry",
     "JobClosed",
     "JobStore",
+    "Origin",
     "OutputRecord",
+    "Partial",
+    "Partials",
     "PieceRecord",
     "Store",
     "StoreError",

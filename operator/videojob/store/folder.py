@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -53,8 +53,12 @@ class Folder:
         """Put bytes under a key that begins with `name` and names them: whoever writes that key writes the same."""
         digest = await asyncio.to_thread(_sha256, data)
         stored = StoredObject(key=layout.content_key(name, digest, suffix), sha256=digest, size_bytes=len(data))
-        await self._objects.put(self._key(stored.key), data)
+        await self.put_named(stored.key, data)
         return stored
+
+    async def put_named(self, key: str, data: bytes) -> None:
+        """Put bytes under a key that names them."""
+        await self._objects.put(self._key(key), data)
 
     async def put_file(self, name: str, suffix: str, path: Path) -> StoredObject:
         """As `put`, the file at `path`, of any size."""
@@ -65,6 +69,10 @@ class Folder:
         stored = StoredObject(key=layout.content_key(name, digest, suffix), sha256=digest, size_bytes=size)
         await self._objects.upload(self._key(stored.key), path, size)
         return stored
+
+    async def get(self, key: str) -> bytes | None:
+        """An object, compared with nothing; None if it is missing."""
+        return await self._objects.get(self._key(key))
 
     async def read(self, stored: StoredObject) -> bytes | None:
         """An object, compared with its sha256; None if it is missing."""
@@ -85,6 +93,10 @@ class Folder:
                 f"The record {self.uri(key)} cannot be read: {error.error_count()} of its fields are wrong."
             ) from error
 
+    async def remove(self, keys: Sequence[str]) -> None:
+        """Delete these."""
+        await self._objects.delete([self._key(key) for key in keys])
+
     async def delete(self, doomed: Callable[[list[str]], list[str] | Awaitable[list[str]]]) -> int:
         """Delete the keys that `doomed` chooses from all, again and again until it chooses none; how many they were."""
         deleted: set[str] = set()
@@ -94,7 +106,7 @@ class Folder:
             if not keys:
                 await self._objects.tidy(self._root)
                 return len(deleted)
-            await self._objects.delete([self._key(key) for key in keys])
+            await self.remove(keys)
             deleted.update(keys)
         raise StoreError(f"{self.uri()} cannot be emptied: somebody still writes there.", retryable=True)
 

@@ -33,6 +33,9 @@ commit. Until then a runner may take for committed what nobody else sees; it doe
 go on, and write a status, which is fenced by the attempt. Only for a video is something irreversible done, the job is
 ended and its parts are deleted; so that commit looks for `closed` after its record, and confirms all before it.
 
+**Partial checkpoints** (see `Partials`) have no part in this: each says what it comes from, which is compared before
+anybody goes on from it, so it makes no difference which attempt has left it, or whether that was closed.
+
 **Power failures.** A local folder is not synced to the disk at every write, so a file may be torn afterwards. Reading
 compares each file with its sha256: this shows as CorruptObject, never as a wrong video.
 """
@@ -50,6 +53,7 @@ from videojob.store import layout
 from videojob.store.errors import CorruptObject, JobClosed, StoreError
 from videojob.store.folder import Folder, side_by_side
 from videojob.store.objects import Store
+from videojob.store.partial import Partials
 from videojob.store.prefix import Committed, committed, unbroken
 from videojob.store.records import Commit, EntryT, OutputRecord, PieceRecord, Record, StoredObject, UnitRecord
 
@@ -72,6 +76,8 @@ class JobStore:
                 )
         self._folder = Folder(store, f"{namespace}/{uid}", retrying)
         self._after: int | None = None
+        self.partials = Partials(self._folder)
+        """What units have come to that were paused."""
 
     def __repr__(self) -> str:
         return f"JobStore({self._folder})"
@@ -182,7 +188,7 @@ class JobStore:
     async def discard_parts(self) -> None:
         """Delete what the video was made of; it stays itself. Records first, so none is left that names nothing."""
         await self._folder.delete(lambda keys: [key for key in keys if layout.entry(key) is not None])
-        await self._folder.delete(lambda keys: [key for key in keys if key.startswith(f"{layout.ATTEMPTS}/")])
+        await self._folder.delete(lambda keys: [key for key in keys if layout.is_part(key)])
 
     async def purge(self, keep_output: bool, *, keep_closed: bool = False) -> int:
         """Delete everything of the job.

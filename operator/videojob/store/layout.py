@@ -14,13 +14,16 @@ UNITS: Final = "latents"
 """The log of what is denoised."""
 PIECES: Final = "segments"
 """The log of what is encoded."""
+PARTIAL: Final = "partial"
+"""What units have come to that were paused."""
 
 _AFTER: Final = r"(?:after/(?P<after>[1-9]\d*)/)?"
 # Whatever the log is called: an earlier or a later version of this software may keep others.
 _ENTRY = re.compile(_AFTER + r"[a-z]+/(?P<index>\d+)\.json")
 _OUTPUT = re.compile(_AFTER + r"output\.json")
 _CLOSED = re.compile(r"closed/(\d+)")
-_MADE = re.compile(r"(?:attempts|output)/(\d+)(?:/.*|[.-].*)")
+_MADE = re.compile(r"(?:attempts/|output/|partial/\d+/)(\d+)(?:/.*|[.-].*)")
+_PARTIAL = re.compile(r"partial/(?P<unit>\d+)/(?P<attempt>\d+)-(?P<step>\d+)-[0-9a-f]{16}")
 
 
 def _in_logs(after: int, key: str) -> str:
@@ -57,6 +60,27 @@ def output_name(attempt: int) -> str:
     return f"output/{attempt}"
 
 
+def partial_folder(unit: int) -> str:
+    """Of the partial checkpoints of a unit."""
+    return f"{PARTIAL}/{unit}"
+
+
+def partial_name(unit: int, attempt: int, step: int) -> str:
+    """The beginning of the key of the partial checkpoint of a unit that an attempt has paused after that step."""
+    return f"{partial_folder(unit)}/{attempt}-{step}"
+
+
+def partials(keys: Iterable[str]) -> list[str]:
+    """The keys among these of partial checkpoints, the highest step first."""
+    found = [match for match in map(_PARTIAL.fullmatch, keys) if match]
+    return [match[0] for match in sorted(found, key=lambda match: int(match["step"]), reverse=True)]
+
+
+def is_part(key: str) -> bool:
+    """Whether a finished video was made of this object, which no record in a log is."""
+    return key.startswith((f"{ATTEMPTS}/", f"{PARTIAL}/"))
+
+
 def entry(key: str) -> int | None:
     """The index of the record in a log that this is, if it is one."""
     found = _ENTRY.fullmatch(key)
@@ -86,6 +110,6 @@ def closed(keys: Iterable[str]) -> int:
 
 
 def attempt(key: str) -> int | None:
-    """The attempt that a key of a checkpoint, of a segment or of a video names."""
+    """The attempt that a key of a checkpoint, partial or not, of a segment or of a video names."""
     found = _MADE.fullmatch(key)
     return int(found[1]) if found else None

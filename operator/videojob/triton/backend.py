@@ -16,8 +16,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from videojob.triton.claim import ServerClaim
-from videojob.triton.contract import CLAIM_PARAMETER, REQUEST, ChunkError, ErrorCode
-from videojob.triton.marks import CancelMarks
+from videojob.triton.contract import CLAIM_PARAMETER, REQUEST, RUN_PARAMETER, ChunkError, ErrorCode, Mark
+from videojob.triton.marks import Marks
 from videojob.triton.progress import StageProgress
 from videojob.triton.sequences import Sequences
 from videojob.triton.settings import ModelSettings, ReplicaSettings, from_parameters
@@ -40,7 +40,7 @@ class Instance:
         self.replica: ReplicaSettings
         self.model, self.replica = from_parameters(parameters)
         self.device = "cpu" if args["model_instance_kind"] == "CPU" else f"cuda:{args['model_instance_device_id']}"
-        self.marks = CancelMarks(Path(self.replica.control_dir))
+        self.marks = Marks(Path(self.replica.control_dir))
         self.claim = ServerClaim(Path(self.replica.control_dir))
         self.progress = StageProgress(Path(self.replica.control_dir), self._config["name"])
 
@@ -66,10 +66,29 @@ def ended(request: Any) -> bool:
 
 def claimed(request: Any) -> int:
     """The number of the claim that the request is made under."""
+    return _parameter(request, CLAIM_PARAMETER)
+
+
+def run_of(request: Any) -> int:
+    """Which run of its sequence the request is of."""
+    return _parameter(request, RUN_PARAMETER)
+
+
+def _parameter(request: Any, name: str) -> int:
     try:
-        return int(json.loads(request.parameters() or "{}").get(CLAIM_PARAMETER, 0))
+        return int(json.loads(request.parameters() or "{}").get(name, 0))
     except (ValueError, TypeError) as error:
-        raise ChunkError(ErrorCode.INVALID_REQUEST, f"The parameter {CLAIM_PARAMETER} must be a number.") from error
+        raise ChunkError(ErrorCode.INVALID_REQUEST, f"The parameter {name} must be a number.") from error
+
+
+def asked_to_stop(request: Any, marks: Marks, claim: ServerClaim) -> Callable[[], Mark | None]:
+    """Asks, each time that it is called, how the request's sequence is to stop, if it is.
+
+    Raises ChunkError (Superseded) where a newer runner drives the server from the start.
+    """
+    number, run, sequence = claimed(request), run_of(request), request.correlation_id()
+    claim.check(number)
+    return lambda: marks.marked(sequence, run) or (Mark.CANCEL if claim.superseded(number) else None)
 
 
 def tensor(request: Any, name: str) -> Any:

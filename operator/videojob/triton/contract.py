@@ -13,19 +13,27 @@ what only a family understands travels as the bytes of a safetensors file.
 | denoiser     | CONDITIONS   |             | BYTES [1]          | with START, and whenever they change                |
 | denoiser     | PAST         |             | BYTES [n]          | with START: checkpoints of the units in `past` of   |
 |              |              |             |                    | REQUEST, among them all of `needs`                  |
-| denoiser     |              | CHECKPOINT  | BYTES [1]          | what later units and the decoder need of the unit   |
+| denoiser     | PARTIAL      |             | BYTES [1]          | with START, where REQUEST has `resume`: the unit as |
+|              |              |             |                    | it was after so many of its steps                   |
+| denoiser     |              | CHECKPOINT  | BYTES [1]          | what later units and the decoder need of the unit;  |
+|              |              |             |                    | of one that was paused what its next step needs,    |
+|              |              |             |                    | and REPORT has `step`, how many were made           |
 | vae_decoder  | CHECKPOINT   |             | BYTES [1]          | of the unit: with START, and with its first frames  |
 | vae_decoder  | PAST         |             | BYTES [n]          | with START: likewise, among them all of `decode`    |
 | vae_decoder  |              | FRAMES      | UINT8 [F, H, W, 3] | the wanted frames that come out of the unit, RGB    |
 
-The ensemble `<model>.video_chunk` does all of it for one unit, for clients other than the runner: REQUEST and PAST in,
-FRAMES, CHECKPOINT and a report of each stage out.
+The ensemble `<model>.video_chunk` does all of it for one unit, for clients other than the runner: REQUEST, PAST and
+PARTIAL in, FRAMES, CHECKPOINT and a report of each stage out.
 
 Requests of a job carry one correlation id (`sequence_id`, the string `<job uid>-<attempt>`) and must reach a model in
 order: send them on one gRPC stream a model, because unary calls may overtake each other. The first request of a
 sequence on a model has `sequence_start`, the last `sequence_end`. An end, with START and END, frees the sequence on the
 model, whatever state it is in, does no work and answers without contents. It is needed after an error and after a
-cancel; on an ensemble it reaches every model, which the END of a unit that fails in the first one does not.
+mark; on an ensemble it reaches every model, which the END of a unit that fails in the first one does not.
+
+A mark stops a sequence within a step: after `cancel` the denoiser answers the error Cancelled, after `pause` with a
+partial checkpoint, where it has made a step of the unit and not the last one. Then the sequence is unknown, so what is
+in flight behind is refused as OutOfSequence. To the decoder, and so to an ensemble, either is a cancel.
 """
 
 import re
@@ -34,6 +42,7 @@ from typing import Final, Literal
 
 REQUEST: Final = "REQUEST"
 PAST: Final = "PAST"
+PARTIAL: Final = "PARTIAL"
 CONDITIONS: Final = "CONDITIONS"
 CHECKPOINT: Final = "CHECKPOINT"
 FRAMES: Final = "FRAMES"
@@ -46,6 +55,8 @@ DECODE_REPORT: Final = "DECODE_REPORT"
 
 # The control model, in and out.
 CORRELATION_ID: Final = "CORRELATION_ID"
+MARK: Final = "MARK"
+RUN: Final = "RUN"
 CLAIM: Final = "CLAIM"
 IDENTITY: Final = "IDENTITY"
 STAGE: Final = "STAGE"
@@ -55,13 +66,18 @@ PROGRESS: Final = "PROGRESS"
 
 CLAIM_PARAMETER: Final = "videojob_claim"
 """Parameter of every request to the stages: the number of its runner's claim; 0 where it is missing."""
+RUN_PARAMETER: Final = "videojob_run"
+"""Parameter of every request to the stages: which run of its correlation id it is of, as RUN of a mark; 0 where it is
+missing."""
 
 CONTROL_MODEL: Final = "control"
 """What is asked of a server beside its work; one per server. Each request does one thing, by its inputs:
 
 | inputs                              | what is done, and whether it was is what ACCEPTED says                         |
 |-------------------------------------|--------------------------------------------------------------------------------|
-| CORRELATION_ID BYTES [1]            | the sequence is marked as cancelled                                            |
+| CORRELATION_ID BYTES [1]            | the sequence is marked as one that is to stop: MARK BYTES [1] is `cancel`, as  |
+|                                     | where it is missing, or `pause`; RUN INT64 [1] is the run that it is for, with |
+|                                     | those before, or for any where it is missing                                   |
 | CLAIM INT64 [1], IDENTITY BYTES [1] | the server is claimed for a runner, unless one with a higher claim is there    |
 | STAGE BYTES [1]                     | nothing; PROGRESS is the note of the stage of that name on the server, JSON of |
 |                                     | `videojob.triton.progress.Progress`, or empty where there is none              |
@@ -70,13 +86,23 @@ CONTROL_MODEL: Final = "control"
 Outputs: ACCEPTED BOOL [1], CLAIM INT64 [1], the claim in force, and PROGRESS BYTES [1].
 """
 
+
+class Mark(StrEnum):
+    """How a sequence is to stop."""
+
+    CANCEL = "cancel"
+    """Nothing of the unit that is being made is wanted."""
+    PAUSE = "pause"
+    """The unit goes on elsewhere, or later, from the step that it has come to."""
+
+
 Stage = Literal["text_encoder", "denoiser", "vae_decoder", "video_chunk"]
 STAGES: Final[tuple[Stage, ...]] = ("text_encoder", "denoiser", "vae_decoder", "video_chunk")
 """The Triton models of one VideoModel. Load and unload `video_chunk` alone (with unload_dependents): Triton loads an
 ensemble's steps with it, at once, and would load them a second time if they were loaded before."""
 
 SEQUENCE_STAGES: Final[tuple[Stage, ...]] = ("vae_decoder", "denoiser")
-"""The stages that keep a sequence, in the order in which it is ended: the denoiser forgets the cancel mark with it."""
+"""The stages that keep a sequence, in the order in which it is ended: the denoiser forgets the mark with it."""
 
 Precision = Literal["float32", "bfloat16"]
 

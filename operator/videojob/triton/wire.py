@@ -42,6 +42,8 @@ class UnitRequest:
     """The units whose checkpoints PAST holds, in its order. They come with the request that starts a sequence."""
     frames: Span | None = None
     """Which of the frames that come out of the unit the decoder is to give, counted from 0; all where it is None."""
+    resume: int | None = None
+    """The steps of the unit that are made: PARTIAL brings what came of them. Only where a sequence starts."""
     version: Literal[1] = VERSION
 
     def to_json(self) -> bytes:
@@ -63,10 +65,19 @@ class End:
 
 @dataclass(frozen=True)
 class Report:
-    """What a stage used for a unit."""
+    """What a stage used for a unit, and how far it has come."""
 
     seconds: float
     """Of computing, queueing excluded."""
+    step: int | None = None
+    """Steps of the unit that are made; only the denoiser has any."""
+    steps: int | None = None
+    """Of all that it has."""
+
+    @property
+    def partial(self) -> bool:
+        """Whether the unit was paused: its CHECKPOINT is what the next step needs."""
+        return self.step != self.steps
 
     def to_json(self) -> bytes:
         """As a report tensor holds it."""
