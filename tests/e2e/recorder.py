@@ -15,7 +15,9 @@ class Seen:
 
     files: set[str] = field(default_factory=set)
     records: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
-    """The different contents of each chunk's record, in order: one each, if the log is write-once."""
+    """The different contents of each piece's record, in order: one each, if the log is write-once."""
+    units: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    """Likewise of each unit's record."""
 
     def made(self, attempt: int) -> set[int]:
         """Chunks of which an attempt has put a segment."""
@@ -34,10 +36,11 @@ async def recorded(system: System, name: str) -> AsyncIterator[Seen]:
 
     def look() -> None:
         seen.files |= system.files(uid)
-        for index, record in system.records(uid).items():
-            known = seen.records.setdefault(index, [])
-            if record not in known:
-                known.append(record)
+        for log, kept in (("segments", seen.records), ("latents", seen.units)):
+            for index, record in system.records(uid, log).items():
+                known = kept.setdefault(index, [])
+                if record not in known:
+                    known.append(record)
 
     async def watch() -> None:
         while True:

@@ -1,0 +1,111 @@
+"""Kills of runner and Triton at random moments, and what they cost."""
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from dev.tiny_model import SIZES, make_model
+from tests.e2e.recorder import recorded
+from tests.e2e.system import System
+from videojob.api.videojob import Phase
+from videojob.families import ComponentName
+
+REPLICA = "blue"
+KINDS = {"AnyFlowFAR": "anyflow-far", "Wan": "wan"}
+"""Of the tiny model, by family."""
+JOBS: dict[str, dict[str, Any]] = {
+    "AnyFlowFAR": {"steps": 4},
+    "Wan": {"steps": 8, "negativePrompt": "blurred, low quality", "guidanceScale": 4.0},
+}
+"""What is asked for, by family: five chunks, or a clip in five pieces."""
+LATEST_SECONDS = 3.0
+"""A moment is at most so long after the job is at work."""
+
+
+@dataclass
+class Cost:
+    """What kills have cost."""
+
+    killed: list[str] = field(default_factory=list)
+    videos: int = 0
+    made: int = 0
+    """Steps of the denoiser."""
+    needed: int = 0
+    """Steps of videos that nothing happens to."""
+    again: int = 0
+    """Records of units and pieces that changed once they were there: none may."""
+
+
+def model_name(family: str, precision: str) -> str:
+    """Name of the VideoModel."""
+    return f"{family.lower()}-{precision}"
+
+
+def apply_model(system: System, directory: Path, family: str, precision: str) -> str:
+    """A VideoModel of that family with tiny random weights, in that number format on the CPU; its name."""
+    name = model_name(family, precision)
+    components = [{"name": component, "format": precision, "device": "cpu"} for component in ComponentName]
+    make_model(directory, SIZES["tiny"], KINDS[family])
+    system.cluster.apply(
+        {
+            "apiVersion": "videojob.dev/v1alpha1",
+            "kind": "VideoModel",
+            "metadata": {"name": name},
+            "spec": {
+                "family": family,
+                "source": {"directory": str(directory)},
+                "precision": "float32",
+                "components": components,
+                "sinkLatents": 1,
+                "windowLatents": 6,
+                "memory": {"weightsBytes": 1, "perJobBytes": 1},
+                "limits": {"maxWidth": 256, "maxHeight": 256, "maxSeconds": 5},
+                "defaults": {"width": 64, "height": 48, "fps": 12, "steps": 2},
+            },
+        }
+    )
+    return name
+
+
+async def kill_at_random(system: System, model: str, spec: dict[str, Any], moments: int, random: Random) -> Cost:
+    """Make videos, and kill runner or Triton `moments` times meanwhile; each video is that of a quiet run."""
+    replica, cost = system.replicas[REPLICA], Cost()
+    spec = {"model": model, **spec}
+    before = _steps(system)
+    quiet = await system.undisturbed(**spec)
+    needed = _steps(system) - before
+    while len(cost.killed) < moments:
+        name = f"killed-{model}-{cost.videos}"
+        before = _steps(system)
+        await system.submit(name, **spec)
+        async with recorded(system, name) as seen:
+            while len(cost.killed) < moments:
+                await system.until_status(name, lambda status: _at_work(status.phase), f"{name} is not at work")
+                await asyncio.sleep(random.uniform(0, LATEST_SECONDS))  # The moment itself is what is tried.
+                if (await system.job(name)).status.phase.finished:
+                    break
+                victim = random.choice(["runner", "triton"])
+                if victim == "runner":
+                    system.kill(replica.runner)
+                else:
+                    system.kill_triton(REPLICA)
+                cost.killed.append(victim)
+                system.start(REPLICA)
+            status = await system.until_finished(name)
+        assert (status.phase, status.failures) == (Phase.SUCCEEDED, 0), status
+        assert system.output_sha256(status) == quiet, f"{name} is another video, after {cost.killed}"
+        cost.again += sum(len(contents) - 1 for log in (seen.units, seen.records) for contents in log.values())
+        cost.videos += 1
+        cost.made += _steps(system) - before
+        cost.needed += needed
+    return cost
+
+
+def _at_work(phase: Phase) -> bool:
+    return phase is Phase.RUNNING or phase.finished
+
+
+def _steps(system: System) -> int:
+    return len(system.replicas[REPLICA].faults.steps("denoiser"))
