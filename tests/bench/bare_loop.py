@@ -1,6 +1,6 @@
 """The same model in a bare diffusers loop, in a process of its own that stays warm.
 
-    python -m tests.bench.bare_loop MODEL STORE
+    python -m tests.bench.bare_loop FAMILY MODEL STORE
 
 One order a line comes in, one answer a line goes out, both as JSON. The clock of a video runs from the order to the
 MP4 in the folder STORE. Frames go through the encoder that the system uses, with the same settings, in one piece.
@@ -22,27 +22,19 @@ from typing import Any
 
 from dev.processes import die_with_parent
 from dev.supervisor import REPOSITORY
-from videojob.families import FAMILIES, Chunking, FamilyName, Video
+from tests.bench.subjects import SUBJECTS
+from videojob.families import FamilyName
 
-CHUNKS = 8
-FRAMES = 1 + (CHUNKS - 1) * 12
-CHUNKING = Chunking(first=1, later=3, sink=1, window=3 * (CHUNKS - 1))
-PLAN = FAMILIES[FamilyName.ANYFLOW_FAR].plan(CHUNKING, Video((FRAMES,), 16, steps=1))
-"""Sink and window hold the whole video, because the bare loop remembers all of it."""
 SECONDS = 300.0
 """After which a video counts as never coming."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """A video of FRAMES frames; guidance is off, as in the distilled checkpoints of this family."""
+    """A video of the subject that the loop was started with."""
 
     prompt: str
     seed: int
-    width: int
-    height: int
-    steps: int
-    fps: int
     threads: int
 
 
@@ -76,11 +68,11 @@ class BareLoop:
 
 
 @contextlib.asynccontextmanager
-async def bare_loop(model: Path, store: Path, log: Path) -> AsyncIterator[BareLoop]:
+async def bare_loop(family: FamilyName, model: Path, store: Path, log: Path) -> AsyncIterator[BareLoop]:
     """A running bare loop."""
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.bench.bare_loop", str(model), str(store)),
+            *(sys.executable, "-m", "tests.bench.bare_loop", family, str(model), str(store)),
             cwd=REPOSITORY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -97,19 +89,21 @@ async def bare_loop(model: Path, store: Path, log: Path) -> AsyncIterator[BareLo
 
 def main() -> None:
     """The loop itself. What only it needs is imported here: the benchmark's own process stays without torch."""
+    import diffusers  # noqa: PLC0415
     import numpy as np  # noqa: PLC0415
     import torch  # noqa: PLC0415
-    from diffusers import AnyFlowFARPipeline  # noqa: PLC0415
 
     from videojob.media import encode_segment, remux  # noqa: PLC0415
     from videojob.models.noise import Noise  # noqa: PLC0415
 
-    model, store = map(Path, sys.argv[1:])
+    subject = SUBJECTS[FamilyName(sys.argv[1])]
+    model, store = map(Path, sys.argv[2:])
     store.mkdir(exist_ok=True)
-    pipeline: Any = AnyFlowFARPipeline.from_pretrained(model, dtype=torch.float32, local_files_only=True)
+    pipeline: Any = getattr(diffusers, subject.pipeline).from_pretrained(
+        model, dtype=torch.float32, local_files_only=True
+    )
     pipeline.set_progress_bar_config(disable=True)
     channels = pipeline.transformer.config.in_channels
-    partition = [len(unit.latents) for unit in PLAN.units]
 
     spent: defaultdict[str, float] = defaultdict(float)
 
@@ -124,33 +118,32 @@ def main() -> None:
         return with_clock
 
     def whole_video(order: Order) -> Any:
-        noise = [
-            Noise(order.seed, 0, unit)((1, channels, latents, order.height // 8, order.width // 8))
-            for unit, latents in enumerate(partition)
-        ]
+        size = subject.height // 8, subject.width // 8
+        shapes = [(unit.index, (1, channels, len(unit.latents), *size)) for unit in subject.plan.units]
+        noise = [Noise(order.seed, 0, unit)(shape) for unit, shape in shapes]
         return pipeline(
             order.prompt,
-            height=order.height,
-            width=order.width,
-            num_frames=FRAMES,
-            num_inference_steps=order.steps,
-            guidance_scale=1.0,
+            height=subject.height,
+            width=subject.width,
+            num_frames=subject.frames,
+            num_inference_steps=subject.steps,
             latents=torch.cat(noise, dim=2),
-            chunk_partition=partition,
             output_type="np",
+            **subject.arguments(),
         ).frames[0]
 
     def to_pixels(frames: Any) -> Any:
         return (frames * 255).round().astype(np.uint8)
 
-    def encode(frames: Any, order: Order, path: Path) -> None:
-        remux([encode_segment(frames, order.fps, 0)], path, order.fps)
+    def encode(frames: Any, path: Path) -> None:
+        remux([encode_segment(frames, subject.fps, 0)], path, subject.fps)
 
-    def as_the_system_does(frames: Any, order: Order) -> str:
+    def as_the_system_does(frames: Any) -> str:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "video.mp4")
-            pieces = (piece.frames for piece in PLAN.pieces)
-            remux((encode_segment(frames[at.start : at.stop], order.fps, at.start) for at in pieces), path, order.fps)
+            pieces = (piece.frames for piece in subject.plan.pieces)
+            segments = (encode_segment(frames[at.start : at.stop], subject.fps, at.start) for at in pieces)
+            remux(segments, path, subject.fps)
             return hashlib.sha256(path.read_bytes()).hexdigest()
 
     pipeline.encode_prompt = timed("text", pipeline.encode_prompt)
@@ -167,9 +160,9 @@ def main() -> None:
             video = whole_video(order)
         denoise = perf_counter() - began - sum(spent.values())
         frames = to_pixels(video)
-        encode(frames, order, store / f"{order.seed}-{order.threads}.mp4")
+        encode(frames, store / f"{order.seed}-{order.threads}.mp4")
         wall = perf_counter() - began
-        return Made(wall, {**spent, "denoise": denoise}, len(frames), as_the_system_does(frames, order))
+        return Made(wall, {**spent, "denoise": denoise}, len(frames), as_the_system_does(frames))
 
     answers = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):

@@ -7,6 +7,7 @@ from time import time
 from typing import Any
 
 from tests.bench.breakdown import Chunk, Moments, pieces
+from tests.bench.subjects import Subject
 from tests.e2e.system import System
 from videojob.api.videojob import Phase, StageSeconds, VideoJob
 from videojob.kube.client import VIDEO_JOBS, Listing
@@ -31,14 +32,14 @@ class Done:
     sha256: str
     attempts: int
     pieces: dict[str, float] | None
-    """None where the last chunk's record was gone before it was seen."""
+    """None where the last piece's record was gone before it was seen."""
 
 
-async def make_video(system: System, name: str, *, chunks: int, seconds: float, prompt: str, **spec: Any) -> Done:
-    """Submit a job of so many chunks and follow it to its end."""
-    records = _Records(system, chunks)
+async def make_video(system: System, name: str, subject: Subject, *, prompt: str, **spec: Any) -> Done:
+    """Submit a job for the subject's video and follow it to its end."""
+    records = _Records(system, subject)
     created = time()
-    await system.submit(name, seconds, prompt, **spec)
+    await system.submit(name, subject.frames / subject.fps, prompt, **spec)
     looking = asyncio.create_task(records.look())
     try:
         async with asyncio.timeout(JOB_SECONDS):
@@ -78,11 +79,11 @@ def _born(job: VideoJob) -> float:
 
 
 class _Records:
-    """The records of a job's chunks in the store while it is made; the system removes it at the end."""
+    """The records of a job's pieces in the store while it is made; the system removes it at the end."""
 
-    def __init__(self, system: System, chunks: int) -> None:
+    def __init__(self, system: System, subject: Subject) -> None:
         self._system = system
-        self._chunks = chunks
+        self._pieces = subject.plan.pieces
         self._seen: dict[int, Chunk] = {}
         self._last_segment = self._last_commit = 0.0
         self.uid = ""
@@ -91,7 +92,7 @@ class _Records:
         """Look, until cancelled."""
         while True:
             if self.uid:
-                for index in range(self._chunks):
+                for index in range(len(self._pieces)):
                     if index not in self._seen:
                         self._note(index)
             await asyncio.sleep(LOOK_SECONDS)
@@ -100,7 +101,7 @@ class _Records:
         """The job's wall time in pieces, if every record was seen."""
         timing = job.status.timing
         assert timing is not None and timing.queued_seconds is not None
-        if len(self._seen) < self._chunks:
+        if len(self._seen) < len(self._pieces):
             return None
         moments = Moments(
             created=created,
@@ -110,7 +111,7 @@ class _Records:
             output=(self._system.store / self._system.namespace / self.uid / "output.json").stat().st_mtime,
             finished=finished,
         )
-        return pieces([self._seen[index] for index in range(self._chunks)], moments)
+        return pieces([self._seen[index] for index in range(len(self._pieces))], moments)
 
     def _note(self, index: int) -> None:
         folder = self._system.store / self._system.namespace / self.uid
@@ -118,10 +119,12 @@ class _Records:
         try:
             segment = folder / self._system.records(self.uid)[index]["segment"]["key"]
             moments = segment.stat().st_mtime, record.stat().st_mtime
-            unit, piece = (
-                self._system.records(self.uid, log)[index]["stage_seconds"] for log in ("latents", "segments")
-            )
+            last = self._pieces[index].units[-1]
+            unit = self._system.records(self.uid, "latents")[last]["stage_seconds"]
+            piece = self._system.records(self.uid)[index]["stage_seconds"]
         except (FileNotFoundError, KeyError):
             return
-        self._seen[index] = Chunk(unit["text_encode"], unit["denoise"], piece["vae_decode"], piece["mux"])
+        first = index == 0 or self._pieces[index - 1].units[-1] != last
+        text, denoise = (unit["text_encode"], unit["denoise"]) if first else (0.0, 0.0)
+        self._seen[index] = Chunk(text, denoise, piece["vae_decode"], piece["mux"])
         self._last_segment, self._last_commit = moments
