@@ -9,15 +9,14 @@ from videojob.api import transitions
 from videojob.api.reasons import Reason
 from videojob.api.videojob import OutputStatus, Resolved, VideoJob, VideoJobStatus
 from videojob.kube.client import KubeError
-from videojob.media import DiskError, MediaError
-from videojob.runner.errors import AttemptFailedError, HandBackError
+from videojob.runner.errors import End, Outcome, outcome
 from videojob.runner.events import Events
 from videojob.runner.hold import Standing
 from videojob.runner.services import Services
 from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
 from videojob.runner.stop import Stop, StoppedError
 from videojob.runner.video import Video
-from videojob.store import CorruptObject, JobClosed, StoreError
+from videojob.store import JobClosed, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -92,19 +91,25 @@ class Attempt:
             output = await self._make()
         except JobLostError:
             raise
+        except JobClosed as closed:
+            raise JobLostError(str(closed).rstrip(".")) from closed
         except StoppedError as stopped:
             if stopped.lost:
                 raise JobLostError(stopped.reason) from stopped
             return await self._stopped(stopped.reason)
-        except HandBackError as back:
-            return self._handed_back(back)
-        except AttemptFailedError as failure:
-            return self._failed(self._status.status, failure.reason, str(failure), final=failure.final)
         except Exception as error:
-            log.exception("%s failed", self._name)
-            message = f"The runner met an error that it does not know: {type(error).__name__}: {error}"
-            return self._failed(self._status.status, Reason.RUNNER_ERROR, message)
+            return self._ended(error)
         return self._succeeded(output)
+
+    def _ended(self, error: Exception) -> VideoJobStatus:
+        found = outcome(error, self._owner.replica)
+        if found is None:
+            log.error("%s failed", self._name, exc_info=error)
+            message = f"The runner met an error that it does not know: {type(error).__name__}: {error}"
+            found = Outcome(End.FAILED, Reason.RUNNER_ERROR, message)
+        if found.end is End.RETURNED:
+            return self._handed_back(found)
+        return self._failed(self._status.status, found.reason, found.message, final=found.end is End.FINAL)
 
     async def _stopped(self, reason: str) -> VideoJobStatus:
         """A deadline that has passed ends the work, but takes no video away that is finished."""
@@ -120,12 +125,12 @@ class Attempt:
             self._status.status, reason=reason, now=self._services.clock.now(), generation=self._generation.newest
         )
 
-    def _handed_back(self, back: HandBackError) -> VideoJobStatus:
+    def _handed_back(self, back: Outcome) -> VideoJobStatus:
         """For store or Triton it is one more hand-back in a row, unless the attempt has committed something."""
         status = transitions.waiting(
             self._status.status,
             reason=back.reason,
-            message=str(back),
+            message=back.message,
             now=self._services.clock.now(),
             generation=self._generation.newest,
         )
@@ -142,34 +147,22 @@ class Attempt:
         return transitions.succeeded(self._status.status, output=output, now=now, generation=generation)
 
     async def _make(self) -> OutputStatus:
-        """The finished video; errors of store and media as what they mean for the job."""
         meta = self._job.metadata
-        try:
-            self._stop.check(new=True)
-            with self._services.store.watched():
-                self._video = Video(
-                    self._services,
-                    self._job,
-                    self._resolved,
-                    self._owner,
-                    await self._services.store.job(meta.namespace, meta.uid),
-                    self._status,
-                    self._generation,
-                    self._events,
-                    self._stop,
-                    self._free_slot,
-                )
-                return await self._video.make()
-        except JobClosed as error:
-            raise JobLostError(str(error).rstrip(".")) from error
-        except CorruptObject as error:
-            raise AttemptFailedError(Reason.STORE_CORRUPT, str(error)) from error
-        except StoreError as error:
-            raise HandBackError(Reason.STORE_UNAVAILABLE, str(error)) from error
-        except DiskError as error:
-            raise HandBackError(Reason.DISK_UNAVAILABLE, f"Replica {self._owner.replica}: {error}") from error
-        except MediaError as error:
-            raise AttemptFailedError(Reason.RUNNER_ERROR, str(error)) from error
+        self._stop.check(new=True)
+        with self._services.store.watched():
+            self._video = Video(
+                self._services,
+                self._job,
+                self._resolved,
+                self._owner,
+                await self._services.store.job(meta.namespace, meta.uid),
+                self._status,
+                self._generation,
+                self._events,
+                self._stop,
+                self._free_slot,
+            )
+            return await self._video.make()
 
     async def _watch_deadline(self) -> None:
         """Stop the work once its deadline has passed while nobody else can see to that, because of the cut."""

@@ -14,7 +14,7 @@ from videojob.api.reasons import Reason
 from videojob.api.videojob import Cost, OutputStatus, Resolved, StageSeconds, Timing, VideoJob
 from videojob.families import Plan
 from videojob.runner.accounting import Account, Spent, add_stages, estimated_completion, unit_seconds
-from videojob.runner.errors import USELESS, HandBackError, outcome
+from videojob.runner.errors import HandBackError, restartable
 from videojob.runner.events import Events
 from videojob.runner.hold import Standing
 from videojob.runner.judge import SUSPICIOUS
@@ -26,7 +26,7 @@ from videojob.runner.served import Served
 from videojob.runner.services import Services
 from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
 from videojob.runner.stop import Stop
-from videojob.runner.triton import TritonGoneError, TritonRefusedError
+from videojob.runner.triton import TritonGoneError
 from videojob.store import Entry, JobClosed, JobStore, OutputRecord, PieceRecord, StoredObject, StoreError, UnitRecord
 from videojob.triton import contract
 from videojob.triton.contract import ChunkError, StageGoneError
@@ -89,7 +89,7 @@ class Video:
         """Whether this attempt has committed something."""
 
     async def make(self) -> OutputStatus:
-        """Make what is missing. Raises StoppedError, HandBackError, AttemptFailedError, JobLostError, StoreError."""
+        """Make what is missing. Raises StoppedError, JobLostError, JobClosed, and what `outcome` knows."""
         sequence, checkpoints = correlation_id(self._job), self._services.checkpoints
         checkpoints.saved(sequence, self._clock.monotonic())
         try:
@@ -137,11 +137,6 @@ class Video:
         """Make every chunk that is not in the store, starting the sequence again where it fails."""
         restarts = 0
 
-        def restartable(error: BaseException) -> bool:
-            if isinstance(error, ChunkError):
-                return error.reason not in USELESS
-            return isinstance(error, TritonGoneError | TritonRefusedError)
-
         async def again(state: RetryCallState) -> None:
             nonlocal restarts
             restarts += 1
@@ -159,26 +154,20 @@ class Video:
             sleep=lambda seconds: self._stop.race(asyncio.sleep(seconds), new=True),
             reraise=True,
         )
-        try:
-            async for attempt in retrying:
-                with attempt:
-                    before = len(self._pieces)
-                    try:
-                        await self._run_sequence()
-                    except TritonGoneError:
-                        self._services.serving.doubt(self._model)
-                        raise
-                    except ChunkError as error:
-                        self._blame(error)
-                        raise
-                    finally:
-                        if len(self._pieces) > before:
-                            restarts = 0
-        except ChunkError as error:
-            raise outcome(error) from error
-        except (TritonGoneError, TritonRefusedError) as error:
-            # Where the job itself is the cause, the replica still serves others.
-            raise HandBackError(Reason.TRITON_UNAVAILABLE, str(error)) from error
+        async for attempt in retrying:
+            with attempt:
+                before = len(self._pieces)
+                try:
+                    await self._run_sequence()
+                except TritonGoneError:
+                    self._services.serving.doubt(self._model)
+                    raise
+                except ChunkError as error:
+                    self._blame(error)
+                    raise
+                finally:
+                    if len(self._pieces) > before:
+                        restarts = 0
 
     def _blame(self, error: ChunkError) -> None:
         """See to what has failed a sequence. Raises HandBackError where it is the replica that fails everything."""
