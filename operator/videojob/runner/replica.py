@@ -54,17 +54,12 @@ class RefusedError(Exception):
     """The API server refuses what the runner cannot begin without; the text is its sentence."""
 
 
-@dataclass
-class Site:
-    """What rests on the pool's place: the endpoint's Triton and the pool's store."""
+@dataclass(frozen=True)
+class Site(Services):
+    """The pool's place, and what attempts use there."""
 
     pool: GPUPool
     endpoint: Endpoint
-    triton: Triton
-    serving: Serving
-    judge: Judge
-    buffers: FrameBuffers
-    store: PoolStore
     slots: Slots
 
 
@@ -182,8 +177,7 @@ class ReplicaRunner:
     @asynccontextmanager
     async def _site(self, pool: GPUPool, endpoint: Endpoint) -> AsyncIterator[Site]:
         options = self._options
-        triton = Triton(endpoint.url, self._identity)
-        slots = Slots(endpoint.max_jobs)
+        triton = Triton(endpoint.url, self._identity, self._clock.monotonic)
         serving = Serving(
             triton,
             self._clock,
@@ -204,7 +198,23 @@ class ReplicaRunner:
         )
         buffers = FrameBuffers(triton, options.pool, options.replica)
         judge = Judge(self._clock.monotonic, self._metrics)
-        site = Site(pool, endpoint, triton, serving, judge, buffers, store, slots)
+        site = Site(
+            kube=self._kube,
+            clock=self._clock,
+            metrics=self._metrics,
+            triton=triton,
+            serving=serving,
+            judge=judge,
+            buffers=buffers,
+            store=store,
+            checkpoints=self._checkpoints,
+            accelerators=pool.spec.accelerators_per_replica,
+            ready_seconds=options.ready_seconds,
+            permission=self._lease.hold,
+            pool=pool,
+            endpoint=endpoint,
+            slots=Slots(endpoint.max_jobs),
+        )
         judge.unwell = lambda: self._unwell(site)
         tasks = [
             asyncio.create_task(self._keep("triton", serving.run)),
@@ -330,23 +340,9 @@ class ReplicaRunner:
         site.serving.renew()  # The report changes with it.
 
     async def _attempt(self, site: Site, job: VideoJob, work: Work) -> None:
-        services = Services(
-            kube=self._kube,
-            clock=self._clock,
-            metrics=self._metrics,
-            triton=site.triton,
-            serving=site.serving,
-            judge=site.judge,
-            buffers=site.buffers,
-            store=site.store,
-            checkpoints=self._checkpoints,
-            accelerators=site.pool.spec.accelerators_per_replica,
-            ready_seconds=self._options.ready_seconds,
-            permission=self._lease.hold,
-        )
         owner = Owner(self._options.pool, self._options.replica, job.status.attempts)
         if job.status.resolved is not None:  # The operator writes it with the first assignment.
-            await Attempt(services, job, job.status.resolved, owner, work.stop, work.generation, work.free_slot).run()
+            await Attempt(site, job, job.status.resolved, owner, work.stop, work.generation, work.free_slot).run()
 
     def _report(self, site: Site) -> ReplicaReport:
         return ReplicaReport(
