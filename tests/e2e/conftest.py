@@ -45,6 +45,7 @@ async def system(installed: System) -> AsyncIterator[System]:
     try:
         for replica in installed.replicas.values():
             replica.faults.clear()
+            replica.clear_marks()
             replica.log_start = len(replica.log.read_text()) if replica.log.exists() else 0
         installed.start("blue")
         await installed.ready("blue")

@@ -30,6 +30,11 @@ class Replica:
         """The runner's log."""
         return self.folder / "runner.log"
 
+    def clear_marks(self) -> None:
+        """Remove the marks of sequences that a kill has kept from their end."""
+        for mark in (self.folder / "repository" / ".control").glob("*.mark"):
+            mark.unlink(missing_ok=True)
+
     def kill_stage(self, model: str, stage: Stage) -> None:
         """Kill the process of a stage of a model, as the kernel does where memory is short."""
         assert self.triton is not None

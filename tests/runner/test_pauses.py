@@ -82,6 +82,12 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Faults:
 
 
 @pytest.fixture(scope="module")
+def control_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of its own: in the one that all tests share there may be marks of others."""
+    return tmp_path_factory.mktemp("control")
+
+
+@pytest.fixture(scope="module")
 def waiting(
     settings: ModelSettings, control_dir: Path, faults: Faults, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
