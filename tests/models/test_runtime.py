@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from videojob.models.runtime import FATAL
 
 FAULTS = """
@@ -43,8 +41,7 @@ def test_memory_that_is_freed_is_not_mapped_anew() -> None:
 def test_what_is_fatal_is_said_in_the_words_of_cuda() -> None:
     """Codes whose documentation says that the process must be started anew; and of memory and links that are broken."""
     found = [*Path(sys.prefix).glob("lib/python*/site-packages/nvidia/*/lib/libcudart.so*")]
-    if not found:
-        pytest.skip("torch was installed without CUDA")
+    assert found, "torch was installed without its CUDA libraries, which requirements.lock has"
     cuda = ctypes.CDLL(str(found[0]))
     cuda.cudaGetErrorString.restype = ctypes.c_char_p
     codes = (214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911)

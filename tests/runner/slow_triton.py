@@ -14,6 +14,7 @@ from tests.runner.test_serving import model
 from tests.triton.conftest import MODEL_REPO
 from videojob.api.replica import ModelState
 from videojob.runner.clock import Clock
+from videojob.runner.loader import Loader
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.serving import Serving
 from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
@@ -122,18 +123,18 @@ class Replica:
     @asynccontextmanager
     async def runner(self, names: Iterable[str] = "ab", memory_bytes: int = ROOM_FOR_ONE) -> AsyncIterator[Serving]:
         (self._folder / "repository").mkdir(exist_ok=True)
-        serving = Serving(
-            cast("Triton", self.triton),
+        triton, metrics = cast("Triton", self.triton), RunnerMetrics(CollectorRegistry(), "p", "r")
+        loader = Loader(
+            triton,
             Clock(),
-            RunnerMetrics(CollectorRegistry(), "p", "r"),
+            metrics,
             model_repository=MODEL_REPO,
             repository=self._folder / "repository",
             device="cpu",
             replica=ReplicaSettings(str(self._folder / "control")),
-            memory_bytes=memory_bytes,
             permission=self.permission,
-            changed=lambda: None,
         )
+        serving = Serving(triton, loader, Clock(), metrics, memory_bytes=memory_bytes, changed=lambda: None)
         serving.want({name: model(self._folder / name, uid=name, name=name) for name in names})
         try:
             yield serving

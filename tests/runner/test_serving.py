@@ -17,6 +17,7 @@ from videojob.api.replica import LoadedModel, ModelState
 from videojob.api.videomodel import Memory, Precision, Source, VideoModel, VideoModelSpec
 from videojob.families import FamilyName
 from videojob.runner.clock import Clock
+from videojob.runner.loader import Loader
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.serving import Serving
 from videojob.runner.triton import Triton, TritonGoneError
@@ -43,24 +44,29 @@ def rendered(server: Server) -> bool:
     return (server.repository / ENSEMBLE).exists()
 
 
+def loading(triton: Triton, metrics: RunnerMetrics, repository: Path, control_dir: Path) -> Loader:
+    """What loads models from there."""
+    return Loader(
+        triton,
+        Clock(),
+        metrics,
+        model_repository=MODEL_REPO,
+        repository=repository,
+        device="cpu",
+        replica=ReplicaSettings(str(control_dir)),
+        permission=fresh(),
+    )
+
+
 class Watched:
     """Serving, and a way to wait for what it reports."""
 
     def __init__(self, triton: Triton, server: Server, control_dir: Path, memory_bytes: int = 0) -> None:
         self._changed = asyncio.Event()
         self.registry = CollectorRegistry()
-        self.serving = Serving(
-            triton,
-            Clock(),
-            RunnerMetrics(self.registry, "p", "r"),
-            model_repository=MODEL_REPO,
-            repository=server.repository,
-            device="cpu",
-            replica=ReplicaSettings(str(control_dir)),
-            memory_bytes=memory_bytes,
-            permission=fresh(),
-            changed=self._changed.set,
-        )
+        metrics = RunnerMetrics(self.registry, "p", "r")
+        loader = loading(triton, metrics, server.repository, control_dir)
+        self.serving = Serving(triton, loader, Clock(), metrics, memory_bytes=memory_bytes, changed=self._changed.set)
 
     def loads(self, name: str, result: str) -> float | None:
         """How often the model was loaded, or was not."""
@@ -222,18 +228,9 @@ async def test_two_models_where_there_is_memory_for_one(
 async def test_a_server_that_does_not_answer_is_reported() -> None:
     changed = asyncio.Event()
     triton = Triton("127.0.0.1:1")
-    serving = Serving(
-        triton,
-        Clock(),
-        RunnerMetrics(CollectorRegistry(), "p", "r"),
-        model_repository=MODEL_REPO,
-        repository=Path("unused"),
-        device="cpu",
-        replica=ReplicaSettings("unused"),
-        memory_bytes=0,
-        permission=fresh(),
-        changed=changed.set,
-    )
+    metrics = RunnerMetrics(CollectorRegistry(), "p", "r")
+    loader = loading(triton, metrics, Path("unused"), Path("unused"))
+    serving = Serving(triton, loader, Clock(), metrics, memory_bytes=0, changed=changed.set)
     looking = asyncio.create_task(serving.run())
 
     await asyncio.wait_for(changed.wait(), PATIENCE)

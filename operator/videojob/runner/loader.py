@@ -57,7 +57,10 @@ class Loader:
         replica: ReplicaSettings,
         permission: Permission,
     ) -> None:
-        """`model_repository` has the templates, `repository` is what Triton loads from."""
+        """`model_repository` has the templates, `repository` is what Triton loads from.
+
+        Models are loaded and unloaded only while `permission` is fresh: else the server may be another runner's.
+        """
         self._triton = triton
         self._clock = clock
         self._metrics = metrics

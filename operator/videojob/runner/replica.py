@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,13 +23,14 @@ from videojob.runner.judge import Judge
 from videojob.runner.kept import keep
 from videojob.runner.lease import Lease
 from videojob.runner.leftovers import Leftovers
+from videojob.runner.loader import Loader
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.options import Options
 from videojob.runner.patience import FLOOR_SECONDS
 from videojob.runner.pipeline import FLUSH_SECONDS
 from videojob.runner.pool_store import PoolStore
 from videojob.runner.readable import Readable
-from videojob.runner.services import Services
+from videojob.runner.services import Site
 from videojob.runner.serving import Serving
 from videojob.runner.signals import first_of
 from videojob.runner.slots import Slots
@@ -52,15 +52,6 @@ SPARE_SEQUENCES = 2
 
 class RefusedError(Exception):
     """The API server refuses what the runner cannot begin without; the text is its sentence."""
-
-
-@dataclass(frozen=True)
-class Site(Services):
-    """The pool's place, and what attempts use there."""
-
-    pool: GPUPool
-    endpoint: Endpoint
-    slots: Slots
 
 
 class ReplicaRunner:
@@ -178,7 +169,7 @@ class ReplicaRunner:
     async def _site(self, pool: GPUPool, endpoint: Endpoint) -> AsyncIterator[Site]:
         options = self._options
         triton = Triton(endpoint.url, self._identity, self._clock.monotonic)
-        serving = Serving(
+        loader = Loader(
             triton,
             self._clock,
             self._metrics,
@@ -189,8 +180,14 @@ class ReplicaRunner:
                 control_dir=str((options.repository / ".control").resolve()),
                 max_sequences=endpoint.max_jobs + SPARE_SEQUENCES,
             ),
-            memory_bytes=options.memory_bytes,
             permission=self._lease.hold,
+        )
+        serving = Serving(
+            triton,
+            loader,
+            self._clock,
+            self._metrics,
+            memory_bytes=options.memory_bytes,
             changed=self._lease.report_changed,
         )
         store = PoolStore(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from videojob.api.gpupool import Endpoint, GPUPool
 from videojob.kube.client import KubeClient
 from videojob.runner.accounting import Checkpoints
 from videojob.runner.buffers import FrameBuffers
@@ -11,6 +12,7 @@ from videojob.runner.judge import Judge
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.pool_store import PoolStore
 from videojob.runner.serving import Serving
+from videojob.runner.slots import Slots
 from videojob.runner.triton import Triton
 
 
@@ -32,3 +34,12 @@ class Services:
     """How long an attempt waits for its model before it is handed back."""
     permission: Permission
     """What the runner may do now: by how it stands with its Lease."""
+
+
+@dataclass(frozen=True)
+class Site(Services):
+    """The pool's place, and what attempts use there."""
+
+    pool: GPUPool
+    endpoint: Endpoint
+    slots: Slots

@@ -9,12 +9,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 from videojob.api.replica import LoadedModel, ModelState
 from videojob.api.videomodel import VideoModel
 from videojob.runner.clock import Clock
-from videojob.runner.hold import Permission
 from videojob.runner.kept import keep
 from videojob.runner.loader import Loader
 from videojob.runner.metrics import RunnerMetrics
@@ -23,8 +21,6 @@ from videojob.runner.residency import Resident, make_room, preload
 from videojob.runner.served import MESSAGE_LIMIT, Served
 from videojob.runner.signals import Signal
 from videojob.runner.triton import Triton, TritonGoneError
-from videojob.triton.repository import Device
-from videojob.triton.settings import ReplicaSettings
 
 log = logging.getLogger(__name__)
 
@@ -42,41 +38,25 @@ class Serving:
     def __init__(
         self,
         triton: Triton,
+        loader: Loader,
         clock: Clock,
         metrics: RunnerMetrics,
         *,
-        model_repository: Path,
-        repository: Path,
-        device: Device,
-        replica: ReplicaSettings,
         memory_bytes: int,
-        permission: Permission,
         changed: Callable[[], None],
     ) -> None:
-        """`memory_bytes` of the accelerator are for weights and jobs; 0 where that is not known: all models fit.
-
-        Models are loaded and unloaded only while `permission` is fresh: else the server may be another runner's.
-        """
+        """`memory_bytes` of the accelerator are for weights and jobs; 0 where that is not known: all models fit."""
         self._triton = triton
         self._clock = clock
         self._metrics = metrics
-        self._loader = Loader(
-            triton,
-            clock,
-            metrics,
-            model_repository=model_repository,
-            repository=repository,
-            device=device,
-            replica=replica,
-            permission=permission,
-        )
+        self._loader = loader
         self._memory = memory_bytes or float("inf")
         self._changed = changed
         self._served: dict[str, Served] = {}
         self._leaving: list[Served] = []
         self._news = Signal()
         """Of any model: what it is, what is wanted of it, or what its jobs take has changed."""
-        self._told: tuple[LoadedModel, ...] = ()
+        self._last_report: tuple[LoadedModel, ...] = ()
         self.error = ""
         """Why Triton cannot be used, if so."""
 
@@ -131,7 +111,7 @@ class Serving:
         served = self._served.get(name)
         if served is not None and served.state is State.RESIDENT:
             served.become(State.UNSURE)
-            self._tell()
+            self._notify()
 
     def repair(self, name: str, stage: str) -> None:
         """The process of a stage has ended, of which Triton knows nothing: the stage is loaded anew."""
@@ -139,14 +119,14 @@ class Serving:
             served.ended.add(stage)
             served.message = f"The process of {stage} has ended."
             served.turn()
-            self._tell()
+            self._notify()
 
     def renew(self) -> None:
         """Have every model unloaded, and then loaded anew: what is on the accelerator makes nothing any more."""
         for served in self._served.values():
             if served.state is State.RESIDENT:
                 served.become(State.LEAVING)
-        self._tell()
+        self._notify()
 
     def want(self, models: Mapping[str, VideoModel]) -> None:
         """Serve these models and no others. One that was made anew under its old name is loaded anew."""
@@ -163,7 +143,7 @@ class Serving:
         for served in new:
             work = keep("model", partial(self._reconcile, served), self._metrics, monotonic=self._clock.monotonic)
             served.task = asyncio.create_task(work, name=f"model {served.name}")
-        self._tell()
+        self._notify()
 
     async def run(self) -> None:
         """Check the server, for ever: whether it answers, and whether it hangs. Raises what ended a model's task."""
@@ -211,7 +191,7 @@ class Serving:
             was = served.state
             await self._loader.do(served, action)
             if (was, served.state) != (State.RESIDENT, State.RESIDENT):
-                self._tell()
+                self._notify()
         self._leaving.remove(served)
 
     def _admit(self, served: Served) -> bool:
@@ -282,7 +262,7 @@ class Serving:
         if served.wanted is not wanted:
             served.wanted = wanted
             served.turn()
-            self._tell()
+            self._notify()
 
     def _drop(self, name: str) -> None:
         served = self._served.pop(name)
@@ -293,7 +273,7 @@ class Serving:
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [served.task for served in (*self._served.values(), *self._leaving) if served.task]
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         """Have everybody look again who waits for a model or for memory."""
         self._news.give()
         self._compare()
@@ -301,8 +281,8 @@ class Serving:
     def _compare(self) -> None:
         """Call `changed` where the report is another one."""
         report = self.report()
-        if report != self._told:
-            self._told = report
+        if report != self._last_report:
+            self._last_report = report
             self._changed()
 
     def _set_error(self, error: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from tenacity import AsyncRetrying
@@ -123,8 +123,14 @@ async def side_by_side(read: Callable[[K], Awaitable[T]], keys: Iterable[K]) -> 
             return await read(key)
 
     tasks = [asyncio.create_task(one(key)) for key in keys]
+    await all_done(tasks)
+    return [task.result() for task in tasks]
+
+
+async def all_done(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Wait for all of them. The first error ends the others, and is raised once they have ended."""
     try:
-        return await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()

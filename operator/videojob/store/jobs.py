@@ -51,7 +51,7 @@ from tenacity import AsyncRetrying
 
 from videojob.store import layout
 from videojob.store.errors import CorruptObject, JobClosed, StoreError
-from videojob.store.folder import Folder, side_by_side
+from videojob.store.folder import Folder, all_done, side_by_side
 from videojob.store.objects import Store
 from videojob.store.partial import Partials
 from videojob.store.prefix import Committed, committed, unbroken
@@ -313,12 +313,8 @@ class JobStore:
 async def _both(first: Coroutine[Any, Any, S], second: Coroutine[Any, Any, T]) -> tuple[S, T]:
     """What both give, made at the same time. The first error ends the other."""
     tasks = asyncio.create_task(first), asyncio.create_task(second)
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await all_done(tasks)
+    return tasks[0].result(), tasks[1].result()
 
 
 def _json(record: Record) -> bytes:
