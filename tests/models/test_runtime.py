@@ -21,7 +21,7 @@ def faults(count):
 
 if sys.argv[1] == "kept":
     keep_memory()
-faults(1)
+faults(20)
 print(faults(20))
 """
 PAGES = 20 * 4 * (8 << 20) // 4096
@@ -29,7 +29,7 @@ PAGES = 20 * 4 * (8 << 20) // 4096
 
 
 def faulted(how: str) -> int:
-    """Page faults of taking the same memory again and again, in a process of its own."""
+    """Page faults of taking the same memory again and again, once the heap has grown, in a process of its own."""
     done = subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True, timeout=120)
     return int(done.stdout)
 
