@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +17,13 @@ from videojob.api.replica import ModelState
 from videojob.runner.clock import Clock
 from videojob.runner.loader import Loader
 from videojob.runner.metrics import RunnerMetrics
+from videojob.runner.patience import LONGEST_LOOK
 from videojob.runner.serving import Serving
 from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
+from videojob.runner.vigil import Vigil
 from videojob.triton.contract import CONTROL_MODEL, STAGES, model_name
 from videojob.triton.digest import Weights, weights_digest
+from videojob.triton.progress import Progress
 from videojob.triton.settings import ReplicaSettings
 
 PATIENCE = 30.0
@@ -48,7 +52,17 @@ class Memory:
         self.silent = 0
         """Questions for a model that it does not answer."""
         self.while_loading: Callable[[], None] = lambda: None
+        self.notes: dict[str, Progress] = {}
+        """Of stages, by their names here."""
+        self.vigil = Vigil(self, count(0, LONGEST_LOOK).__next__)
         self._unloading: set[asyncio.Task[None]] = set()
+
+    async def progress(self, stage: str) -> Progress | None:
+        return self.notes.get(stage)
+
+    async def end_stage(self, stage: str, seen: Progress) -> bool:
+        self.dead.add(stage.partition(".")[2])
+        return True
 
     async def check(self) -> None:
         """It answers."""
@@ -76,6 +90,7 @@ class Memory:
         name, _, stage = name.partition(".")
         if stage != "video_chunk":
             self.dead.discard(stage)
+            self.notes.pop(f"{name}.{stage}", None)
             self.loads.append(f"{name}.{stage}")
             return
         self.loads.append(name)

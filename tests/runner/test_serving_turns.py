@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from videojob.runner import serving as serving_module
 from videojob.runner.serving import Serving
 from videojob.runner.triton import TritonGoneError
 from videojob.triton.contract import CONTROL_MODEL
+from videojob.triton.progress import Progress
 
 
 @pytest.fixture
@@ -131,6 +133,34 @@ async def test_a_stage_without_a_process_keeps_no_other_model_from_its_memory(re
         serving.repair("a", "a.denoiser")
 
         assert (await serving.take("b", PATIENCE)).name == "b"
+
+
+async def test_a_stage_that_hangs_is_ended_before_its_model_is_unloaded(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for its answer any more. Once Triton was asked to drop it, its end would not be noticed."""
+    monkeypatch.setattr(loader_module, "LOOK_SECONDS", 0.001)
+    async with replica.runner() as serving:
+        serving.give_back(await serving.take("a", PATIENCE))
+        replica.triton.notes["a.denoiser"] = Progress(pid=7, began=1, count=3, size=100)
+
+        assert (await serving.take("b", PATIENCE)).name == "b"
+
+        assert replica.triton.loads == ["a", "a.denoiser", "b"]
+
+
+async def test_a_model_is_unloaded_only_once_its_stages_work_on_nothing(replica: Replica) -> None:
+    async with replica.runner() as serving:
+        serving.give_back(await serving.take("a", PATIENCE))
+        at_work = replica.triton.notes["a.denoiser"] = Progress(pid=7, began=1, count=3, size=100)
+        job = asyncio.create_task(serving.take("b", PATIENCE))
+
+        await not_yet(job)
+        assert stages("a") <= replica.triton.present_models
+        replica.triton.notes["a.denoiser"] = replace(at_work, count=4, size=0)
+
+        assert (await job).name == "b"
+        assert replica.triton.loads == ["a", "b"]
 
 
 async def test_models_that_are_renewed_are_gone_before_they_are_loaded_anew(replica: Replica) -> None:

@@ -102,27 +102,27 @@ def test_a_process_that_does_nothing_is_ended(tmp_path: Path, stage: "subprocess
     assert notes.end("tiny.denoiser", seen)
 
     assert stage.wait(timeout=60) == -9
-    assert not notes.end("tiny.denoiser", seen), "there is nothing to end any more"
+    assert notes.end("tiny.denoiser", seen), "it is gone, whoever has ended it"
 
 
 @pytest.mark.parametrize(
-    ("noted", "seen"),
+    ("noted", "seen", "gone"),
     [
-        ({"count": 1}, {}),
-        ({"began": -1}, {"began": -1}),
-        ({"pid": 2**22 + 1}, {"pid": 2**22 + 1}),
+        ({"count": 1}, {}, False),
+        ({"began": -1}, {"began": -1}, True),
+        ({"pid": 2**22 + 1}, {"pid": 2**22 + 1}, True),
     ],
     ids=["it has made a step since", "another one has the pid by now", "there is no such process"],
 )
 def test_no_other_process_is_ended(
-    tmp_path: Path, stage: "subprocess.Popen[str]", noted: dict[str, int], seen: dict[str, int]
+    tmp_path: Path, stage: "subprocess.Popen[str]", noted: dict[str, int], seen: dict[str, int], gone: bool
 ) -> None:
     notes = ProgressNotes(tmp_path)
     note = notes.of("tiny.denoiser")
     assert note is not None
     notes.file("tiny.denoiser").write_bytes(replace(note, **noted).to_json())
 
-    assert not notes.end("tiny.denoiser", replace(note, **seen))
+    assert notes.end("tiny.denoiser", replace(note, **seen)) is gone
     assert not notes.end("tiny.vae_decoder", note)
 
     assert stage.poll() is None

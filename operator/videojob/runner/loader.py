@@ -29,7 +29,7 @@ LOOK_SECONDS = 1.0
 """Between looks at whether Triton still has a model: a restarted one has none."""
 UNLOAD_POLL_SECONDS = 0.1
 UNLOAD_SECONDS = 120.0
-"""Longer than any chunk that a model may still be making."""
+"""For Triton to end the processes of a model that works on nothing, before it is asked again."""
 LOADS = 3
 """In a row of weights that are written to while they are loaded."""
 
@@ -194,7 +194,12 @@ class Loader:
         served.failure = None
 
     async def _unload(self, served: Served) -> None:
+        """Have Triton drop a model that works on nothing: for a stage that hangs it would wait for ever."""
         served.become(State.LEAVING)
+        for stage in _on_triton(served.name):
+            if await self._hangs(stage):
+                served.ended.add(stage)
+                return
         async with self._alone():
             await self._take_off(served.name)
         served.message = ""
@@ -264,6 +269,16 @@ class Loader:
             if not await self._triton.model_ready(stage):
                 return False
         return True
+
+    async def _hangs(self, stage: str) -> bool:
+        """Whether a stage had to be ended, once it works on nothing. Raises TritonGoneError where it cannot be."""
+        while (note := await self._triton.progress(stage)) is not None and note.size:
+            if why := await self._triton.vigil.look(stage, 0.0):
+                raise TritonGoneError(why)
+            if self._triton.vigil.ended(stage):
+                return True
+            await asyncio.sleep(LOOK_SECONDS)
+        return False
 
     async def _take_off(self, name: str) -> None:
         """Have Triton drop the model, if it has it. Raises TritonGoneError, also where it takes long."""

@@ -185,7 +185,7 @@ class Triton:
         return None if noted is None else read_progress(noted[0])
 
     async def end_stage(self, stage: str, seen: Progress) -> bool:
-        """End the process of a stage that hangs since it was `seen`; whether it was ended, as far as is known."""
+        """End the process of a stage that hangs since it was `seen`; whether it is gone, as far as is known."""
         try:
             answer = await self._ask_control(
                 Tensor.binary(contract.STAGE, stage.encode()), Tensor.binary(contract.HUNG, seen.to_json())

@@ -22,7 +22,7 @@ class Control(Protocol):
         ...
 
     async def end_stage(self, stage: str, seen: Progress) -> bool:
-        """End the process of a stage that hangs since it was `seen`; whether it was ended. Raises nothing."""
+        """End the process of a stage that hangs since it was `seen`; whether it is gone. Raises nothing."""
         ...
 
 
@@ -55,7 +55,7 @@ class Vigil:
         return f"{stage} has not answered for {silent:.0f} s."
 
     def ended(self, stage: str) -> bool:
-        """Whether the process that the stage had at the last look was ended."""
+        """Whether the process that the stage had at the last look is gone, because it was to be ended."""
         patience = self._stages[stage]
         return patience.seen is not None and patience.seen.pid == patience.ended
 

@@ -65,20 +65,19 @@ class ProgressNotes:
             return None
 
     def end(self, stage: str, seen: Progress) -> bool:
-        """Kill the process of a stage, unless it has done something since it was `seen`; whether it was killed."""
+        """Kill the process of a stage, unless it has done something since it was `seen`; whether it is gone."""
         if self.of(stage) != seen:
             return False
         try:
-            process = os.pidfd_open(seen.pid)
-        except OSError:
-            return False
-        try:
             # The descriptor stands for one process. So whose it is stays true, whatever ends meanwhile.
-            if _began(seen.pid) != seen.began:
-                return False
-            signal.pidfd_send_signal(process, signal.SIGKILL)
-        except OSError:
-            return False
+            process = os.pidfd_open(seen.pid)
+        except OSError as error:
+            return isinstance(error, ProcessLookupError)
+        try:
+            if _began(seen.pid) == seen.began:
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+        except OSError as error:
+            return isinstance(error, ProcessLookupError | FileNotFoundError)
         finally:
             os.close(process)
         return True
