@@ -30,6 +30,11 @@ class Replica:
         """The runner's log."""
         return self.folder / "runner.log"
 
+    @property
+    def logged(self) -> str:
+        """What the runner has logged since the test began."""
+        return self.log.read_text()[self.log_start :]
+
     def clear_marks(self) -> None:
         """Remove the marks of sequences that a kill has kept from their end."""
         for mark in (self.folder / "repository" / ".control").glob("*.mark"):

@@ -54,6 +54,7 @@ class System(StoredFiles, ApiServerFaults):
     operator: subprocess.Popen[bytes] | None = None
     quiet: dict[str, str] = field(default_factory=dict)
     accounts: dict[str, Path] = field(default_factory=dict)
+    runner_module: str = "videojob.runner"
 
     @property
     def store(self) -> Path:
@@ -151,7 +152,7 @@ class System(StoredFiles, ApiServerFaults):
         """Start a runner for the replica, whether there is one or not."""
         replica = self.replicas[name]
         argv = [
-            *(sys.executable, "-m", "videojob.runner", "--namespace", NAMESPACE),
+            *(sys.executable, "-m", self.runner_module, "--namespace", NAMESPACE),
             *("--pool", self.pool, "--replica", name, "--lease-seconds", str(LEASE_SECONDS)),
             *("--model-repository", str(replica.folder / "model_repo")),
             *("--repository", str(replica.folder / "repository")),
@@ -297,14 +298,11 @@ class System(StoredFiles, ApiServerFaults):
 
     async def log_contains(self, name: str, words: str) -> bool:
         """Whether the log of the replica's runner has had these words since the test began."""
-        replica = self.replicas[name]
-        return words in replica.log.read_text()[replica.log_start :]
+        return words in self.replicas[name].logged
 
     def log_records(self, name: str) -> list[Json]:
         """What the replica's runner has logged since the test began."""
-        replica = self.replicas[name]
-        lines = replica.log.read_text()[replica.log_start :].splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        return [json.loads(line) for line in self.replicas[name].logged.splitlines() if line.startswith("{")]
 
     def free_port(self) -> int:
         """A port for a process that the test starts itself."""

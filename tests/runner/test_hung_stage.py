@@ -4,18 +4,24 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from tests.e2e.faults import Faults
 from tests.runner.recipes import Kept, recipe
 from tests.runner.test_claim import FILES
 from tests.runner.test_pipeline import CHUNKS, run
+from tests.runner.test_serving import loading, model
 from tests.triton.conftest import MODEL
 from tests.triton.server import PLAN, SETTINGS, Server
 from videojob.runner.buffers import FrameBuffers
+from videojob.runner.metrics import RunnerMetrics
+from videojob.runner.model_state import Action, State, next_action
 from videojob.runner.patience import FIRST_SECONDS, LONGEST_LOOK
+from videojob.runner.served import Served
 from videojob.runner.triton import Request, Triton
 from videojob.triton.contract import ChunkError, ErrorCode, Mark, StageGoneError, model_name
 from videojob.triton.progress import Progress
@@ -122,6 +128,33 @@ async def test_a_stage_that_hangs_in_a_step_is_ended_and_the_job_goes_on_from_it
     assert kept.segments == quiet.segments
     assert [made.index for made in kept.units] == list(range(CHUNKS))
     await triton.unload(model_name(HANGING, "video_chunk"))
+
+
+async def test_a_model_is_unloaded_though_a_stage_hangs_whose_answer_nobody_waits_for(
+    triton: Triton,
+    hanging: Faults,
+    server: Server,
+    control_dir: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a runner that was killed leaves it to the next one."""
+    monkeypatch.setattr("videojob.runner.loader.LOOK_SECONDS", 0.01)
+    loader = loading(triton, RunnerMetrics(CollectorRegistry(), "p", "r"), server.repository, control_dir)
+    served = Served(model(tiny_model, name=HANGING), State.RESIDENT)
+    hanging.hold("denoiser", 0, "step", step=1)
+    stream = triton.stream(HANGING, "denoiser", "left-1")
+    stream.send(Request(UnitRequest(PLAN.units[0], SETTINGS), FILES["denoiser"], start=True))
+    await until(partial(asyncio.to_thread, hanging.reached, "denoiser"))
+
+    for expected in (Action.UNLOAD, Action.LOAD_STAGE, Action.UNLOAD):
+        action = next_action(served.state, served.facts(0.0, room=True))
+        assert action is expected
+        await loader.do(served, action)
+
+    assert served.state is State.ABSENT
+    assert model_name(HANGING, "denoiser") not in await triton.present()
+    await stream.close()
 
 
 async def test_a_runner_that_was_replaced_ends_no_process(triton: Triton, server: Server, control_dir: Path) -> None:
