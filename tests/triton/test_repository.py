@@ -8,6 +8,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from videojob.families import ComponentName, FamilyName
+from videojob.runner.triton import ANSWER_SECONDS
 from videojob.triton.contract import STAGES, Precision
 from videojob.triton.repository import (
     SPARE_CANDIDATES,
@@ -94,7 +95,7 @@ def test_a_sequence_outlives_any_chunk() -> None:
     for stage in ("denoiser", "vae_decoder"):
         batching = config(MODEL_REPO / stage).sequence_batching
         assert batching.WhichOneof("strategy_choice") == "oldest"
-        assert batching.max_sequence_idle_microseconds == 30 * 60 * 1_000_000
+        assert batching.max_sequence_idle_microseconds == ANSWER_SECONDS * 1_000_000
 
 
 @pytest.mark.parametrize("sequences", [1, 66])
