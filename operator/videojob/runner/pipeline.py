@@ -119,6 +119,7 @@ class Pipeline:
                 stop.check(new=True)
         except BaseException as error:
             await asyncio.shield(self._wind_down(flow, decoders, units, pieces, error))
+            await _cancelled(workers)  # What they failed with was said, or is this error.
             raise
         finally:
             # Nobody may use a buffer again that the server or the encoder still works on.
