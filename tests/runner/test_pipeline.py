@@ -1,6 +1,7 @@
 """Units through a real Triton: in order, two deep, the same bytes whichever way they come."""
 
 import asyncio
+import gc
 from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
@@ -304,6 +305,23 @@ async def test_a_store_that_fails_ends_the_sequence(
     setattr(kept, f"before_{kind}", lambda made: None)
     await run(triton, buffers, recipe("full-1"), kept)
     assert kept.segments == quiet.segments
+
+
+async def test_a_store_that_fails_after_a_stop_is_said_once(
+    triton: Triton, buffers: FrameBuffers, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept, stop = Kept(), Stop()
+
+    def fail(made: MadePiece) -> None:
+        stop.release("Suspended")
+        raise OSError("the store is full")
+
+    kept.before_piece = fail
+    with pytest.raises(StoppedError, match="Suspended"):
+        await run(triton, buffers, recipe("stopped-full-1"), kept, stop)
+
+    gc.collect()  # Of a task that has failed and that nobody has asked, the event loop complains now.
+    assert [record.message for record in caplog.records] == ["What was finished was not kept: the store is full"]
 
 
 async def test_a_prompt_that_is_too_long_is_refused_with_both_counts(triton: Triton, buffers: FrameBuffers) -> None:
