@@ -16,12 +16,10 @@ REPLICA = "blue"
 KINDS = {"AnyFlowFAR": "anyflow-far", "Wan": "wan"}
 """Of the tiny model, by family."""
 JOBS: dict[str, dict[str, Any]] = {
-    "AnyFlowFAR": {"steps": 4},
-    "Wan": {"steps": 8, "negativePrompt": "blurred, low quality", "guidanceScale": 4.0},
+    "AnyFlowFAR": {"steps": 40},
+    "Wan": {"steps": 80, "negativePrompt": "blurred, low quality", "guidanceScale": 4.0},
 }
-"""What is asked for, by family: five chunks, or a clip in five pieces."""
-LATEST_SECONDS = 3.0
-"""A moment is at most so long after the job is at work."""
+"""What is asked for, by family: five chunks, or a clip in five pieces, of so many steps that they take seconds."""
 
 
 @dataclass
@@ -74,16 +72,17 @@ async def kill_at_random(system: System, model: str, spec: dict[str, Any], momen
     replica, cost = system.replicas[REPLICA], Cost()
     spec = {"model": model, **spec}
     before = _steps(system)
-    quiet = await system.undisturbed(**spec)
+    quiet, lasts = await _quiet(system, model, spec)
     needed = _steps(system) - before
     while len(cost.killed) < moments:
+        assert cost.videos < 10 * moments, f"jobs of {model} end before their moment comes"
         name = f"killed-{model}-{cost.videos}"
         before = _steps(system)
         await system.submit(name, **spec)
         async with recorded(system, name) as seen:
             while len(cost.killed) < moments:
                 await system.until_status(name, lambda status: _at_work(status.phase), f"{name} is not at work")
-                await asyncio.sleep(random.uniform(0, LATEST_SECONDS))  # The moment itself is what is tried.
+                await asyncio.sleep(random.uniform(0, lasts))  # The moment itself is what is tried.
                 if (await system.job(name)).status.phase.finished:
                     break
                 victim = random.choice(["runner", "triton"])
@@ -101,6 +100,14 @@ async def kill_at_random(system: System, model: str, spec: dict[str, Any], momen
         cost.made += _steps(system) - before
         cost.needed += needed
     return cost
+
+
+async def _quiet(system: System, model: str, spec: dict[str, Any]) -> tuple[str, float]:
+    """sha256 of the video that nothing happens to, and the seconds for which its job is at work."""
+    await system.submit(f"quiet-{model}", **spec)
+    status = await system.until_finished(f"quiet-{model}")
+    assert status.timing is not None
+    return system.output_sha256(status), status.timing.running_seconds
 
 
 def _at_work(phase: Phase) -> bool:
