@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.simulation.clock import BEGIN, Clock
 from tests.simulation.model_store import Stores, committed
+from tests.simulation.process import current
 from videojob.api.reasons import Reason
 from videojob.api.replica import DRAIN_ANNOTATION, POOL_LABEL, REPORT_ANNOTATION
 from videojob.planner.removal import SCALE_DOWN
@@ -16,7 +17,10 @@ from videojob.planner.rules import DEFAULT_RULES
 Json = dict[str, Any]
 FINISHED = ("Succeeded", "Failed", "Cancelled")
 SETTLED_SECONDS = 2.0
-"""A record that was committed so long ago must have been seen by whoever begins a chunk."""
+"""A record that was committed so long ago must have been seen by whoever begins a chunk.
+
+Unless its process stood still, and went on less than that ago: it may have looked before.
+"""
 LEASE_SECONDS = 15.0
 RESIZE_SECONDS = 60.0
 """So long after a pool's endpoint was made smaller its replica may hold as many jobs as before."""
@@ -75,7 +79,8 @@ class Ledger:
         namespace = job["metadata"]["namespace"]
         bucket = self.stores.open(uri.removesuffix(f"/{namespace}/{uid}"))
         when = committed(bucket, f"{namespace}/{uid}").get(index)
-        if when is not None and when < self.clock.monotonic() - SETTLED_SECONDS:
+        process, settled = current(), self.clock.monotonic() - SETTLED_SECONDS
+        if when is not None and when < settled and (process is None or process.resumed < settled):
             self.remade.append((uid, index))
             self.fault(f"chunk {index} of {uid} is made again, {self.clock.monotonic() - when:.1f} s after its commit")
 

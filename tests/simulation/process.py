@@ -21,6 +21,8 @@ class Process:
         self.name = name
         self.dead = False
         self.paused = False
+        self.resumed = float("-inf")
+        """When it went on last, in seconds of the loop's clock."""
         self.ended: BaseException | None = None
         """What a task of it ended with that nobody inside met."""
         self.tasks: dict[asyncio.Task[Any], None] = {}
@@ -46,7 +48,8 @@ class Process:
 
     def resume(self) -> None:
         """Go on."""
-        self.paused = False
+        if self.paused:
+            self.paused, self.resumed = False, asyncio.get_running_loop().time()
         self._go_on()
 
     def _go_on(self) -> None:

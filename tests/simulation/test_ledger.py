@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from tests.simulation.clock import Clock
-from tests.simulation.ledger import LEASE_SECONDS, Ledger
+from tests.simulation.ledger import LEASE_SECONDS, SETTLED_SECONDS, Ledger
 from tests.simulation.model_store import Stores
 from videojob.api.replica import REPORT_ANNOTATION
 
@@ -44,3 +44,25 @@ def test_a_loss_is_judged_by_what_the_operator_knew(back: float | None, known: f
     ledger.changed("videojobs", {**job, "status": held}, {**job, "status": taken}, "operator-0")
 
     assert any("is taken from a.r0" in fault for fault in ledger.faults) == found
+
+
+@pytest.mark.parametrize(
+    ("resumed", "found"),
+    [
+        pytest.param(float("-inf"), True, id="never stood still"),
+        pytest.param(NOW - 0.01, False, id="it may have looked before it stood still"),
+        pytest.param(NOW - SETTLED_SECONDS - 1, True, id="it went on long ago"),
+    ],
+)
+def test_a_chunk_is_not_begun_again_by_who_could_know(
+    resumed: float, found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(cast("asyncio.AbstractEventLoop", SimpleNamespace(time=lambda: NOW)))
+    ledger = Ledger(clock, Stores(clock, random.Random(1)), lambda: [], lambda: NOW, deque())
+    ledger.jobs["u1"] = {"metadata": {"uid": "u1", "namespace": "n"}, "status": {"storeURI": "file:///a/n/u1"}}
+    monkeypatch.setattr("tests.simulation.ledger.committed", lambda bucket, prefix: {3: NOW - 10})
+    monkeypatch.setattr("tests.simulation.ledger.current", lambda: SimpleNamespace(resumed=resumed))
+
+    ledger.chunk_begun("u1", 3, 1)
+
+    assert any("chunk 3 of u1 is made again, 10.0 s after" in fault for fault in ledger.faults) == found
