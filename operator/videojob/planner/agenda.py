@@ -162,6 +162,7 @@ class Agenda:
             begun=(resolved.weights_digest, resolved.model_uid) if resolved is not None else None,
             home=home,
             store=job.store_uri.removesuffix(f"/{job.namespace}/{job.uid}") if home and job.store_uri else None,
+            left=None if home else job.pool,
             failed_on=job.failed_on,
             excess=excess[1] if excess is not None else "",
         )

@@ -27,6 +27,8 @@ class Shape(NamedTuple):
     """The pool that has its finished chunks."""
     store: str | None
     """URL of the store that they are in."""
+    left: str | None
+    """The pool that it was in, where no chunk of it is finished: there may be steps of a unit that was paused."""
     failed_on: ReplicaKey | None
     """The replica that it last failed on."""
     excess: str

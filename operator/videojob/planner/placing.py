@@ -65,20 +65,23 @@ class Place(NamedTuple):
 class Candidates:
     """Replicas that may take the jobs of a class, by free capacity."""
 
-    def __init__(self, able: Mapping[ReplicaKey, Verdict], rooms: Mapping[ReplicaKey, Room]) -> None:
+    def __init__(self, able: Mapping[ReplicaKey, Verdict], rooms: Mapping[ReplicaKey, Room], left: str | None) -> None:
+        """`left` is the pool that the jobs were in."""
         self._able = able
         self._rooms = rooms
+        self._left = left
         self._heap = [self._entry(key) for key in able]
         heapq.heapify(self._heap)
 
     def take(self, model: VideoModel) -> Place | None:
         """The replica that the job gets, whose room it takes; None where there is none.
 
-        One that has the model loaded, with most slots free, then most memory, then the first by name.
+        One of the pool that it was in, that has the model loaded, with most slots free, then most memory, then the
+        first by name.
         """
         while self._heap:
             seen = self._heap[0]
-            key = seen[3]
+            key = seen[-1]
             now = self._entry(key)
             room = self._rooms[key]
             if not room.fits(model):
@@ -91,9 +94,9 @@ class Candidates:
                 return Place(key, self._able[key].digest)
         return None
 
-    def _entry(self, key: ReplicaKey) -> tuple[bool, int, float, ReplicaKey]:
+    def _entry(self, key: ReplicaKey) -> tuple[bool, bool, int, float, ReplicaKey]:
         room = self._rooms[key]
-        return (not self._able[key].loaded, -room.slots, -room.memory, key)
+        return (key.pool != self._left, not self._able[key].loaded, -room.slots, -room.memory, key)
 
 
 class Placing:
@@ -182,16 +185,16 @@ class Placing:
 
     def _eligible(self, shape: Shape, model: VideoModel) -> Candidates | Obstacle:
         """Classes that differ only in queue share what they find."""
-        key = (shape.model, shape.begun, shape.home, shape.store, shape.failed_on)
+        key = (shape.model, shape.begun, shape.home, shape.store, shape.left, shape.failed_on)
         known = self._found.get(key)
         if known is None:
             found = eligible(self._book, self._seen, shape, model, self._now)
-            known = self._found[key] = found if isinstance(found, Obstacle) else self._free(found)
+            known = self._found[key] = found if isinstance(found, Obstacle) else self._free(found, shape.left)
         return known
 
-    def _free(self, found: Mapping[ReplicaKey, Verdict]) -> Candidates:
+    def _free(self, found: Mapping[ReplicaKey, Verdict], left: str | None) -> Candidates:
         able = {key: one for key, one in found.items() if key in self._rooms and key not in self._leaving}
-        return Candidates(able, self._rooms)
+        return Candidates(able, self._rooms, left)
 
     def _candidates(self, shape: Shape, model: VideoModel) -> Candidates:
         found = self._eligible(shape, model)
