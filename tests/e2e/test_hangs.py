@@ -1,5 +1,6 @@
-"""A stage that hangs in a step, as a kernel on an accelerator does that never ends."""
+"""A stage that hangs in a step, as a kernel on an accelerator does that never ends; a sequence that Triton drops."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -8,10 +9,13 @@ from tests.e2e.faults import Stage
 from tests.e2e.recorder import recorded
 from tests.e2e.system import System
 from videojob.api.videojob import Phase
+from videojob.runner.triton import ANSWER_SECONDS
 
 pytestmark = pytest.mark.timeout(900)
 
 CHUNKS = 5
+IDLE_SECONDS = 5.0
+"""Long enough for a sequence to be dropped that may be idle for one."""
 
 
 @pytest.fixture
@@ -45,3 +49,37 @@ async def test_a_stage_that_hangs_is_ended_and_the_attempt_goes_on(impatient: Sy
     assert {index: len(contents) for index, contents in seen.records.items()} == dict.fromkeys(range(CHUNKS), 1)
     assert impatient.output_sha256(status) == quiet
     assert await impatient.log_contains("blue", f"The process of tiny.{stage} has ended.")
+
+
+@pytest.fixture
+async def forgetful(system: System) -> AsyncIterator[System]:
+    """The system, whose Triton takes a client for dead that asked for nothing for a second."""
+    blue = system.replicas["blue"]
+    usual = {path: path.read_text() for path in (blue.folder / "model_repo").glob("*/config.pbtxt")}
+    for path, text in usual.items():
+        path.write_text(text.replace(f"idle_microseconds: {ANSWER_SECONDS * 1e6:.0f}", "idle_microseconds: 1000000"))
+    system.kill(blue.runner)
+    system.kill_triton("blue")
+    system.start("blue")
+    await system.ready("blue")
+    yield system
+    for path, text in usual.items():
+        path.write_text(text)
+    system.kill(blue.runner)
+    system.kill_triton("blue")
+
+
+async def test_a_sequence_that_triton_drops_begins_again_from_its_commits(forgetful: System) -> None:
+    """Its next request is one that Triton does not know a sequence for (triton-inference-server/server #6846)."""
+    quiet = await forgetful.undisturbed()
+    blue = forgetful.replicas["blue"]
+    blue.faults.hold("denoiser", 2)
+    await forgetful.submit("dropped", backoffLimit=0)
+    await forgetful.until_chunks("dropped", 2)
+    await asyncio.sleep(IDLE_SECONDS)  # Nobody says when Triton has dropped it.
+    blue.faults.release("denoiser")
+    status = await forgetful.until_finished("dropped")
+
+    assert (status.phase, status.attempts, status.failures) == (Phase.SUCCEEDED, 1, 0)
+    assert forgetful.output_sha256(status) == quiet
+    assert await forgetful.log_contains("blue", "The sequence starts again from chunk")
