@@ -9,7 +9,7 @@ from typing import Any
 from dev.tiny_model import SIZES, make_model
 from tests.e2e.recorder import recorded
 from tests.e2e.system import System
-from videojob.api.videojob import Phase
+from videojob.api.videojob import Phase, VideoJobStatus
 from videojob.families import ComponentName
 
 REPLICA = "blue"
@@ -17,7 +17,7 @@ KINDS = {"AnyFlowFAR": "anyflow-far", "Wan": "wan"}
 """Of the tiny model, by family."""
 JOBS: dict[str, dict[str, Any]] = {
     "AnyFlowFAR": {"steps": 40},
-    "Wan": {"steps": 80, "negativePrompt": "blurred, low quality", "guidanceScale": 4.0},
+    "Wan": {"steps": 200, "negativePrompt": "blurred, low quality", "guidanceScale": 4.0},
 }
 """What is asked for, by family: five chunks, or a clip in five pieces, of so many steps that they take seconds."""
 
@@ -81,7 +81,7 @@ async def kill_at_random(system: System, model: str, spec: dict[str, Any], momen
         await system.submit(name, **spec)
         async with recorded(system, name) as seen:
             while len(cost.killed) < moments:
-                await system.until_status(name, lambda status: _at_work(status.phase), f"{name} is not at work")
+                await system.until_status(name, _at_work, f"{name} is not at work")
                 await asyncio.sleep(random.uniform(0, lasts))  # The moment itself is what is tried.
                 if (await system.job(name)).status.phase.finished:
                     break
@@ -110,8 +110,8 @@ async def _quiet(system: System, model: str, spec: dict[str, Any]) -> tuple[str,
     return system.output_sha256(status), status.timing.running_seconds
 
 
-def _at_work(phase: Phase) -> bool:
-    return phase is Phase.RUNNING or phase.finished
+def _at_work(status: VideoJobStatus) -> bool:
+    return status.assignment is not None or status.phase.finished
 
 
 def _steps(system: System) -> int:
