@@ -163,6 +163,15 @@ async def test_a_model_is_unloaded_only_once_its_stages_work_on_nothing(replica:
         assert replica.triton.loads == ["a", "b"]
 
 
+async def test_nobody_waits_for_the_stages_of_a_triton_that_was_killed_at_work(replica: Replica) -> None:
+    async with replica.runner() as serving:
+        serving.give_back(await serving.take("a", PATIENCE))
+        replica.triton.notes["a.denoiser"] = Progress(pid=7, began=1, count=3, size=100)
+        replica.triton.present_models.clear()
+
+        assert (await serving.take("b", PATIENCE)).name == "b"
+
+
 async def test_models_that_are_renewed_are_gone_before_they_are_loaded_anew(replica: Replica) -> None:
     """What is on a broken accelerator makes nothing any more; there is no memory for two of it."""
     async with replica.runner("a") as serving:

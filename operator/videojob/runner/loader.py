@@ -196,7 +196,8 @@ class Loader:
     async def _unload(self, served: Served) -> None:
         """Have Triton drop a model that works on nothing: for a stage that hangs it would wait for ever."""
         served.become(State.LEAVING)
-        for stage in _on_triton(served.name):
+        # Of others, there may be a note that a Triton before this one has left.
+        for stage in await self._triton.present() & set(_on_triton(served.name)):
             if await self._hangs(stage):
                 served.ended.add(stage)
                 return
