@@ -1,21 +1,20 @@
 """A stage that hangs in a step, as a kernel on an accelerator does that never ends; a sequence that Triton drops."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from tritonclient.grpc.aio import InferenceServerClient
 
 from tests.e2e.faults import Stage
 from tests.e2e.recorder import recorded
 from tests.e2e.system import System
 from videojob.api.videojob import Phase
+from videojob.runner.recipe import correlation_id
 from videojob.runner.triton import ANSWER_SECONDS
 
 pytestmark = pytest.mark.timeout(900)
 
 CHUNKS = 5
-IDLE_SECONDS = 5.0
-"""Long enough for a sequence to be dropped that may be idle for one."""
 
 
 @pytest.fixture
@@ -62,6 +61,8 @@ async def forgetful(system: System) -> AsyncIterator[System]:
     system.kill_triton("blue")
     system.start("blue")
     await system.ready("blue")
+    async with InferenceServerClient(f"127.0.0.1:{blue.ports[0]}") as triton:
+        await triton.update_log_settings({"log_verbose_level": 1})  # Nothing else says that it has dropped one.
     yield system
     for path, text in usual.items():
         path.write_text(text)
@@ -76,7 +77,13 @@ async def test_a_sequence_that_triton_drops_begins_again_from_its_commits(forget
     blue.faults.hold("denoiser", 2)
     await forgetful.submit("dropped", backoffLimit=0)
     await forgetful.until_chunks("dropped", 2)
-    await asyncio.sleep(IDLE_SECONDS)  # Nobody says when Triton has dropped it.
+    dropped = f"Reaper: force-ending CORRID {correlation_id(await forgetful.job('dropped'))}"
+    log = blue.folder / "triton.log"
+
+    async def said() -> bool:
+        return dropped in log.read_text(errors="replace")
+
+    await forgetful.until(said, "Triton does not drop the sequence")
     blue.faults.release("denoiser")
     status = await forgetful.until_finished("dropped")
 
