@@ -22,6 +22,7 @@ from tests.runner.fakes import Api, fresh
 from tests.runner.test_serving import model
 from tests.s3 import S3Server, s3_server
 from videojob.api.videojob import Resolved, VideoJob
+from videojob.families import Shot, Video
 from videojob.kube.client import Listing
 from videojob.media import remux
 from videojob.runner import video as video_module
@@ -163,7 +164,7 @@ def chunks(count: int) -> list[Chunk]:
 def job(uid: str, pieces: int) -> VideoJob:
     """An assigned one."""
     found = assigned_job()
-    plan = model(Path("/models")).spec.plan(2 * pieces, SMALL.fps, SMALL.steps)
+    plan = model(Path("/models")).spec.plan(Video((Shot(2 * pieces),), SMALL.fps, SMALL.steps))
     resolved = SMALL.model_copy(update={"frames": 2 * pieces, "chunks": len(plan.pieces)})
     return found.model_copy(
         update={

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
-from videojob.families import FAMILIES, Chunking, FamilyName, Plan, Video
+from videojob.families import FAMILIES, Chunking, FamilyName, Plan, Shot, Video
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Subject:
     @cached_property
     def plan(self) -> Plan:
         """How it is cut."""
-        return FAMILIES[self.family].plan(self.chunking, Video((self.frames,), self.fps, self.steps))
+        return FAMILIES[self.family].plan(self.chunking, Video((Shot(self.frames),), self.fps, self.steps))
 
     def arguments(self) -> dict[str, Any]:
         """What the pipeline is called with, beside size, steps and noise."""

@@ -1,29 +1,25 @@
 """Plans of families that make a whole clip per shot."""
 
-from itertools import pairwise
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videojob.families import FAMILIES, Chunking, FamilyName, Unit, Video
+from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Unit, Video
 from videojob.families.clips import WholeClips
 
 WAN = FAMILIES[FamilyName.WAN]
 CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
 
 families = st.builds(WholeClips, frames_per_latent=st.integers(1, 8))
-videos = st.builds(
-    Video, st.lists(st.integers(1, 300), min_size=1, max_size=6).map(tuple), st.integers(1, 60), st.just(1)
-)
+shots_of_videos = st.lists(st.builds(Shot, st.integers(1, 300)), min_size=1, max_size=6).map(tuple)
+videos = st.builds(Video, shots_of_videos, st.integers(1, 60), st.just(1))
 
 
 def test_three_clips_of_81_frames_are_81_each_and_not_84() -> None:
     """Each is decoded by itself: the first latent of each becomes one frame."""
-    units = WAN.plan(CHUNKING, Video((81, 81, 81), 16, steps=50)).units
+    units = WAN.plan(CHUNKING, Video((Shot(81),) * 3, 16, steps=50)).units
     assert list(units) == [
-        Unit(index, index, 50, range(21 * index, 21 * index + 21), (), (), range(81 * index, 81 * index + 81))
-        for index in range(3)
+        Unit(index, index, 50, range(21), (), (), range(81 * index, 81 * index + 81)) for index in range(3)
     ]
 
 
@@ -40,11 +36,13 @@ def test_three_clips_of_81_frames_are_81_each_and_not_84() -> None:
     ],
 )
 def test_a_clip_is_stored_in_pieces_of_about_a_second(shots: tuple[int, ...], fps: int, pieces: list[int]) -> None:
-    assert [len(piece.frames) for piece in WAN.plan(CHUNKING, Video(shots, fps, steps=1)).pieces] == pieces
+    assert [
+        len(piece.frames) for piece in WAN.plan(CHUNKING, Video(tuple(map(Shot, shots)), fps, steps=1)).pieces
+    ] == pieces
 
 
 def test_each_shot_has_surplus_of_its_own_that_counts_for_no_position() -> None:
-    plan = WAN.plan(CHUNKING, Video((80, 10), 16, steps=1))
+    plan = WAN.plan(CHUNKING, Video((Shot(80), Shot(10)), 16, steps=1))
     assert [unit.frames for unit in plan.units] == [range(81), range(80, 93)]
     assert [(*piece.units, piece.frames) for piece in plan.pieces][5:] == [(0, range(77, 80)), (1, range(80, 90))]
 
@@ -55,22 +53,21 @@ def test_a_unit_is_a_shot_and_makes_no_latent_more_than_it_takes(family: WholeCl
     assert [unit.shot for unit in units] == list(range(len(video.shots)))
     for unit, wanted in zip(units, video.shots, strict=True):
         assert len(unit.frames) == 1 + (len(unit.latents) - 1) * family.frames_per_latent
-        assert 0 <= len(unit.frames) - wanted < family.frames_per_latent
-    for before, after in pairwise(units):
-        assert before.latents.stop == after.latents.start
+        assert 0 <= len(unit.frames) - wanted.frames < family.frames_per_latent
+        assert unit.begins_anew
 
 
 @given(families, videos)
 def test_pieces_are_whole_latents_as_many_as_a_second_takes(family: WholeClips, video: Video) -> None:
     plan = family.plan(CHUNKING, video)
     stored = [frame for piece in plan.pieces for frame in piece.frames]
-    assert stored == list(range(sum(video.shots)))
+    assert stored == list(range(sum(shot.frames for shot in video.shots)))
     for piece in plan.pieces:
         (index,) = piece.units
         start, stop = (each - plan.units[index].frames.start for each in (piece.frames.start, piece.frames.stop))
-        assert 0 <= start < stop <= video.shots[index]
+        assert 0 <= start < stop <= video.shots[index].frames
         assert start == 0 or (start - 1) % family.frames_per_latent == 0
-        if stop < video.shots[index]:
+        if stop < video.shots[index].frames:
             assert (stop - 1) % family.frames_per_latent == 0
             assert len(piece.frames) <= max(video.fps, family.frames_per_latent)
             assert len(piece.frames) + family.frames_per_latent > video.fps

@@ -10,7 +10,7 @@ import torch
 from diffusers import AnyFlowFARPipeline
 
 from tests.models.fixtures import whole_clip
-from videojob.families import FAMILIES, Chunking, FamilyName, Unit, Video
+from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Unit, Video
 from videojob.models.anyflow_far import EMBEDS, LATENTS, Conditioner, Decoder, Generator
 from videojob.models.family import Conditioning, Step
 from videojob.models.noise import Noise
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def units(steps: int = 2) -> list[Unit]:
     """Of a video that remembers all of its past."""
     family, chunking = FAMILIES[FamilyName.ANYFLOW_FAR], Chunking(1, 3, sink=0, window=100)
-    return [*family.plan(chunking, Video((210,), 16, steps)).units]
+    return [*family.plan(chunking, Video((Shot(210),), 16, steps)).units]
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_the_decoders_state_is_rebuilt_exactly_from_what_the_plan_names(decoder:
 
 
 def test_the_plan_reaches_as_far_back_as_the_decoder_looks(decoder: Decoder) -> None:
-    plan = FAMILIES[FamilyName.ANYFLOW_FAR].plan(Chunking(1, 1, sink=0, window=1), Video((400,), 16, 1))
+    plan = FAMILIES[FamilyName.ANYFLOW_FAR].plan(Chunking(1, 1, sink=0, window=1), Video((Shot(400),), 16, 1))
     assert len(plan.units[-1].decode) == decoder.look_back
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dev.tiny_model import SIZES, make_model
-from videojob.families import FAMILIES, Chunking, ComponentName, FamilyName, Video
+from videojob.families import FAMILIES, Chunking, ComponentName, FamilyName, Shot, Video
 from videojob.models.family import Conditioning, family_module
 from videojob.models.noise import Noise
 from videojob.models.parts import Part, Parts
@@ -42,14 +42,14 @@ def parts(directory: Path, *components: Component, dtype: torch.dtype = torch.bf
 
 def checkpoint(family: FamilyName, model: Parts, conditions: Tensors) -> Tensors:
     """Of the first unit of a video."""
-    unit = FAMILIES[family].plan(Chunking(2, 2, sink=0, window=2), Video((5,), 16, 2)).units[0]
+    unit = FAMILIES[family].plan(Chunking(2, 2, sink=0, window=2), Video((Shot(5),), 16, 2)).units[0]
     generator = family_module(family).Generator(model)
     *_, last = generator.run(unit, SETTINGS, generator.start(unit, SETTINGS, []), conditions, Noise(7, 0, 0))
     return last.tensors
 
 
 def frames(family: FamilyName, model: Parts, checkpoint: Tensors) -> torch.Tensor:
-    unit = FAMILIES[family].plan(Chunking(2, 2, sink=0, window=2), Video((5,), 16, 2)).units[0]
+    unit = FAMILIES[family].plan(Chunking(2, 2, sink=0, window=2), Video((Shot(5),), 16, 2)).units[0]
     decoder = family_module(family).Decoder(model)
     return torch.cat([*decoder.run(checkpoint, decoder.start(unit, []))], dim=2)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dev.tiny_model import SIZES, make_model
-from videojob.families import FAMILIES, Chunking, FamilyName, Unit, Video
+from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Unit, Video
 from videojob.models.family import Conditioning, Generator, family_module
 from videojob.models.parts import Parts
 from videojob.models.stages import DenoiseStage, Made, Turn
@@ -83,7 +83,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     parts = family_module(name)
     generator = parts.Generator(Parts(folder, CPU, dtype))
     conditions = parts.Conditioner(Parts(folder, CPU, dtype)).encode(Conditioning("a cat", "blurred"))
-    plan = FAMILIES[name].plan(Chunking(first=1, later=3, sink=1, window=6), Video((FRAMES[name],), 16, STEPS))
+    plan = FAMILIES[name].plan(Chunking(first=1, later=3, sink=1, window=6), Video((Shot(FRAMES[name]),), 16, STEPS))
     unit = plan.units[min(2, len(plan.units) - 1)]
     past = [*checkpoints(generator, conditions, plan.units[: unit.index])]
     return Family(generator, conditions, unit, [past[index] for index in unit.needs])

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from videojob.families import FAMILIES, Chunking, FamilyName, Video
+from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Video
 from videojob.models.anyflow_far import LATENTS, Conditioner, Decoder, Generator
 from videojob.models.family import Conditioning
 from videojob.models.noise import Noise
@@ -25,7 +25,7 @@ from videojob.triton.wire import Settings, UnitRequest
 
 CPU = torch.device("cpu")
 CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
-PLAN = FAMILIES[FamilyName.ANYFLOW_FAR].plan(CHUNKING, Video((400,), 16, steps=1))
+PLAN = FAMILIES[FamilyName.ANYFLOW_FAR].plan(CHUNKING, Video((Shot(400),), 16, steps=1))
 UNITS = 6
 SETTINGS = Settings("a cat", seed=7, width=32, height=32, guidance_scale=1.0)
 

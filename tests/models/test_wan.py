@@ -13,7 +13,7 @@ from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedul
 
 from dev.tiny_model import SIZES, make_model
 from tests.models.fixtures import whole_clip
-from videojob.families import FAMILIES, Chunking, FamilyName, Unit, Video
+from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Unit, Video
 from videojob.models.family import Conditioning, Step, family_module
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def units(*shots: int, steps: int = 4) -> list[Unit]:
-    return [*FAMILIES[FamilyName.WAN].plan(CHUNKING, Video(shots, 16, steps)).units]
+    return [*FAMILIES[FamilyName.WAN].plan(CHUNKING, Video(tuple(map(Shot, shots)), 16, steps)).units]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from tests.planner.builders import RESOLVED, model
 from videojob.api.videojob import Cost, GPUSeconds, StageSeconds, Timing
 from videojob.api.videomodel import Defaults, Estimate
-from videojob.families import FamilyName
+from videojob.families import FamilyName, Shot, Video
 from videojob.runner.accounting import (
     Account,
     Checkpoints,
@@ -141,6 +141,6 @@ def test_the_estimate_of_a_unit(family: FamilyName, frames: int, changes: dict[s
     defaults = Defaults(width=832, height=480, steps=4)
     slow = model(family=family, defaults=defaults, estimate=Estimate(chunk_seconds=30))
     resolved = RESOLVED.model_copy(update={"width": 832, "height": 480, "steps": 4, **changes})
-    plan = slow.spec.plan(frames, 16, resolved.steps)
+    plan = slow.spec.plan(Video((Shot(frames),), 16, resolved.steps))
 
     assert unit_seconds(slow, plan, resolved) == seconds

@@ -11,7 +11,7 @@ from tests.runner.builders import Stored
 from tests.runner.fakes import Time
 from videojob.api.reasons import Reason
 from videojob.api.videojob import StageSeconds
-from videojob.families import FAMILIES, Chunking, FamilyName, Plan, Video
+from videojob.families import FAMILIES, Chunking, FamilyName, Plan, Shot, Video
 from videojob.runner.partials import Partials, goes_on
 from videojob.runner.recipe import MadeUnit
 from videojob.runner.stop import StoppedError
@@ -45,7 +45,7 @@ def test_a_unit_is_kept_where_its_job_goes_on_later(error: Exception, kept: bool
 
 
 def plan(steps: int = 12) -> Plan:
-    return FAMILIES[FamilyName.ANYFLOW_FAR].plan(Chunking(1, 3, 1, 6), Video((40,), 16, steps))
+    return FAMILIES[FamilyName.ANYFLOW_FAR].plan(Chunking(1, 3, 1, 6), Video((Shot(40),), 16, steps))
 
 
 class Job:
@@ -121,7 +121,7 @@ async def test_one_that_the_model_cannot_go_on_from_is_tried_once(job: Job) -> N
 
 
 async def test_a_video_whose_units_are_made_goes_on_from_nothing(job: Job) -> None:
-    short = FAMILIES[FamilyName.ANYFLOW_FAR].plan(Chunking(1, 3, 1, 6), Video((13,), 16, 12))
+    short = FAMILIES[FamilyName.ANYFLOW_FAR].plan(Chunking(1, 3, 1, 6), Video((Shot(13),), 16, 12))
     assert len(short.units) == len(job.units)
     assert await job.partials(2).find(short, job.units, WEIGHTS) is None
 

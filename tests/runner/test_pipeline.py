@@ -13,7 +13,7 @@ import pytest
 
 from tests.runner.recipes import CHUNKING, Kept, recipe
 from tests.triton.conftest import MODEL
-from videojob.families import Piece, Plan, Video
+from videojob.families import Piece, Plan, Shot, Video
 from videojob.families.causal import CausalChunks
 from videojob.runner.buffers import FrameBuffers
 from videojob.runner.clock import Clock
@@ -338,7 +338,7 @@ async def test_a_prompt_that_is_too_long_is_refused_with_both_counts(triton: Tri
 async def test_a_chunk_of_the_wrong_size_is_never_encoded(triton: Triton, buffers: FrameBuffers) -> None:
     """The runner counts frames by other rules than the models: as after a change of one of the two."""
     kept = Kept()
-    plan = CausalChunks(frames_per_latent=8, tail_latents=38).plan(CHUNKING, Video((40,), 16, steps=2))
+    plan = CausalChunks(frames_per_latent=8, tail_latents=38).plan(CHUNKING, Video((Shot(40),), 16, steps=2))
     wrong = replace(recipe("wrong-1"), plan=plan)
 
     with pytest.raises(ChunkError, match="12 frames come out of unit 1, not 24"):

@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException
 from dev.control_plane import free_ports
 from dev.processes import die_with_parent
 from dev.tritonserver import command, remove_stale_regions
-from videojob.families import FAMILIES, Chunking, FamilyName, Video
+from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Video
 from videojob.triton import contract
 from videojob.triton.contract import ErrorCode, model_name, reason_of
 from videojob.triton.wire import End, Settings, UnitRequest, read_report
@@ -122,7 +122,7 @@ class Answer:
 SETTINGS = Settings("a cat", seed=7, width=48, height=32, guidance_scale=1.0)
 STEPS = 2
 CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
-PLAN = FAMILIES[FamilyName.ANYFLOW_FAR].plan(CHUNKING, Video((400,), 16, STEPS))
+PLAN = FAMILIES[FamilyName.ANYFLOW_FAR].plan(CHUNKING, Video((Shot(400),), 16, STEPS))
 """With a memory of the first chunk and the last two."""
 END = -1
 """The unit of an answer to an end."""

@@ -6,11 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from videojob import families
 from videojob.api import MANAGER
 from videojob.api.conditions import Condition
 from videojob.api.meta import ObjectMeta
 from videojob.api.names import FPS, ManagerName, ModelName, QueueName, Seconds, Seed, Side, Steps
 from videojob.api.schema import MAP_BY_TYPE, Resource, immutable_but, rules
+from videojob.families import Video
 
 MAX_PROMPT = 4000
 MAX_EARLIER_STORES = 16
@@ -175,6 +177,11 @@ class Resolved(Resource):
     weights_digest: Annotated[
         str, Field(description="Of the weights that the job is made with; empty until a replica has read them.")
     ]
+
+    @property
+    def video(self) -> Video:
+        """What its plan is made for."""
+        return Video((families.Shot(self.frames),), self.fps, self.steps)
 
 
 class Progress(Resource):

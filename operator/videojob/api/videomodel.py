@@ -158,9 +158,9 @@ class VideoModelSpec(Resource):
         named = {one.format for one in self.components if one.format and one.device is ComponentDevice.ACCELERATOR}
         return {self.precision, *named}
 
-    def plan(self, frames: int, fps: int, steps: int) -> Plan:
-        """How a video of one shot of so many frames is made with this model, and stored."""
-        return FAMILIES[self.family].plan(self._chunking, Video((frames,), fps, steps))
+    def plan(self, video: Video) -> Plan:
+        """How a video is made with this model, and stored."""
+        return FAMILIES[self.family].plan(self._chunking, video)
 
     @property
     def most_frames(self) -> int:

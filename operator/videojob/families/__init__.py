@@ -10,9 +10,22 @@ from typing import Final, Protocol
 
 from videojob.families.causal import CausalChunks
 from videojob.families.clips import WholeClips
-from videojob.families.plan import Chunking, Piece, Plan, Unit, Video
+from videojob.families.plan import Chunking, Memory, Piece, Plan, Shot, ShotPlan, Unit, Video
 
-__all__ = ["FAMILIES", "Chunking", "ComponentName", "Family", "FamilyName", "Piece", "Plan", "Unit", "Video"]
+__all__ = [
+    "FAMILIES",
+    "Chunking",
+    "ComponentName",
+    "Family",
+    "FamilyName",
+    "Memory",
+    "Piece",
+    "Plan",
+    "Shot",
+    "ShotPlan",
+    "Unit",
+    "Video",
+]
 
 
 class FamilyName(StrEnum):
@@ -35,8 +48,13 @@ class ComponentName(StrEnum):
 class Family(Protocol):
     """The arithmetic of one family."""
 
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        """What a shot may take over from those before it; the first is what it does where nothing is said."""
+        ...
+
     def plan(self, chunking: Chunking, video: Video) -> Plan:
-        """The units and pieces of a video. Raises ValueError where the family makes no video of so many shots."""
+        """The shots, units and pieces of a video. The memory of each shot, but for the first, is one of `memories`."""
         ...
 
     def most_frames(self, chunking: Chunking, fps: int) -> int:

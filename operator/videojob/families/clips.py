@@ -9,30 +9,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from videojob.families.cuts import frames_of, latents_for, part, parts_for
-from videojob.families.plan import Chunking, Computed, Piece, Plan, Unit, Video
-
-
-@dataclass(frozen=True)
-class _Shot:
-    """Where a shot stands in its video."""
-
-    latents: range
-    frames: range
-    """Without surplus."""
-    pieces: range
+from videojob.families.cuts import frames_of, latents_for, part, parts_for, second
+from videojob.families.plan import Chunking, Computed, Memory, Piece, Plan, ShotPlan, Unit, Video
 
 
 @dataclass(frozen=True)
 class WholeClips:
-    """The arithmetic of such a family. Clips remember nothing of each other: of `Chunking` nothing counts."""
+    """The arithmetic of such a family. Clips remember nothing of each other: of `Chunking` nothing counts.
+
+    Nor does the memory of a shot: each begins anew.
+    """
 
     frames_per_latent: int
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        """See `videojob.families.Family`."""
+        return (Memory.CLEAR,)
 
     def plan(self, chunking: Chunking, video: Video) -> Plan:
         """A unit a shot. A piece is the most whole latents that make no more than a second, but at least one."""
         shots = self._shots(video)
         return Plan(
+            shots=shots,
             units=Computed(len(shots), partial(self._unit, shots, video.steps)),
             pieces=Computed(shots[-1].pieces.stop, partial(self._piece, shots, video.fps)),
         )
@@ -41,36 +40,33 @@ class WholeClips:
         """A second, or a latent where that is more."""
         return max(fps, self.frames_per_latent)
 
-    def _cut(self, fps: int) -> tuple[int, int]:
-        """Latents of the first piece of a clip, and of every later one."""
-        return 1 + (fps - 1) // self.frames_per_latent, max(1, fps // self.frames_per_latent)
-
-    def _shots(self, video: Video) -> Sequence[_Shot]:
-        shots: list[_Shot] = []
-        latents = frames = pieces = 0
-        for wanted in video.shots:
-            needed = latents_for(wanted, self.frames_per_latent)
-            ends = (latents + needed, frames + wanted, pieces + parts_for(*self._cut(video.fps), needed))
-            shots.append(_Shot(range(latents, ends[0]), range(frames, ends[1]), range(pieces, ends[2])))
-            latents, frames, pieces = ends
+    def _shots(self, video: Video) -> Sequence[ShotPlan]:
+        shots: list[ShotPlan] = []
+        cut, frames, pieces = second(video.fps, self.frames_per_latent), 0, 0
+        for index, shot in enumerate(video.shots):
+            needed = latents_for(shot.frames, self.frames_per_latent)
+            ends = frames + shot.frames, pieces + parts_for(*cut, needed)
+            shots.append(ShotPlan(range(frames, ends[0]), range(index, index + 1), range(pieces, ends[1])))
+            frames, pieces = ends
         return shots
 
-    def _unit(self, shots: Sequence[_Shot], steps: int, index: int) -> Unit:
-        shot = shots[index]
-        made = frames_of(len(shot.latents), self.frames_per_latent)
+    def _unit(self, shots: Sequence[ShotPlan], steps: int, index: int) -> Unit:
+        frames = shots[index].frames
+        latents = latents_for(len(frames), self.frames_per_latent)
+        made = frames_of(latents, self.frames_per_latent)
         return Unit(
             index=index,
             shot=index,
             steps=steps,
-            latents=shot.latents,
+            latents=range(latents),
             needs=(),
             decode=(),
-            frames=range(shot.frames.start, shot.frames.start + made),
+            frames=range(frames.start, frames.start + made),
         )
 
-    def _piece(self, shots: Sequence[_Shot], fps: int, index: int) -> Piece:
+    def _piece(self, shots: Sequence[ShotPlan], fps: int, index: int) -> Piece:
         unit = bisect_right(shots, index, key=lambda shot: shot.pieces.start) - 1
         shot = shots[unit]
-        latents = part(*self._cut(fps), index - shot.pieces.start)
+        latents = part(*second(fps, self.frames_per_latent), index - shot.pieces.start)
         start, stop = (frames_of(each, self.frames_per_latent) for each in (latents.start, latents.stop))
         return Piece(index, units=(unit,), frames=shot.frames[start:stop])

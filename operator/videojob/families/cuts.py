@@ -20,3 +20,8 @@ def frames_of(latents: int, per_latent: int) -> int:
 def latents_for(frames: int, per_latent: int) -> int:
     """The smallest number of latents that become at least `frames` (1 or more) frames."""
     return 1 - (-(frames - 1) // per_latent)
+
+
+def second(fps: int, per_latent: int) -> tuple[int, int]:
+    """The most latents that make no more than a second, but at least one: from the first latent on, and from later."""
+    return 1 + (fps - 1) // per_latent, max(1, fps // per_latent)

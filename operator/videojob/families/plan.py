@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Generic, TypeVar, overload
 
 from pydantic import Field, PlainSerializer, PlainValidator
@@ -37,12 +38,33 @@ class Chunking:
     """Of the recent past, in whole chunks."""
 
 
+class Memory(StrEnum):
+    """What a shot takes over from those before it."""
+
+    KEEP = "Keep"
+    """The video goes on, as if within one shot."""
+    REFRESH = "Refresh"
+    """The beginning of what was kept until here, without the recent past."""
+    CLEAR = "Clear"
+    """Nothing: it begins as the first shot did."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A shot of the video that a plan is for."""
+
+    frames: int
+    """1 or more."""
+    memory: Memory = Memory.CLEAR
+    """Of the first shot it counts for nothing."""
+
+
 @dataclass(frozen=True)
 class Video:
     """The video that a plan is for."""
 
-    shots: tuple[int, ...]
-    """Frames of each shot, 1 or more, in order."""
+    shots: tuple[Shot, ...]
+    """1 or more, in order."""
     fps: int
     """Frames per second."""
     steps: int
@@ -58,7 +80,7 @@ class Unit:
     steps: Annotated[int, Field(ge=1)]
     """Denoising steps."""
     latents: Span
-    """The positions of its latents in the video."""
+    """The positions of its latents, counted from where the decoder last began anew: one that does so has the first."""
     needs: tuple[Index, ...]
     """Earlier units from whose checkpoints its denoising starts."""
     decode: tuple[Index, ...]
@@ -68,6 +90,11 @@ class Unit:
 
     Those that no piece has are surplus: they lie beyond the end of its shot, where those of the next one begin.
     """
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether the decoder starts with it, and remembers nothing of what it decoded before."""
+        return self.latents.start == 0
 
 
 @dataclass(frozen=True)
@@ -82,9 +109,23 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All units and pieces of a video, in order. Equal arguments give an equal plan, wherever it is made."""
+class ShotPlan:
+    """Where a shot stands in its video. It begins and ends with a unit and a piece."""
 
+    frames: range
+    """As many as it has in the end: a shot that the next one goes on from ends where a unit does."""
+    units: range
+    pieces: range
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All units and pieces of a video, in order. Equal arguments give an equal plan, wherever it is made.
+
+    So does a video whose shots have the frames of `shots`.
+    """
+
+    shots: Sequence[ShotPlan]
     units: Sequence[Unit]
     pieces: Sequence[Piece]
 

@@ -90,8 +90,8 @@ class Decoder(Protocol):
     def start(self, unit: Unit, past: Sequence[Tensors]) -> Any:
         """The state of a sequence that starts with `unit`, once the checkpoints in `past` are run through it.
 
-        These are those of `unit.decode`, in order. Raises ChunkError (InvalidRequest) where they are too few to make
-        the state equal to that of an unbroken decode.
+        Also of one that goes on, where the unit begins anew. `past` is that of `unit.decode`, in order. Raises
+        ChunkError (InvalidRequest) where it is too little to make the state equal to that of an unbroken decode.
         """
         ...
 

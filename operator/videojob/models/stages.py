@@ -184,7 +184,8 @@ class DecodeStage:
         elif wanted.start:
             decoding = _next(self._sequences, turn, request, begun=True)
         else:
-            decoding = self._begin(unit, _next(self._sequences, turn, request).state, checkpoint)
+            state = _next(self._sequences, turn, request).state
+            decoding = self._begin(unit, self._decoder.start(unit, ()) if unit.begins_anew else state, checkpoint)
         if decoding.given != wanted.start:
             raise ChunkError(
                 ErrorCode.OUT_OF_SEQUENCE,

@@ -13,7 +13,7 @@ from videojob.api.gpupool import GPUPool, ModelEstimate
 from videojob.api.videojob import Resolved
 from videojob.api.videomodel import VideoModel
 from videojob.planner.facts import Job
-from videojob.planner.resolve import frames_of
+from videojob.planner.resolve import video_of
 
 QUICK, STEADY = 0.2, 0.02
 """Share of one measured chunk in the new estimate: while the last 10 make nine tenths of it, and when the last 115 do.
@@ -126,8 +126,8 @@ def remaining_work(job: Job, model: VideoModel) -> float:
     if resolved is not None:
         return max(0, resolved.chunks - job.chunks_done) * work(model, resolved.width, resolved.height, resolved.steps)
     defaults = model.spec.defaults
-    fps, steps = job.fps or defaults.fps, job.steps or defaults.steps
-    chunks = len(model.spec.plan(frames_of(job, model), fps, steps).pieces)
+    steps = job.steps or defaults.steps
+    chunks = len(model.spec.plan(video_of(job, model)).pieces)
     return chunks * work(model, job.width or defaults.width, job.height or defaults.height, steps)
 
 

@@ -4,26 +4,32 @@ from videojob.api.gpupool import GPUPool
 from videojob.api.reasons import Reason
 from videojob.api.videojob import Resolved
 from videojob.api.videomodel import VideoModel
+from videojob.families import Shot, Video
 from videojob.planner.facts import Job
 
 
 def resolve(job: Job, model: VideoModel, weights_digest: str) -> Resolved:
     """Size, frames, chunks and weights, as they stay over all attempts."""
     defaults = model.spec.defaults
-    frames, fps, steps = frames_of(job, model), job.fps or defaults.fps, job.steps or defaults.steps
     return Resolved(
         width=job.width or defaults.width,
         height=job.height or defaults.height,
-        fps=fps,
-        steps=steps,
+        fps=job.fps or defaults.fps,
+        steps=job.steps or defaults.steps,
         guidance_scale=defaults.guidance_scale if job.guidance_scale is None else job.guidance_scale,
         seed=job.seed,
-        frames=frames,
-        chunks=len(model.spec.plan(frames, fps, steps).pieces),
+        frames=frames_of(job, model),
+        chunks=len(model.spec.plan(video_of(job, model)).pieces),
         model_uid=model.metadata.uid,
         model_generation=model.metadata.generation,
         weights_digest=weights_digest,
     )
+
+
+def video_of(job: Job, model: VideoModel) -> Video:
+    """What a plan of the job is made for."""
+    defaults = model.spec.defaults
+    return Video((Shot(frames_of(job, model)),), job.fps or defaults.fps, job.steps or defaults.steps)
 
 
 def frames_of(job: Job, model: VideoModel) -> int:

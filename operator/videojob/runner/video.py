@@ -201,7 +201,7 @@ class Video:
 
     async def _run_sequence_on(self, served: Served) -> None:
         resolved, resume = self._resolved, Resume(len(self._units), len(self._pieces))
-        plan = served.model.spec.plan(resolved.frames, resolved.fps, resolved.steps)
+        plan = served.model.spec.plan(resolved.video)
         needed = resume.checkpoints(plan)
         reading = self._files.read_checkpoints(self._units[index] for index in needed)
         past = dict(zip(needed, await self._stop.race(reading, new=True), strict=True))
