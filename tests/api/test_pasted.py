@@ -70,9 +70,9 @@ REFUSED = [
     ('ttlSecondsAfterFinished: "60"', NUMBER),
     ('suspend: "true"', TRUTH),
     ('cancel: "no"', TRUTH),
-    ("shots: [{prompt: x, seconds: 4s}]", "seconds in body should match 'a number above 0, at most 600"),
-    ("shots: [{prompt: x, seconds: four}]", "seconds in body should match 'a number above 0, at most 600"),
-    ('shots: [{prompt: x, seconds: "1:30"}]', "seconds in body should match 'a number above 0, at most 600"),
+    ("shots: [{prompt: x, seconds: 4s}]", "seconds in body should match 'a number above 0, at most 3600"),
+    ("shots: [{prompt: x, seconds: four}]", "seconds in body should match 'a number above 0, at most 3600"),
+    ('shots: [{prompt: x, seconds: "1:30"}]', "seconds in body should match 'a number above 0, at most 3600"),
 ]
 
 

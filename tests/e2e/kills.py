@@ -15,11 +15,18 @@ from videojob.families import ComponentName
 REPLICA = "blue"
 KINDS = {"AnyFlowFAR": "anyflow-far", "Wan": "wan"}
 """Of the tiny model, by family."""
+FOX: dict[str, Any] = {"prompt": "a red fox", "seconds": 2}
+OWL: dict[str, Any] = {"prompt": "a grey owl", "seconds": 1}
 JOBS: dict[str, dict[str, Any]] = {
-    "AnyFlowFAR": {"steps": 40},
-    "Wan": {"steps": 200, "negativePrompt": "blurred, low quality", "guidanceScale": 4.0},
+    "AnyFlowFAR": {"steps": 40, "shots": [FOX, OWL | {"memory": "Keep"}, OWL | {"memory": "Clear"}]},
+    "Wan": {
+        "steps": 200,
+        "negativePrompt": "blurred, low quality",
+        "guidanceScale": 4.0,
+        "shots": [FOX, OWL, OWL | {"negativePrompt": "white"}],
+    },
 }
-"""What is asked for, by family: five chunks, or a clip in five pieces, of so many steps that they take seconds."""
+"""What is asked for, by family: three shots, of so many steps that they take seconds."""
 
 
 @dataclass

@@ -16,7 +16,7 @@ from videojob.families import FamilyName
 from videojob.planner.book import Book
 from videojob.planner.decisions import Assign, Decision
 from videojob.planner.estimate import Estimates
-from videojob.planner.facts import Deployed, Health, Job, Moment, Pod, Replica, ReplicaKey
+from videojob.planner.facts import Deployed, Health, Job, Moment, Pod, Replica, ReplicaKey, WantedShot
 from videojob.planner.liveness import Beat
 from videojob.planner.memory import Refusal
 from videojob.planner.rules import DEFAULT_RULES, Rules
@@ -49,7 +49,10 @@ def job(name: str = "a", **fields: Any) -> Job:
         "generation": 1,
         "observed_generation": 1,
     }
-    return Job(**defaults | fields)
+    given = defaults | fields
+    given.setdefault("shots", (WantedShot(given["seconds"]),))
+    del given["seconds"]
+    return Job(**given)
 
 
 RESOLVED = Resolved(

@@ -178,7 +178,7 @@ def test_jobs_of_a_model_that_changes_are_settled_a_few_at_a_time_and_by_the_nex
         made.put_model(old.model_copy(update={"metadata": metadata, "spec": model("tiny", limits=limits).spec}))
 
     def refused() -> int:
-        return sum(bool(entry.shape.excess) for entry in made.agenda.pending.entries.values())
+        return sum(entry.shape.refused is not None for entry in made.agenda.pending.entries.values())
 
     change("100", max_width=16)
     assert refused() == 0, "none has been looked at again"

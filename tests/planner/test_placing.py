@@ -39,17 +39,6 @@ def reason(found: Book) -> tuple[Reason, str]:
     return decision.reason, decision.message
 
 
-def test_a_job_that_starts_gets_everything_resolved() -> None:
-    (decision,) = decided(book(job(fps=10, seconds=2.26, width=64)))
-    assert isinstance(decision, Assign)
-    assert brief(decision) == (
-        "Assign",
-        ReplicaKey("p", "r0"),
-        RESOLVED.model_copy(update={"fps": 10, "frames": 23, "width": 64, "chunks": 3}),
-        "file:///store/team/uid-a",
-    )
-
-
 def unread() -> Any:
     """A replica that has not read the weights of its model, because nobody needed it yet."""
     return replica(models=(loaded(state=ModelState.UNLOADED, digest=""),))

@@ -25,7 +25,6 @@ def account(**known: object) -> Account:
     values: dict[str, object] = {
         "created": CREATED,
         "fps": 8,
-        "chunks": 5,
         "accelerators": 2,
         "timing": Timing(),
         "cost": Cost(),
@@ -35,13 +34,6 @@ def account(**known: object) -> Account:
 
 def after(seconds: float) -> datetime:
     return CREATED + timedelta(seconds=seconds)
-
-
-def test_progress_counts_chunks_and_seconds() -> None:
-    progress = account().progress(2, 13)
-
-    assert (progress.chunks_done, progress.chunks_total, progress.summary) == (2, 5, "2/5")
-    assert progress.seconds_ready == 1.625
 
 
 def test_before_the_first_frames_there_is_no_first_frame_and_no_factor() -> None:

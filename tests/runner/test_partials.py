@@ -66,7 +66,7 @@ class Job:
 
     def partials(self, attempt: int, settings: Settings = SETTINGS) -> Partials:
         """As an attempt has them."""
-        return Partials(self.files, attempt, self.time.hold(), settings)
+        return Partials(self.files, attempt, self.time.hold(), (settings,))
 
     async def pause(self, attempt: int, step: int, **changes: Any) -> None:
         """Leave unit 2 after that step."""
@@ -143,7 +143,7 @@ async def test_a_store_that_fails_costs_the_steps_and_nothing_else(job: Job) -> 
         raise StoreError("the store is full", retryable=True)
 
     files = SimpleNamespace(partials=SimpleNamespace(find=fail, put=fail, discard=fail))
-    attempt = Partials(cast("Any", files), 2, job.time.hold(), SETTINGS)
+    attempt = Partials(cast("Any", files), 2, job.time.hold(), (SETTINGS,))
     assert await attempt.find(plan(), job.units, WEIGHTS) is None
     await attempt.keep(plan(), job.units, WEIGHTS, MadeUnit(2, b"after 5", StageSeconds(), 5))
     await attempt.committed(2)

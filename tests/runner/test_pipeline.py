@@ -358,7 +358,7 @@ async def test_frames_are_a_view_of_what_the_server_wrote(triton: Triton, buffer
     """The frames of unit 0 through shared memory are those through gRPC, taken from the server without the pipeline."""
     what = recipe("view-1")
     unit = what.plan.units[0]
-    wanted, files = UnitRequest(unit, what.settings), {contract.CHECKPOINT: [quiet.units[0].checkpoint]}
+    wanted, files = UnitRequest(unit, what.settings[0]), {contract.CHECKPOINT: [quiet.units[0].checkpoint]}
     (buffer,) = await buffers.borrow(1, what.largest_bytes)
     stream = triton.stream(MODEL, "vae_decoder", "view-1")
     stream.send(Request(wanted, files, start=True, frames_to=buffer.region))

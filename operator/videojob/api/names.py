@@ -153,7 +153,7 @@ def _number_or_text(words: str, pattern: str, **bounds: float) -> Any:
     return change
 
 
-MAX_SECONDS = 600
+MAX_SECONDS = 3600
 Seconds = Annotated[
     float,
     Field(
@@ -161,7 +161,7 @@ Seconds = Annotated[
         le=MAX_SECONDS,
         json_schema_extra=_number_or_text(
             f"a number above 0, at most {MAX_SECONDS}",
-            r"^(([1-9][0-9]?|[1-5][0-9][0-9])(\.[0-9]+)?|600(\.0+)?|0?\.0*[1-9][0-9]*)$",
+            r"^(([1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2})(\.[0-9]+)?|3600(\.0+)?|0?\.0*[1-9][0-9]*)$",
         ),
     ),
 ]

@@ -17,6 +17,7 @@ class Reason(StrEnum):
     POOL_NOT_READY = "PoolNotReady"
     QUEUE_STOPPED = "QueueStopped"
     EXCEEDS_MODEL_LIMITS = "ExceedsModelLimits"
+    MEMORY_UNSUPPORTED = "MemoryUnsupported"
     PRECISION_UNSUPPORTED = "PrecisionUnsupported"
     INSUFFICIENT_MEMORY = "InsufficientMemory"
     WEIGHTS_CHANGED = "WeightsChanged"
@@ -155,6 +156,9 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType({
     Reason.EXCEEDS_MODEL_LIMITS: ReasonInfo(_WAITING, _OWNER, YES, NO, NO, NO, NO, NO, NO,
         "The video is wider, higher or longer, or has more frames, than the model's `limits` allow.",
         "Create the job again with smaller values, fewer fps among them, or raise `limits` of the model."),
+    Reason.MEMORY_UNSUPPORTED: ReasonInfo(_WAITING, _OWNER, YES, NO, NO, NO, NO, NO, NO,
+        "A shot is to keep what the model's family cannot remember from one shot to the next.",
+        "Create the job again without `memory`, or with one that the condition names, or with another model."),
     Reason.PRECISION_UNSUPPORTED: ReasonInfo(_WAITING | _POOL, _ADMIN, YES, NO, NO, NO, NO, NO, NO,
         "The model's precision does not run on the pool's accelerator: a cpu pool runs float32 models only.",
         "Use a float32 model, or a pool with an accelerator: `kubectl get videomodels,gpupools`"),

@@ -12,9 +12,10 @@ from videojob.api.conditions import Condition
 from videojob.api.meta import ObjectMeta
 from videojob.api.names import FPS, ManagerName, ModelName, QueueName, Seconds, Seed, Side, Steps
 from videojob.api.schema import MAP_BY_TYPE, Resource, immutable_but, rules
-from videojob.families import Video
+from videojob.families import Memory, Video
 
 MAX_PROMPT = 4000
+MAX_SHOTS = 64
 MAX_EARLIER_STORES = 16
 
 OTHER_JOB = "create another job instead"
@@ -53,10 +54,21 @@ class Shot(Resource):
     seconds: Annotated[
         Seconds,
         Field(
-            description="Length of the shot, a number of at most 600, also in quotes. It gets round(seconds x fps) "
-            "frames."
+            description="Length of the shot, also in quotes. It gets round(seconds x fps) frames; where the next shot "
+            "keeps the memory, it ends with the nearest chunk. All shots together have at most 3600 seconds."
         ),
     ]
+    memory: Annotated[
+        Memory | None,
+        Field(
+            description="What the shot takes over: Keep goes on from all that is remembered, Refresh from the video's "
+            "beginning alone, Clear from nothing. If omitted, Keep where the model can, else Clear."
+        ),
+    ] = None
+    negative_prompt: Annotated[
+        str | None, Field(max_length=MAX_PROMPT, description="In place of the job's negativePrompt.")
+    ] = None
+    seed: Annotated[Seed | None, Field(description="In place of the job's seed.")] = None
 
 
 class Output(Resource):
@@ -79,7 +91,17 @@ class VideoJobSpec(Resource):
     queue_name: Annotated[QueueName, Field(description="Name of the VideoQueue, in the job's namespace.")] = "default"
     shots: Annotated[
         tuple[Shot, ...],
-        Field(min_length=1, max_length=1, description="The shots of the video, in order (one, for now)."),
+        Field(
+            min_length=1,
+            max_length=MAX_SHOTS,
+            description="The shots of the video, in order.",
+            json_schema_extra=rules(
+                (
+                    "!has(self[0].memory) || self[0].memory == 'Clear'",
+                    "there is nothing before the first shot that it could keep: leave its memory out",
+                )
+            ),
+        ),
     ]
     width: Annotated[Side | None, Field(description="In pixels, a multiple of 16. The model's default if omitted.")] = (
         None
@@ -158,6 +180,15 @@ class ReplicaRef(Resource):
     replica: str
 
 
+class ResolvedShot(Resource):
+    """What is made of a shot."""
+
+    frames: Annotated[int, Field(description="As many as it has in the end: it may end with a chunk.")]
+    chunks: int
+    memory: Memory
+    seed: Annotated[int | None, Field(description="Where it is not the job's.")] = None
+
+
 class Resolved(Resource):
     """Every parameter of the video, defaults included. Written with the first assignment, and never changed.
 
@@ -172,6 +203,10 @@ class Resolved(Resource):
     seed: int
     frames: int
     chunks: int
+    shots: Annotated[
+        tuple[ResolvedShot, ...],
+        Field(max_length=MAX_SHOTS, description="In order. Empty in what was written before there were several."),
+    ] = ()
     model_uid: Annotated[str, Field(alias="modelUID")]
     model_generation: int
     weights_digest: Annotated[
@@ -181,7 +216,30 @@ class Resolved(Resource):
     @property
     def video(self) -> Video:
         """What its plan is made for."""
-        return Video((families.Shot(self.frames),), self.fps, self.steps)
+        return Video(tuple(families.Shot(shot.frames, shot.memory) for shot in self.cut), self.fps, self.steps)
+
+    @property
+    def cut(self) -> tuple[ResolvedShot, ...]:
+        """Its shots, one at least."""
+        return self.shots or (ResolvedShot(frames=self.frames, chunks=self.chunks, memory=Memory.CLEAR),)
+
+
+class ShotState(StrEnum):
+    """How far a shot is."""
+
+    WAITING = "Waiting"
+    """None of its chunks is in the store."""
+    PARTIAL = "Partial"
+    READY = "Ready"
+    """All are."""
+
+
+class ShotProgress(Resource):
+    """What of a shot is in the store."""
+
+    chunks_done: int
+    seconds_ready: float
+    state: ShotState
 
 
 class Progress(Resource):
@@ -191,6 +249,7 @@ class Progress(Resource):
     chunks_total: int = 0
     seconds_ready: Annotated[float, Field(description="Seconds of video in the store.")] = 0.0
     summary: Annotated[str, Field(max_length=32, description="Chunks done of all chunks, as 5/12.")] = ""
+    shots: Annotated[tuple[ShotProgress, ...], Field(max_length=MAX_SHOTS, description="In order.")] = ()
 
 
 class StageSeconds(Resource):

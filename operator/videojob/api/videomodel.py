@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from videojob import families
 from videojob.api.meta import ObjectMeta
 from videojob.api.names import FPS, MAX_FPS, MAX_SECONDS, Side, Steps
 from videojob.api.schema import MAP_BY_NAME, Resource, immutable_but, rules
@@ -157,6 +158,11 @@ class VideoModelSpec(Resource):
         """The number formats of what runs on the accelerator."""
         named = {one.format for one in self.components if one.format and one.device is ComponentDevice.ACCELERATOR}
         return {self.precision, *named}
+
+    @property
+    def memories(self) -> tuple[families.Memory, ...]:
+        """What a shot may take over from those before it; the first is what it does where nothing is said."""
+        return FAMILIES[self.family].memories
 
     def plan(self, video: Video) -> Plan:
         """How a video is made with this model, and stored."""

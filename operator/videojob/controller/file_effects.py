@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from videojob.api.patch import Operation, status_patch
+from videojob.api.progress import progress_of
 from videojob.api.transitions import may_move, observed, swept
 from videojob.api.videojob import EarlierStore, Phase, Progress, VideoJobStatus
 from videojob.controller.events import EventType
@@ -164,18 +165,11 @@ def still_cut_off(job: Job, now: datetime) -> bool:
 
 def _progress(status: VideoJobStatus, committed: int) -> Progress:
     """The progress that the store has."""
-    old, resolved = status.progress or Progress(), status.resolved
-    total = resolved.chunks if resolved is not None else old.chunks_total
-    committed = min(committed, total)
-    seconds = resolved.frames / resolved.fps * committed / total if resolved is not None and total else 0.0
-    return old.model_copy(
-        update={
-            "chunks_done": committed,
-            "chunks_total": total,
-            "seconds_ready": round(seconds, 3),
-            "summary": f"{committed}/{total}",
-        }
-    )
+    resolved = status.resolved
+    if resolved is None:
+        return Progress(chunks_done=committed)
+    done = min(committed, resolved.chunks)
+    return progress_of(resolved, done, resolved.frames * done // resolved.chunks)
 
 
 def _moved(status: VideoJobStatus, generation: int, *, keep: bool) -> VideoJobStatus:

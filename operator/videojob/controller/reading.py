@@ -19,7 +19,7 @@ from videojob.api.replica import (
     lease_name,
 )
 from videojob.api.videojob import Phase, VideoJob, VideoJobStatus
-from videojob.planner.facts import EPOCH, Deployed, Job, Pod, Replica, ReplicaKey
+from videojob.planner.facts import EPOCH, Deployed, Job, Pod, Replica, ReplicaKey, WantedShot
 from videojob.planner.liveness import DEFAULT_LEASE_SECONDS, Beat
 from videojob.workload.deployment import deployment_name
 from videojob.workload.pod import read_pod
@@ -66,7 +66,7 @@ def slim(found: VideoJob, seed: int, status: bytes) -> Job:
         created=metadata.creation_timestamp or EPOCH,
         queue=spec.queue_name,
         model=spec.model,
-        seconds=sum(shot.seconds for shot in spec.shots),
+        shots=tuple(WantedShot(shot.seconds, shot.memory, shot.seed) for shot in spec.shots),
         seed=seed,
         width=spec.width,
         height=spec.height,

@@ -17,7 +17,7 @@ from videojob.api.videomodel import VideoModel
 from videojob.planner.estimate import remaining_work
 from videojob.planner.facts import EPOCH, Job, ReplicaKey, later
 from videojob.planner.pending import Entry, Pending, Shape
-from videojob.planner.resolve import beyond_limits
+from videojob.planner.resolve import refusal
 from videojob.planner.rules import Rules
 
 WORK_UNIT = 1_000_000
@@ -155,7 +155,7 @@ class Agenda:
     def _entry(self, job: Job, model: VideoModel | None, frozen: bool) -> Entry:
         resolved = job.resolved
         home = job.pool if job.chunks_done > 0 else None
-        excess = beyond_limits(job, model) if model is not None and resolved is None else None
+        refused = refusal(job, model) if model is not None and resolved is None else None
         shape = Shape(
             queue=job.queue_key,
             model=job.model,
@@ -164,9 +164,9 @@ class Agenda:
             store=job.store_uri.removesuffix(f"/{job.namespace}/{job.uid}") if home and job.store_uri else None,
             left=None if home else job.pool,
             failed_on=job.failed_on,
-            excess=excess[1] if excess is not None else "",
+            refused=refused,
         )
-        runs = model is not None and not excess and (resolved is None or resolved.model_uid == model.metadata.uid)
+        runs = model is not None and refused is None and (resolved is None or resolved.model_uid == model.metadata.uid)
         work = round(remaining_work(job, model) * WORK_UNIT) if model is not None and runs else 0
         return Entry(job, shape, work, self._again(job), frozen)
 

@@ -143,7 +143,7 @@ def _wait(book: Book, loads: Mapping[str, _Load]) -> dict[str, _Free]:
 def _runs(book: Book, shape: Shape, model: VideoModel) -> bool:
     """Whether jobs of the shape run as soon as a pool takes them."""
     queue = book.queues.get(shape.queue)
-    if queue is None or queue.spec.stop_policy is not StopPolicy.NONE or shape.excess:
+    if queue is None or queue.spec.stop_policy is not StopPolicy.NONE or shape.refused is not None:
         return False
     return shape.begun is None or shape.begun[1] == model.metadata.uid
 

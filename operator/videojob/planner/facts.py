@@ -8,6 +8,7 @@ from typing import NamedTuple
 from videojob.api import FINALIZER
 from videojob.api.replica import ReplicaReport
 from videojob.api.videojob import Assignment, EarlierStore, Phase, Resolved
+from videojob.families import Memory
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -34,6 +35,14 @@ class ReplicaKey(NamedTuple):
     name: str
 
 
+class WantedShot(NamedTuple):
+    """A shot as it was asked for, without what planning does not need."""
+
+    seconds: float
+    memory: Memory | None = None
+    seed: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A VideoJob without what planning does not need: no prompt, no timing, no cost."""
@@ -44,8 +53,8 @@ class Job:
     created: datetime
     queue: str
     model: str
-    seconds: float
-    """Length of the video in seconds."""
+    shots: tuple[WantedShot, ...]
+    """1 or more."""
     seed: int
     """The one asked for or, where the spec has none, one drawn beforehand: a plan is the same for the same snapshot."""
     width: int | None = None
@@ -100,6 +109,11 @@ class Job:
     """The oldest generation that status or one of its conditions carries."""
     status: bytes = field(default=b"", repr=False)
     """The status as JSON, which takes a tenth of the memory of objects."""
+
+    @property
+    def seconds(self) -> float:
+        """Length of the video in seconds."""
+        return sum(shot.seconds for shot in self.shots)
 
     @property
     def finalizer(self) -> bool:

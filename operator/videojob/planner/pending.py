@@ -31,8 +31,8 @@ class Shape(NamedTuple):
     """The pool that it was in, where no chunk of it is finished: there may be steps of a unit that was paused."""
     failed_on: ReplicaKey | None
     """The replica that it last failed on."""
-    excess: str
-    """What the model does not allow of it, as a sentence; empty where it allows all."""
+    refused: tuple[Reason, str] | None
+    """Why the model cannot make it, or does not allow it."""
 
 
 class Shown(NamedTuple):

@@ -179,8 +179,8 @@ class Placing:
             )
         if shape.model not in self._book.models:
             return Obstacle(Reason.MODEL_NOT_FOUND, f"There is no VideoModel {shape.model}: create it.")
-        if shape.excess:
-            return Obstacle(Reason.EXCEEDS_MODEL_LIMITS, shape.excess)
+        if shape.refused is not None:
+            return Obstacle(*shape.refused)
         return None
 
     def _eligible(self, shape: Shape, model: VideoModel) -> Candidates | Obstacle:

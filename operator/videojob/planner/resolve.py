@@ -2,24 +2,30 @@
 
 from videojob.api.gpupool import GPUPool
 from videojob.api.reasons import Reason
-from videojob.api.videojob import Resolved
+from videojob.api.videojob import Resolved, ResolvedShot
 from videojob.api.videomodel import VideoModel
-from videojob.families import Shot, Video
-from videojob.planner.facts import Job
+from videojob.families import Memory, Shot, Video
+from videojob.planner.facts import Job, WantedShot
 
 
 def resolve(job: Job, model: VideoModel, weights_digest: str) -> Resolved:
-    """Size, frames, chunks and weights, as they stay over all attempts."""
-    defaults = model.spec.defaults
+    """Size, shots, chunks and weights, as they stay over all attempts."""
+    defaults, video = model.spec.defaults, video_of(job, model)
+    plan = model.spec.plan(video)
+    shots = tuple(
+        ResolvedShot(frames=len(span.frames), chunks=len(span.pieces), memory=shot.memory, seed=wanted.seed)
+        for span, shot, wanted in zip(plan.shots, video.shots, job.shots, strict=True)
+    )
     return Resolved(
         width=job.width or defaults.width,
         height=job.height or defaults.height,
-        fps=job.fps or defaults.fps,
-        steps=job.steps or defaults.steps,
+        fps=video.fps,
+        steps=video.steps,
         guidance_scale=defaults.guidance_scale if job.guidance_scale is None else job.guidance_scale,
         seed=job.seed,
-        frames=frames_of(job, model),
-        chunks=len(model.spec.plan(video_of(job, model)).pieces),
+        frames=sum(shot.frames for shot in shots),
+        chunks=len(plan.pieces),
+        shots=shots,
         model_uid=model.metadata.uid,
         model_generation=model.metadata.generation,
         weights_digest=weights_digest,
@@ -27,14 +33,18 @@ def resolve(job: Job, model: VideoModel, weights_digest: str) -> Resolved:
 
 
 def video_of(job: Job, model: VideoModel) -> Video:
-    """What a plan of the job is made for."""
+    """What a plan of the job is made for, if the model allows it: see `refusal`."""
     defaults = model.spec.defaults
-    return Video((Shot(frames_of(job, model)),), job.fps or defaults.fps, job.steps or defaults.steps)
+    fps, usual = job.fps or defaults.fps, model.spec.memories[0]
+    shots = [
+        Shot(_frames(wanted, fps), (wanted.memory or usual) if index else Memory.CLEAR)
+        for index, wanted in enumerate(job.shots)
+    ]
+    return Video(tuple(shots), fps, job.steps or defaults.steps)
 
 
-def frames_of(job: Job, model: VideoModel) -> int:
-    """Frames of the job's video."""
-    return max(1, round(job.seconds * (job.fps or model.spec.defaults.fps)))
+def _frames(shot: WantedShot, fps: int) -> int:
+    return max(1, round(shot.seconds * fps))
 
 
 def store_uri(job: Job, pool: GPUPool) -> str:
@@ -42,8 +52,25 @@ def store_uri(job: Job, pool: GPUPool) -> str:
     return f"{pool.spec.store.url.rstrip('/')}/{job.namespace}/{job.uid}"
 
 
-def beyond_limits(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
-    """What the model does not allow, as reason and sentence."""
+def refusal(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
+    """What the model cannot do or does not allow, as reason and sentence."""
+    return _beyond_memories(job, model) or _beyond_limits(job, model)
+
+
+def _beyond_memories(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
+    known = model.spec.memories
+    for index, shot in enumerate(job.shots):
+        if index and shot.memory is not None and shot.memory not in known:
+            return (
+                Reason.MEMORY_UNSUPPORTED,
+                f"shots[{index}].memory is {shot.memory}, and VideoModel {model.metadata.name} can do "
+                f"{' or '.join(known)} only, as all of the family {model.spec.family}. Create the job again with that, "
+                "or leave memory out.",
+            )
+    return None
+
+
+def _beyond_limits(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
     limits, defaults = model.spec.limits, model.spec.defaults
     width, height = job.width or defaults.width, job.height or defaults.height
     sizes = (
@@ -52,10 +79,12 @@ def beyond_limits(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
         ("seconds", job.seconds, limits.max_seconds),
     )
     excesses = [f"{name} {wanted:g} is more than {limit:g}" for name, wanted, limit in sizes if wanted > limit]
-    frames, most = frames_of(job, model), limits.max_frames
-    if most is not None and frames > most:
-        fps = job.fps or defaults.fps
-        excesses.append(f"{job.seconds:g} s at {fps} fps are {frames} frames, and a shot has at most {most}")
+    fps, most = job.fps or defaults.fps, limits.max_frames
+    for index, shot in enumerate(job.shots):
+        if most is not None and (frames := _frames(shot, fps)) > most:
+            long = f"{shot.seconds:g} s of shots[{index}] at {fps} fps are {frames} frames"
+            excesses.append(f"{long}, and a shot has at most {most}")
+            break
     if not excesses:
         return None
     return (

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from videojob.api.videojob import Cost, GPUSeconds, Progress, Resolved, StageSeconds, Timing
+from videojob.api.videojob import Cost, GPUSeconds, Resolved, StageSeconds, Timing
 from videojob.api.videomodel import VideoModel
 from videojob.families import Plan
 from videojob.planner.estimate import work
@@ -34,19 +34,9 @@ class Account:
 
     created: datetime
     fps: int
-    chunks: int
     accelerators: int
     timing: Timing
     cost: Cost
-
-    def progress(self, chunks_done: int, frames_ready: int) -> Progress:
-        """How far the job is."""
-        return Progress(
-            chunks_done=chunks_done,
-            chunks_total=self.chunks,
-            seconds_ready=round(frames_ready / self.fps, 3),
-            summary=f"{chunks_done}/{self.chunks}",
-        )
 
     def timing_after(
         self,

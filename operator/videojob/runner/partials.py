@@ -29,7 +29,8 @@ def goes_on(error: BaseException) -> bool:
 class Partials:
     """The partial checkpoints of one job, as one attempt finds and leaves them."""
 
-    def __init__(self, files: JobStore, attempt: int, permission: Permission, settings: Settings) -> None:
+    def __init__(self, files: JobStore, attempt: int, permission: Permission, settings: Sequence[Settings]) -> None:
+        """`settings` are those of each shot."""
         self._files = files
         self._attempt = attempt
         self._permission = permission
@@ -79,6 +80,6 @@ class Partials:
             unit=unit.index,
             steps=unit.steps,
             past={index: made[index].checkpoint.sha256 for index in unit.needs},
-            request=hashlib.sha256(UnitRequest(unit, self._settings).to_json()).hexdigest(),
+            request=hashlib.sha256(UnitRequest(unit, self._settings[unit.shot]).to_json()).hexdigest(),
             weights=weights,
         )

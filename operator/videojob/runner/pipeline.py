@@ -144,7 +144,7 @@ class Pipeline:
     ) -> bool:
         """Have all units denoised, unless a drain comes first; whether all were."""
         units, following, drained = self._recipe.plan.units, resume.unit, False
-        text = b"", 0.0
+        text_seconds: dict[int, float] = {}
         while True:
             while not drained and following < len(units) and len(flow.denoiser.requested) < DEPTH:
                 if not await _has_room(flow, stop, workers):
@@ -152,10 +152,11 @@ class Pipeline:
                     break
                 unit, start = units[following], following == resume.unit
                 past = {index: checkpoints[index] for index in unit.needs} if start else {}
-                if start:
-                    text = await stop.race(self._encode_text(unit), workers)
-                files = {contract.PAST: [*past.values()], contract.CONDITIONS: [text[0]] if start else []}
-                wanted = UnitRequest(unit, self._recipe.settings, tuple(past))
+                files = {contract.PAST: [*past.values()]}
+                if start or unit.shot != units[following - 1].shot:
+                    conditions, text_seconds[following] = await stop.race(self._encode_text(unit), workers)
+                    files[contract.CONDITIONS] = [conditions]
+                wanted = UnitRequest(unit, self._recipe.settings[unit.shot], tuple(past))
                 if start and resume.partial:
                     files[contract.PARTIAL] = [resume.partial.checkpoint]
                     wanted = replace(wanted, resume=resume.partial.step)
@@ -164,16 +165,15 @@ class Pipeline:
             if not flow.denoiser.requested:
                 return not drained
             index, answer = await stop.race(flow.denoiser.answer(), workers)
-            made = MadeUnit.of(index, answer, text[1])
+            made = MadeUnit.of(index, answer, text_seconds.pop(index, 0.0))
             flow.took(made, answer.arrived)
             flow.to_decode.put_nowait((index, made.checkpoint))
-            text = text[0], 0.0
 
     async def _encode_text(self, unit: Unit) -> tuple[bytes, float]:
-        """The conditions of the sequence, and the seconds that they took."""
+        """The conditions of the unit's shot, and the seconds that they took."""
         stream = self._stream("text_encoder")
         try:
-            stream.send(Request(UnitRequest(unit, self._recipe.settings)))
+            stream.send(Request(UnitRequest(unit, self._recipe.settings[unit.shot])))
             answer = await stream.answer()
             return answer.binary(contract.CONDITIONS), answer.seconds
         finally:
@@ -198,7 +198,7 @@ class Pipeline:
                 brought = [checkpoint] if start or first == 0 else []
                 files = {contract.PAST: [*past.values()], contract.CHECKPOINT: brought}
                 frames = range(first, first + len(piece.frames))
-                wanted = UnitRequest(unit, self._recipe.settings, tuple(past), frames)
+                wanted = UnitRequest(unit, self._recipe.settings[unit.shot], tuple(past), frames)
                 end = following == len(plan.pieces) - 1
                 flow.decoder.send((piece, buffer), Request(wanted, files, start, end, buffer.region))
                 flow.requested.put_nowait(piece)

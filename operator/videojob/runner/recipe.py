@@ -1,6 +1,7 @@
 """What a pipeline makes a video from, from where on, and what it gives. Plain data."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from videojob.api.videojob import Resolved, StageSeconds, VideoJob
@@ -16,15 +17,19 @@ def correlation_id(job: VideoJob) -> str:
     return f"{job.metadata.uid}-{job.status.attempts}"
 
 
-def settings_of(job: VideoJob, resolved: Resolved) -> Settings:
-    """What a job's units are made with."""
-    return Settings(
-        prompt=job.spec.shots[0].prompt,
-        seed=resolved.seed,
-        width=resolved.width,
-        height=resolved.height,
-        guidance_scale=resolved.guidance_scale,
-        negative_prompt=job.spec.negative_prompt or "",
+def settings_of(job: VideoJob, resolved: Resolved) -> tuple[Settings, ...]:
+    """What the units of each shot are made with."""
+    usual = job.spec.negative_prompt or ""
+    return tuple(
+        Settings(
+            prompt=shot.prompt,
+            seed=resolved.seed if made.seed is None else made.seed,
+            width=resolved.width,
+            height=resolved.height,
+            guidance_scale=resolved.guidance_scale,
+            negative_prompt=usual if shot.negative_prompt is None else shot.negative_prompt,
+        )
+        for shot, made in zip(job.spec.shots, resolved.cut, strict=True)
     )
 
 
@@ -34,7 +39,8 @@ class Recipe:
 
     model: str
     correlation_id: str
-    settings: Settings
+    settings: Sequence[Settings]
+    """Of each shot."""
     plan: Plan
     fps: int
     unit_seconds: float = 0.0
@@ -44,7 +50,7 @@ class Recipe:
 
     def shape(self, piece: Piece) -> tuple[int, int, int, int]:
         """Shape `[F, H, W, 3]` of a piece's frames."""
-        return (len(piece.frames), self.settings.height, self.settings.width, 3)
+        return (len(piece.frames), self.settings[0].height, self.settings[0].width, 3)
 
     @property
     def largest_bytes(self) -> int:

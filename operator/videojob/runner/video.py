@@ -10,6 +10,7 @@ from functools import partial
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from videojob.api import transitions
+from videojob.api.progress import progress_of
 from videojob.api.reasons import Reason
 from videojob.api.videojob import Cost, OutputStatus, Resolved, StageSeconds, Timing, VideoJob
 from videojob.families import Plan
@@ -70,7 +71,6 @@ class Video:
         self._account = Account(
             created=job.metadata.creation_timestamp or services.clock.now(),
             fps=resolved.fps,
-            chunks=resolved.chunks,
             accelerators=services.accelerators,
             timing=job.status.timing or Timing(),
             cost=job.status.cost or Cost(),
@@ -370,7 +370,7 @@ class Video:
         self._status.show(
             transitions.progressed(
                 status,
-                progress=self._account.progress(chunks_done, frames_ready),
+                progress=progress_of(self._resolved, chunks_done, frames_ready),
                 timing=timing,
                 cost=self._account.cost_after(spent.stages, frames_ready),
                 estimated_completion_time=estimated_completion(spent.gaps, remaining, now),

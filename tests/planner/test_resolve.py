@@ -1,0 +1,92 @@
+"""What is made for a job: sizes, shots and seeds, as its status has them from the first assignment on."""
+
+import pytest
+
+from tests.planner.builders import RESOLVED, book, job, model
+from tests.planner.deciding import brief, decided
+from videojob.api.reasons import Reason
+from videojob.api.videojob import ResolvedShot
+from videojob.families import FamilyName, Memory
+from videojob.planner.decisions import Assign, Wait
+from videojob.planner.facts import ReplicaKey, WantedShot
+from videojob.planner.resolve import resolve
+
+KEEP, REFRESH, CLEAR = Memory.KEEP, Memory.REFRESH, Memory.CLEAR
+WAN = model(family=FamilyName.WAN)
+
+
+def test_a_job_that_starts_gets_everything_resolved() -> None:
+    (decision,) = decided(book(job(fps=10, seconds=2.26, width=64)))
+    shots = (ResolvedShot(frames=23, chunks=3, memory=CLEAR),)
+    assert isinstance(decision, Assign)
+    assert brief(decision) == (
+        "Assign",
+        ReplicaKey("p", "r0"),
+        RESOLVED.model_copy(update={"fps": 10, "frames": 23, "width": 64, "chunks": 3, "shots": shots}),
+        "file:///store/team/uid-a",
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "shots", "made"),
+    [
+        pytest.param(
+            FamilyName.ANYFLOW_FAR,
+            (WantedShot(1.25), WantedShot(1.25, None, 3)),
+            [(25, 3, CLEAR, None), (15, 2, KEEP, 3)],
+            id="a family that can keeps, and the cut is where a chunk ends",
+        ),
+        pytest.param(
+            FamilyName.ANYFLOW_FAR,
+            (WantedShot(1.25), WantedShot(1.25, REFRESH), WantedShot(1.25, CLEAR)),
+            [(20, 3, CLEAR, None), (20, 2, REFRESH, None), (20, 3, CLEAR, None)],
+            id="what is asked for is what is made",
+        ),
+        pytest.param(
+            FamilyName.WAN,
+            (WantedShot(1.25, CLEAR), WantedShot(1.25)),
+            [(20, 2, CLEAR, None), (20, 2, CLEAR, None)],
+            id="one that cannot begins anew",
+        ),
+    ],
+)
+def test_shots_are_resolved(
+    family: FamilyName, shots: tuple[WantedShot, ...], made: list[tuple[int, int, Memory, int | None]]
+) -> None:
+    resolved = resolve(job(shots=shots), model(family=family), "sha256:aa")
+    assert [(shot.frames, shot.chunks, shot.memory, shot.seed) for shot in resolved.shots] == made
+    assert (resolved.frames, resolved.chunks) == (sum(each[0] for each in made), sum(each[1] for each in made))
+    plan = model(family=family).spec.plan(resolved.video)
+    assert [len(span.frames) for span in plan.shots] == [shot.frames for shot in resolved.shots]
+    assert [len(span.pieces) for span in plan.shots] == [shot.chunks for shot in resolved.shots]
+
+
+@pytest.mark.parametrize("memory", [KEEP, REFRESH])
+def test_a_memory_that_the_family_does_not_have_is_refused(memory: Memory) -> None:
+    shots = (WantedShot(1.0), WantedShot(1.0), WantedShot(1.0, memory))
+    (decision,) = decided(book(job(shots=shots), models=[WAN]))
+    assert isinstance(decision, Wait) and decision.reason is Reason.MEMORY_UNSUPPORTED
+    assert decision.message == (
+        f"shots[2].memory is {memory}, and VideoModel tiny can do Clear only, as all of the family Wan. "
+        "Create the job again with that, or leave memory out."
+    )
+
+
+def test_all_shots_together_are_as_long_as_the_model_allows() -> None:
+    within, beyond = (job(shots=(WantedShot(length),) * 8) for length in (7.5, 7.6))
+    assert isinstance(decided(book(within))[0], Assign)
+    (decision,) = decided(book(beyond))
+    assert isinstance(decision, Wait) and decision.reason is Reason.EXCEEDS_MODEL_LIMITS
+    assert decision.message == "VideoModel tiny does not allow this: seconds 60.8 is more than 60."
+
+
+def test_the_shot_that_is_too_long_is_named() -> None:
+    shots = (WantedShot(5.0), WantedShot(5.5))
+    (decision,) = decided(book(job(shots=shots), models=[model(limits={"max_frames": 81})]))
+    assert isinstance(decision, Wait)
+    assert "5.5 s of shots[1] at 16 fps are 88 frames, and a shot has at most 81" in decision.message
+
+
+def test_what_was_resolved_before_there_were_several_shots_is_one() -> None:
+    assert RESOLVED.shots == ()
+    assert [shot.frames for shot in RESOLVED.video.shots] == [RESOLVED.frames]
