@@ -16,6 +16,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -136,14 +137,14 @@ def main() -> None:
         return (frames * 255).round().astype(np.uint8)
 
     def encode(frames: Any, path: Path) -> None:
-        remux([encode_segment(frames, subject.fps, 0)], path, subject.fps)
+        remux([encode_segment(frames, Fraction(subject.fps), 0)], path, Fraction(subject.fps))
 
     def as_the_system_does(frames: Any) -> str:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "video.mp4")
             pieces = (piece.frames for piece in subject.plan.pieces)
-            segments = (encode_segment(frames[at.start : at.stop], subject.fps, at.start) for at in pieces)
-            remux(segments, path, subject.fps)
+            segments = (encode_segment(frames[at.start : at.stop], Fraction(subject.fps), at.start) for at in pieces)
+            remux(segments, path, Fraction(subject.fps))
             return hashlib.sha256(path.read_bytes()).hexdigest()
 
     pipeline.encode_prompt = timed("text", pipeline.encode_prompt)

@@ -164,7 +164,7 @@ def chunks(count: int) -> list[Chunk]:
 def job(uid: str, pieces: int) -> VideoJob:
     """An assigned one."""
     found = assigned_job()
-    plan = model(Path("/models")).spec.plan(Video((Shot(2 * pieces),), SMALL.fps, SMALL.steps))
+    plan = model(Path("/models")).spec.plan(Video((Shot(2 * pieces),), SMALL.rate, SMALL.steps))
     resolved = SMALL.model_copy(update={"frames": 2 * pieces, "chunks": len(plan.pieces)})
     return found.model_copy(
         update={
@@ -177,7 +177,7 @@ def job(uid: str, pieces: int) -> VideoJob:
 async def plain_end(files: JobStore, folder: Path) -> None:
     """Read every segment back one by one, join them, upload the video."""
     segments = [await files.read_segment(record) for record in (await files.committed()).pieces]
-    await asyncio.to_thread(remux, segments, folder / "plain.mp4", SMALL.fps)
+    await asyncio.to_thread(remux, segments, folder / "plain.mp4", SMALL.rate)
     await files.commit_output(attempt=1, path=folder / "plain.mp4", frames=1, duration_seconds=1.0)
 
 

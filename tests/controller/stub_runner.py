@@ -46,7 +46,7 @@ def finish(job: VideoJob, now: datetime) -> VideoJobStatus:
         sha256="0" * 64,
         size_bytes=1,
         frames=resolved.frames,
-        duration_seconds=resolved.frames / resolved.fps,
+        duration_seconds=float(resolved.frames / resolved.rate),
     )
     return succeeded(job.status, output=output, now=now, generation=job.metadata.generation)
 

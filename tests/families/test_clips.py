@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Unit, Video
+from videojob.families import FAMILIES, NTSC, Chunking, FamilyName, Shot, Unit, Video, frame_rate
 from videojob.families.clips import WholeClips
 
 WAN = FAMILIES[FamilyName.WAN]
@@ -12,7 +12,7 @@ CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
 
 families = st.builds(WholeClips, frames_per_latent=st.integers(1, 8))
 shots_of_videos = st.lists(st.builds(Shot, st.integers(1, 300)), min_size=1, max_size=6).map(tuple)
-videos = st.builds(Video, shots_of_videos, st.integers(1, 60), st.just(1))
+videos = st.builds(Video, shots_of_videos, st.sampled_from([*range(1, 61), *NTSC]).map(frame_rate), st.just(1))
 
 
 def test_three_clips_of_81_frames_are_81_each_and_not_84() -> None:
@@ -33,11 +33,13 @@ def test_three_clips_of_81_frames_are_81_each_and_not_84() -> None:
         pytest.param((14, 1, 5), 16, [13, 1, 1, 5], id="no piece holds frames of two shots"),
         pytest.param((10,), 1, [1, 4, 4, 1], id="a latent is not divided"),
         pytest.param((10,), 6, [5, 4, 1], id="nor is a second filled beyond its end"),
+        pytest.param((81,), 23.976, [21, 20, 20, 20], id="24 frames take more than a second at 23.976"),
     ],
 )
-def test_a_clip_is_stored_in_pieces_of_about_a_second(shots: tuple[int, ...], fps: int, pieces: list[int]) -> None:
+def test_a_clip_is_stored_in_pieces_of_about_a_second(shots: tuple[int, ...], fps: float, pieces: list[int]) -> None:
     assert [
-        len(piece.frames) for piece in WAN.plan(CHUNKING, Video(tuple(map(Shot, shots)), fps, steps=1)).pieces
+        len(piece.frames)
+        for piece in WAN.plan(CHUNKING, Video(tuple(map(Shot, shots)), frame_rate(fps), steps=1)).pieces
     ] == pieces
 
 

@@ -1,12 +1,25 @@
 """Plans of several shots: where each begins and ends, and what it remembers."""
 
 from itertools import pairwise
+from math import ceil
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videojob.families import FAMILIES, Chunking, Family, FamilyName, Memory, Plan, Shot, Unit, Video
+from videojob.families import (
+    FAMILIES,
+    NTSC,
+    Chunking,
+    Family,
+    FamilyName,
+    Memory,
+    Plan,
+    Shot,
+    Unit,
+    Video,
+    frame_rate,
+)
 from videojob.families.causal import CausalChunks
 from videojob.families.clips import WholeClips
 
@@ -17,7 +30,7 @@ CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
 chunkings = st.builds(Chunking, st.integers(1, 9), st.integers(1, 9), st.integers(0, 40), st.integers(1, 40))
 causal = st.builds(CausalChunks, frames_per_latent=st.integers(1, 8), tail_latents=st.integers(1, 40))
 any_family: st.SearchStrategy[Family] = causal | st.builds(WholeClips, frames_per_latent=st.integers(1, 8))
-rates = st.integers(1, 60)
+rates = st.sampled_from([*range(1, 61), *NTSC]).map(frame_rate)
 
 
 def videos(family: Family) -> st.SearchStrategy[Video]:
@@ -117,7 +130,7 @@ def test_shots_units_and_pieces_are_the_video(case: tuple[Family, Chunking, Vide
         assert (pieces[0].frames.start, pieces[-1].frames.stop) == (shot.frames.start, shot.frames.stop)
         for piece in pieces:
             assert {*piece.frames} <= {frame for unit in piece.units for frame in plan.units[unit].frames}
-            assert len(piece.frames) <= family.most_frames(chunking, video.fps)
+            assert len(piece.frames) <= family.most_frames(chunking, ceil(video.fps))
 
 
 @given(cases)

@@ -323,7 +323,7 @@ class PodRunners:
             progress = Progress(
                 chunks_done=done,
                 chunks_total=resolved.chunks,
-                seconds_ready=resolved.frames / resolved.fps * done / resolved.chunks,
+                seconds_ready=float(resolved.frames / resolved.rate * done / resolved.chunks),
                 summary=f"{done}/{resolved.chunks}",
             )
             timing = Timing(running_seconds=before + monotonic() - began)

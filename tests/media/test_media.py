@@ -16,11 +16,12 @@ import numpy.typing as npt
 import pytest
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
+from videojob.families import NTSC, frame_rate
 from videojob.media import MediaError, Mp4Writer, encode_segment, probe, remux
 from videojob.media.segment import MAX_SIDE
 
 Frames = npt.NDArray[np.uint8]
-FPS = 24
+FPS = Fraction(24)
 CHUNKS = (1, 12, 12, 8)
 """Frames of each chunk; the last one was cut."""
 STARTS = (0, 1, 13, 25)
@@ -86,8 +87,8 @@ def box(data: bytes, *path: str) -> bytes:
     return data
 
 
-def times_from(start: int, count: int, fps: int = FPS) -> list[Fraction]:
-    return [Fraction(frame, fps) for frame in range(start, start + count)]
+def times_from(start: int, count: int, fps: Fraction = FPS) -> list[Fraction]:
+    return [frame / fps for frame in range(start, start + count)]
 
 
 @pytest.mark.parametrize(("count", "start"), list(zip(CHUNKS, STARTS, strict=True)))
@@ -99,9 +100,9 @@ def test_a_segment_plays_alone_from_its_own_time(count: int, start: int) -> None
     assert psnr(frames, decoded) > 35
 
 
-@pytest.mark.parametrize("fps", [1, 8, 16, 23, 24, 25, 30, 60])
+@pytest.mark.parametrize("fps", [frame_rate(each) for each in (1, 8, 16, 23, 24, 25, 30, 60, *NTSC)], ids=str)
 @pytest.mark.parametrize("start", [0, 1, 85, 1_000_001])
-def test_times_are_exact(fps: int, start: int) -> None:
+def test_times_are_exact(fps: Fraction, start: int) -> None:
     times, _ = decode(encode_segment(moving_picture(3), fps, start))
     assert times == times_from(start, 3, fps)
 
@@ -178,11 +179,11 @@ def test_the_mp4_holds_the_whole_video(tmp_path: Path) -> None:
         assert stream.average_rate == FPS
         assert stream.duration is not None
         assert stream.time_base is not None
-        assert stream.duration * stream.time_base == Fraction(33, FPS)
+        assert stream.duration * stream.time_base == 33 / FPS
         assert source.duration == 33 * av.time_base // FPS
     info = probe(path)
     assert (info.frames, info.width, info.height) == (33, 96, 64)
-    assert info.duration_seconds == 33 / FPS
+    assert info.duration_seconds == float(33 / FPS)
 
 
 def test_the_index_comes_first(tmp_path: Path) -> None:
@@ -203,6 +204,7 @@ ENCODE = """
 import sys
 from pathlib import Path
 from tests.media.test_media import FPS, segments
+from videojob.families import NTSC, frame_rate
 from videojob.media import remux
 remux(segments(), Path(sys.argv[1]), FPS)
 """
@@ -288,13 +290,13 @@ def test_frames_that_cannot_be_encoded(frames: Frames, sentence: str) -> None:
 @pytest.mark.parametrize(("fps", "start"), [(0, 0), (-1, 0), (24, -1)])
 def test_times_that_cannot_be(fps: int, start: int) -> None:
     with pytest.raises(ValueError, match="A segment cannot"):
-        encode_segment(moving_picture(1), fps, start)
+        encode_segment(moving_picture(1), Fraction(fps), start)
 
 
 def other(**changes: int) -> bytes:
     """A segment for place 1 that is unlike the others."""
-    given = {"frames": 12, "fps": FPS, "start": 1, "width": 96, **changes}
-    return encode_segment(moving_picture(given["frames"], given["width"]), given["fps"], given["start"])
+    given = {"frames": 12, "fps": 24, "start": 1, "width": 96, **changes}
+    return encode_segment(moving_picture(given["frames"], given["width"]), Fraction(given["fps"]), given["start"])
 
 
 @pytest.mark.parametrize(
@@ -364,6 +366,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from tests.media.test_media import FPS, segments
+from videojob.families import NTSC, frame_rate
 from videojob.media import MediaError, remux
 made = segments()
 resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))

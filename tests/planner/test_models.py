@@ -34,11 +34,14 @@ def test_a_cpu_pool_runs_float32_only_on_what_is_its_accelerator(component: dict
         (5.0625, 16, None),
         (1.35, 60, None),
         (5, 60, "5 s of shots[0] at 60 fps are 300 frames, and a shot has at most 81."),
+        (3.4, 23.976, "3.4 s of shots[0] at 23.976 fps are 82 frames, and a shot has at most 81."),
         (5.1, None, "5.1 s of shots[0] at 16 fps are 82 frames, and a shot has at most 81."),
         (61, 60, "seconds 61 is more than 60, 61 s of shots[0] at 60 fps are 3660 frames, and a shot has at most 81."),
     ],
 )
-def test_a_shot_has_at_most_so_many_frames_whatever_its_fps(seconds: float, fps: int | None, words: str | None) -> None:
+def test_a_shot_has_at_most_so_many_frames_whatever_its_fps(
+    seconds: float, fps: float | None, words: str | None
+) -> None:
     """A clip is denoised at once: what it takes of memory, and whether the model can make it, goes by frames."""
     (decision,) = decided(book(job(seconds=seconds, fps=fps), models=[model(limits={"max_frames": 81})]))
     if words is None:

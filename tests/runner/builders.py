@@ -55,7 +55,7 @@ class Chunk:
 def made(index: int, shade: int = 0) -> Chunk:
     """A finished chunk of SMALL, in that shade of grey."""
     frames = np.full((2, SMALL.height, SMALL.width, 3), shade, np.uint8)
-    segment = encode_segment(frames, SMALL.fps, 2 * index)
+    segment = encode_segment(frames, SMALL.rate, 2 * index)
     return Chunk(
         MadeUnit(index, bytes([shade] * 4), StageSeconds(denoise=1.0)),
         MadePiece(index, (index,), 2, segment, StageSeconds(vae_decode=1.0), hidden_decode=0.0),

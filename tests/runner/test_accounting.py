@@ -1,6 +1,7 @@
 """Timing, cost and estimates, over all attempts."""
 
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 
 import pytest
 
@@ -24,7 +25,7 @@ SPENT = StageSeconds(text_encode=0.5, denoise=4, vae_decode=2, mux=0.25, upload=
 def account(**known: object) -> Account:
     values: dict[str, object] = {
         "created": CREATED,
-        "fps": 8,
+        "fps": Fraction(8),
         "accelerators": 2,
         "timing": Timing(),
         "cost": Cost(),

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from videojob.media import MediaError, Mp4Writer, encode_segment, probe
 from videojob.runner.mux import write_mp4
 
-FPS = 8
+FPS = Fraction(8)
 
 
 def segment(first_frame: int) -> bytes:

@@ -41,7 +41,7 @@ async def records(files: JobStore) -> tuple[PieceRecord, ...]:
 
 @pytest.fixture
 async def file(files: JobStore, scratch: Path) -> AsyncIterator[VideoFile]:
-    async with video_file(files, SMALL.fps, Clock()) as file:
+    async with video_file(files, SMALL.rate, Clock()) as file:
         yield file
     assert within(scratch) == []
 
@@ -63,7 +63,7 @@ async def test_the_video_has_the_bytes_of_one_that_is_joined_at_the_end(
 
     path = await file.finish()
 
-    remux((segment(index) for index in range(COUNT)), tmp_path / "at the end.mp4", SMALL.fps)
+    remux((segment(index) for index in range(COUNT)), tmp_path / "at the end.mp4", SMALL.rate)
     assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(
         (tmp_path / "at the end.mp4").read_bytes()
     ).digest()  # fmt: skip
@@ -136,5 +136,5 @@ async def test_a_disk_that_takes_no_folder_is_raised_as_such(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(scratch / "missing"))
     with pytest.raises(DiskError, match="Could not make a folder for the video"):
-        async with video_file(files, SMALL.fps, Clock()):
+        async with video_file(files, SMALL.rate, Clock()):
             pass

@@ -7,10 +7,11 @@ type is the widest one that CEL can judge, and the rule says what to write inste
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.config import JsonDict
 
 from videojob.api.schema import Rule, rules
+from videojob.families import NTSC, frame_rate
 
 LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 SUBDOMAIN = rf"^{LABEL}(\.{LABEL})*$"
@@ -89,7 +90,45 @@ def _whole(name: str, least: int, most: int) -> Any:
 
 
 MAX_FPS = 60
-FPS = Annotated[int, _whole("fps", 1, MAX_FPS)]
+
+
+def _rate(fps: float) -> float:
+    """The number as it is written: 24 for 24.0."""
+    if frame_rate(fps) > MAX_FPS:
+        raise ValueError(f"{fps:g} fps are more than {MAX_FPS}")
+    return int(fps) if fps == int(fps) else fps
+
+
+def _fps(schema: dict[str, Any]) -> None:
+    """A number near one of NTSC is meant for it; any other is told the next whole one."""
+    names = f"a whole number, {', '.join(map(str, [*NTSC][:-1]))} or {[*NTSC][-1]}"
+    near = {fps: f"self > {int(fps)}.9 && self < {int(fps) + 1}.0" for fps in NTSC}
+    schema.pop("anyOf", None)
+    schema.update(
+        {
+            "minimum": 1,
+            "maximum": MAX_FPS,
+            **_number(
+                (
+                    f"self < 1.0 || self > {MAX_FPS}.0 || {_WHOLE} || {' || '.join(near.values())}",
+                    f"fps is {names}",
+                    f"'fps is {names}: write %d'.format([int(self + 0.5)])",
+                ),
+                *((f"!({there}) || self == {fps}", f"fps is {names}: write {fps}") for fps, there in near.items()),
+            ),
+        }
+    )
+
+
+def _any_number(schema: dict[str, Any]) -> None:
+    schema.pop("anyOf", None)
+    schema["type"] = "number"
+
+
+FPS = Annotated[int | float, AfterValidator(_rate), Field(json_schema_extra=_fps)]
+"""Frames per second, as people write them: whole, or one of NTSC. To compute with it, take its `frame_rate`."""
+ResolvedFPS = Annotated[int | float, AfterValidator(_rate), Field(json_schema_extra=_any_number)]
+"""The same on a status, which nobody writes by hand."""
 Steps = Annotated[int, _whole("steps", 1, 200)]
 
 

@@ -10,14 +10,13 @@ def progress_of(resolved: Resolved, chunks_done: int, frames_ready: int) -> Prog
     for shot in resolved.cut:
         done = min(max(chunks_done - chunk, 0), shot.chunks)
         ready = min(max(frames_ready - frame, 0), shot.frames)
-        shots.append(
-            ShotProgress(chunks_done=done, seconds_ready=round(ready / resolved.fps, 3), state=_state(shot, done))
-        )
+        seconds = round(float(ready / resolved.rate), 3)
+        shots.append(ShotProgress(chunks_done=done, seconds_ready=seconds, state=_state(shot, done)))
         chunk, frame = chunk + shot.chunks, frame + shot.frames
     return Progress(
         chunks_done=chunks_done,
         chunks_total=resolved.chunks,
-        seconds_ready=round(frames_ready / resolved.fps, 3),
+        seconds_ready=round(float(frames_ready / resolved.rate), 3),
         summary=f"{chunks_done}/{resolved.chunks}",
         shots=tuple(shots),
     )

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -10,9 +11,9 @@ from videojob import families
 from videojob.api import MANAGER
 from videojob.api.conditions import Condition
 from videojob.api.meta import ObjectMeta
-from videojob.api.names import FPS, ManagerName, ModelName, QueueName, Seconds, Seed, Side, Steps
+from videojob.api.names import FPS, ManagerName, ModelName, QueueName, ResolvedFPS, Seconds, Seed, Side, Steps
 from videojob.api.schema import MAP_BY_TYPE, Resource, immutable_but, rules
-from videojob.families import Memory, Video
+from videojob.families import Memory, Video, frame_rate
 
 MAX_PROMPT = 4000
 MAX_SHOTS = 64
@@ -110,7 +111,8 @@ class VideoJobSpec(Resource):
         Side | None, Field(description="In pixels, a multiple of 16. The model's default if omitted.")
     ] = None
     fps: Annotated[
-        FPS | None, Field(description="Frames per second, a whole number. The model's default if omitted.")
+        FPS | None,
+        Field(description="Frames per second: a whole number, 23.976, 29.97 or 59.94. The model's default if omitted."),
     ] = None
     seed: Annotated[
         Seed | None,
@@ -197,7 +199,7 @@ class Resolved(Resource):
 
     width: int
     height: int
-    fps: int
+    fps: ResolvedFPS
     steps: int
     guidance_scale: float
     seed: int
@@ -216,7 +218,12 @@ class Resolved(Resource):
     @property
     def video(self) -> Video:
         """What its plan is made for."""
-        return Video(tuple(families.Shot(shot.frames, shot.memory) for shot in self.cut), self.fps, self.steps)
+        return Video(tuple(families.Shot(shot.frames, shot.memory) for shot in self.cut), self.rate, self.steps)
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames per second, exactly."""
+        return frame_rate(self.fps)
 
     @property
     def cut(self) -> tuple[ResolvedShot, ...]:

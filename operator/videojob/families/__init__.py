@@ -11,9 +11,11 @@ from typing import Final, Protocol
 from videojob.families.causal import CausalChunks
 from videojob.families.clips import WholeClips
 from videojob.families.plan import Chunking, Memory, Piece, Plan, Shot, ShotPlan, Unit, Video
+from videojob.families.rate import NTSC, frame_rate
 
 __all__ = [
     "FAMILIES",
+    "NTSC",
     "Chunking",
     "ComponentName",
     "Family",
@@ -25,6 +27,7 @@ __all__ = [
     "ShotPlan",
     "Unit",
     "Video",
+    "frame_rate",
 ]
 
 

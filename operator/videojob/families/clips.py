@@ -7,6 +7,7 @@ surplus, of each shot its own.
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 
 from videojob.families.cuts import frames_of, latents_for, part, parts_for, second
@@ -64,7 +65,7 @@ class WholeClips:
             frames=range(frames.start, frames.start + made),
         )
 
-    def _piece(self, shots: Sequence[ShotPlan], fps: int, index: int) -> Piece:
+    def _piece(self, shots: Sequence[ShotPlan], fps: Fraction | int, index: int) -> Piece:
         unit = bisect_right(shots, index, key=lambda shot: shot.pieces.start) - 1
         shot = shots[unit]
         latents = part(*second(fps, self.frames_per_latent), index - shot.pieces.start)

@@ -1,5 +1,7 @@
 """How latents are cut into parts of which the first may differ, and what frames a causal VAE makes of them."""
 
+from fractions import Fraction
+
 
 def part(first: int, later: int, index: int) -> range:
     """The positions of the latents in a part; `first` and `later` are the latents of part 0, and of each other one."""
@@ -22,6 +24,6 @@ def latents_for(frames: int, per_latent: int) -> int:
     return 1 - (-(frames - 1) // per_latent)
 
 
-def second(fps: int, per_latent: int) -> tuple[int, int]:
+def second(fps: Fraction | int, per_latent: int) -> tuple[int, int]:
     """The most latents that make no more than a second, but at least one: from the first latent on, and from later."""
     return 1 + (fps - 1) // per_latent, max(1, fps // per_latent)

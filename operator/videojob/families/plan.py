@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 from typing import Annotated, Generic, TypeVar, overload
 
 from pydantic import Field, PlainSerializer, PlainValidator
@@ -65,8 +66,8 @@ class Video:
 
     shots: tuple[Shot, ...]
     """1 or more, in order."""
-    fps: int
-    """Frames per second."""
+    fps: Fraction | int
+    """Frames per second, exactly."""
     steps: int
     """Denoising steps of each unit."""
 

@@ -12,7 +12,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from videojob.media.errors import MediaError, explained
-from videojob.media.timing import TICKS_PER_FRAME, muxer_options, tick
+from videojob.media.timing import muxer_options, tick, ticks_per_frame
 
 
 class Mp4Writer:
@@ -26,12 +26,13 @@ class Mp4Writer:
         MediaError: No segment was added, or the file could not be written.
     """
 
-    def __init__(self, path: Path, fps: int) -> None:
+    def __init__(self, path: Path, fps: Fraction) -> None:
         self.frames = 0
         """Frames written so far."""
         self._path = path
         self._part = path.with_name(path.name + ".part")
         self._tick = tick(fps)
+        self._ticks_per_frame = ticks_per_frame(fps)
         self._stream: VideoStream | None = None
         self._parameter_sets: bytes | None = None
         with explained(f"write {path}"):
@@ -73,20 +74,20 @@ class Mp4Writer:
                 if not packet.size:
                     continue
                 torn = torn or packet.is_corrupt
-                if packet.pts != self.frames * TICKS_PER_FRAME:
+                if packet.pts != self.frames * self._ticks_per_frame:
                     raise MediaError(
                         f"Frame {self.frames} is missing: segments have to be joined in order, without gaps."
                     )
                 packet.stream = self._stream
                 self._container.mux(packet)
                 self.frames += 1
-            if torn or track.duration != self.frames * TICKS_PER_FRAME:
+            if torn or track.duration != self.frames * self._ticks_per_frame:
                 raise MediaError(
                     f"The segment that ends before frame {self.frames} is torn: it announces other frames."
                 )
 
 
-def remux(segments: Iterable[bytes], path: Path, fps: int) -> None:
+def remux(segments: Iterable[bytes], path: Path, fps: Fraction) -> None:
     """Write the MP4 of all segments, taken in order and one at a time; see `Mp4Writer`."""
     with Mp4Writer(path, fps) as mp4:
         for segment in segments:

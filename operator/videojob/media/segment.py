@@ -9,6 +9,7 @@ their plain concatenation for readers that skip a second header.
 import io
 import itertools
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import Final
 
 import av
@@ -42,7 +43,7 @@ _WITHOUT_SEI: Final = "filter_units=remove_types=6"
 _EXACT: Final = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
-def encode_segment(frames: Iterable[npt.NDArray[np.uint8]], fps: int, first_frame: int) -> bytes:
+def encode_segment(frames: Iterable[npt.NDArray[np.uint8]], fps: Fraction, first_frame: int) -> bytes:
     """Encode frames as H.264 (yuv420p, BT.709, limited range) in a fragmented MP4 of one fragment.
 
     Args:

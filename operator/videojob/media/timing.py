@@ -1,20 +1,21 @@
 """The time axis that segments and MP4 share."""
 
 from fractions import Fraction
-from typing import Final
-
-TICKS_PER_FRAME: Final = 1000
-"""Every frame lasts exactly this long on the time axis of its file, so no timestamp is ever rounded."""
 
 
-def tick(fps: int) -> Fraction:
-    """Seconds of one tick."""
-    return Fraction(1, fps * TICKS_PER_FRAME)
+def ticks_per_frame(fps: Fraction) -> int:
+    """Every frame lasts exactly this long on the time axis of its file, so no timestamp is ever rounded."""
+    return 1000 if fps.denominator == 1 else fps.denominator
 
 
-def muxer_options(fps: int, *movflags: str) -> dict[str, str]:
+def tick(fps: Fraction) -> Fraction:
+    """Seconds of one tick, the inverse of a whole number: files name that."""
+    return 1 / (fps * ticks_per_frame(fps))
+
+
+def muxer_options(fps: Fraction, *movflags: str) -> dict[str, str]:
     """Options of FFmpeg's MP4 muxer for exact times, and bytes without the time of day or the muxer's version."""
-    timescale = str(fps * TICKS_PER_FRAME)
+    timescale = str(1 / tick(fps))
     return {
         "movflags": "+".join(movflags),
         "video_track_timescale": timescale,

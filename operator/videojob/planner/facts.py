@@ -59,7 +59,7 @@ class Job:
     """The one asked for or, where the spec has none, one drawn beforehand: a plan is the same for the same snapshot."""
     width: int | None = None
     height: int | None = None
-    fps: int | None = None
+    fps: float | None = None
     steps: int | None = None
     guidance_scale: float | None = None
     priority: int = 0

@@ -4,7 +4,7 @@ from videojob.api.gpupool import GPUPool
 from videojob.api.reasons import Reason
 from videojob.api.videojob import Resolved, ResolvedShot
 from videojob.api.videomodel import VideoModel
-from videojob.families import Memory, Shot, Video
+from videojob.families import Memory, Shot, Video, frame_rate
 from videojob.planner.facts import Job, WantedShot
 
 
@@ -19,7 +19,7 @@ def resolve(job: Job, model: VideoModel, weights_digest: str) -> Resolved:
     return Resolved(
         width=job.width or defaults.width,
         height=job.height or defaults.height,
-        fps=video.fps,
+        fps=job.fps or defaults.fps,
         steps=video.steps,
         guidance_scale=defaults.guidance_scale if job.guidance_scale is None else job.guidance_scale,
         seed=job.seed,
@@ -40,11 +40,11 @@ def video_of(job: Job, model: VideoModel) -> Video:
         Shot(_frames(wanted, fps), (wanted.memory or usual) if index else Memory.CLEAR)
         for index, wanted in enumerate(job.shots)
     ]
-    return Video(tuple(shots), fps, job.steps or defaults.steps)
+    return Video(tuple(shots), frame_rate(fps), job.steps or defaults.steps)
 
 
-def _frames(shot: WantedShot, fps: int) -> int:
-    return max(1, round(shot.seconds * fps))
+def _frames(shot: WantedShot, fps: float) -> int:
+    return max(1, round(shot.seconds * frame_rate(fps)))
 
 
 def store_uri(job: Job, pool: GPUPool) -> str:

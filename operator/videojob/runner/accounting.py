@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from fractions import Fraction
 from typing import NamedTuple
 
 from videojob.api.videojob import Cost, GPUSeconds, Resolved, StageSeconds, Timing
@@ -33,7 +34,7 @@ class Account:
     """The cost on the status when the attempt began; everything the attempt spends is added to it."""
 
     created: datetime
-    fps: int
+    fps: Fraction
     accelerators: int
     timing: Timing
     cost: Cost

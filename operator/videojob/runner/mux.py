@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterable, Callable
 from contextlib import AsyncExitStack
+from fractions import Fraction
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -12,7 +13,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def write_mp4(path: Path, fps: int, segments: AsyncIterable[bytes]) -> None:
+async def write_mp4(path: Path, fps: Fraction, segments: AsyncIterable[bytes]) -> None:
     """Join the segments, taken in order and one at a time. Where it is cancelled, no thread works on the file after.
 
     Raises MediaError, and what `segments` raises; then there is no file.

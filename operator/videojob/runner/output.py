@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +25,7 @@ class VideoFile:
     CorruptObject, DiskError, MediaError.
     """
 
-    def __init__(self, path: Path, files: JobStore, fps: int, clock: Clock) -> None:
+    def __init__(self, path: Path, files: JobStore, fps: Fraction, clock: Clock) -> None:
         self.pieces = 0
         """That it was given."""
         self.seconds = 0.0
@@ -74,7 +75,7 @@ class VideoFile:
 
 
 @asynccontextmanager
-async def video_file(files: JobStore, fps: int, clock: Clock) -> AsyncIterator[VideoFile]:
+async def video_file(files: JobStore, fps: Fraction, clock: Clock) -> AsyncIterator[VideoFile]:
     """A `VideoFile` in a folder that goes when the block ends. Raises DiskError."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="videojob-", ignore_cleanup_errors=True)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from videojob.api.videojob import Resolved, StageSeconds, VideoJob
 from videojob.families import Piece, Plan
@@ -42,7 +43,7 @@ class Recipe:
     settings: Sequence[Settings]
     """Of each shot."""
     plan: Plan
-    fps: int
+    fps: Fraction
     unit_seconds: float = 0.0
     """The estimate of a whole unit, where there is one."""
     run: int = 0

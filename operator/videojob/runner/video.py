@@ -70,7 +70,7 @@ class Video:
         self._model = job.spec.model
         self._account = Account(
             created=job.metadata.creation_timestamp or services.clock.now(),
-            fps=resolved.fps,
+            fps=resolved.rate,
             accelerators=services.accelerators,
             timing=job.status.timing or Timing(),
             cost=job.status.cost or Cost(),
@@ -101,7 +101,7 @@ class Video:
         finished = await self.finished()
         if finished is not None:
             return finished
-        async with video_file(self._files, self._resolved.fps, self._clock) as self._file:
+        async with video_file(self._files, self._resolved.rate, self._clock) as self._file:
             await self._make_chunks()
             self._free_slot()
             return self._finished(await self._stop.race(self._commit_output()))
@@ -210,7 +210,7 @@ class Video:
         self._runs += 1
         expected = unit_seconds(served.model, plan, resolved)
         recipe = Recipe(
-            self._model, correlation_id(self._job), self._settings, plan, resolved.fps, expected, self._runs
+            self._model, correlation_id(self._job), self._settings, plan, resolved.rate, expected, self._runs
         )
         now = self._clock.now()
         self._spent.first_request = self._spent.first_request or now
@@ -337,7 +337,7 @@ class Video:
         self._status.check()
         started = self._clock.monotonic()
         record = await self._files.commit_output(
-            attempt=self._owner.attempt, path=path, frames=frames, duration_seconds=frames / self._resolved.fps
+            attempt=self._owner.attempt, path=path, frames=frames, duration_seconds=float(frames / self._resolved.rate)
         )
         self.progressed = True
         self._count(StageSeconds(mux=self._file.seconds, upload=self._clock.monotonic() - started))
