@@ -255,11 +255,17 @@ def test_a_failing_source_is_not_hidden() -> None:
         encode_segment(frames(), FPS, 0)
 
 
-@pytest.mark.parametrize(("width", "height"), [(16, 16), (832, 480), (1280, 720), (16, MAX_SIDE), (MAX_SIDE, 16)])
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [(2, 2), (16, 16), (18, 30), (832, 480), (1280, 720), (1920, 1080), (16, MAX_SIDE), (MAX_SIDE, 16)],
+)
 def test_sizes(width: int, height: int) -> None:
-    times, decoded = decode(encode_segment(moving_picture(2, width, height), FPS, 0))
+    frames = moving_picture(2, width, height)
+    times, decoded = decode(encode_segment(frames, FPS, 0))
     assert len(times) == 2
     assert decoded.shape == (2, height, width, 3)
+    for edge in (np.s_[:, -1:], np.s_[:, :, -1:]):
+        assert psnr(frames[edge], decoded[edge]) > 30, "what was padded shows"
 
 
 def test_the_largest_size() -> None:
@@ -272,9 +278,9 @@ def test_the_largest_size() -> None:
     ("frames", "sentence"),
     [
         (np.zeros((0, 64, 64, 3), np.uint8), "at least one frame"),
-        (np.zeros((1, 64, 72, 3), np.uint8), "multiples of 16"),
-        (np.zeros((1, 8, 64, 3), np.uint8), "multiples of 16"),
-        (np.zeros((1, 16, MAX_SIDE + 16, 3), np.uint8), "up to 4096"),
+        (np.zeros((1, 64, 71, 3), np.uint8), "multiples of 2"),
+        (np.zeros((1, 9, 64, 3), np.uint8), "multiples of 2"),
+        (np.zeros((1, 16, MAX_SIDE + 2, 3), np.uint8), "up to 4096"),
         (np.zeros((1, 64, 64, 4), np.uint8), r"\[H, W, 3\] of uint8"),
         (np.zeros((1, 64, 64), np.uint8), r"\[H, W, 3\] of uint8"),
         (np.zeros((1, 64, 64, 3), np.float32), r"\[H, W, 3\] of uint8"),

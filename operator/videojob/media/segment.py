@@ -23,8 +23,9 @@ from videojob.media.timing import muxer_options
 
 MAX_SIDE: Final = 4096
 """Largest width and height in pixels."""
-SIDE_MULTIPLE: Final = 16
-"""Width and height are multiples of this, a macroblock: nothing is padded and nothing is cropped."""
+SIDE_MULTIPLE: Final = 2
+"""Width and height are multiples of this, as yuv420p has one colour for 2 x 2 pixels. H.264 codes macroblocks of 16 x
+16: the encoder pads the last ones, and its parameter sets tell every decoder what to crop."""
 THREADS: Final = 4
 """Encoder threads, whatever the machine has: x264's output depends on their number."""
 
