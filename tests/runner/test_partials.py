@@ -120,6 +120,18 @@ async def test_one_that_the_model_cannot_go_on_from_is_tried_once(job: Job) -> N
     assert await attempt.find(plan(), job.units, WEIGHTS) is None
 
 
+async def test_an_attempt_goes_on_from_what_it_has_left_itself(job: Job) -> None:
+    """Its sequence failed at the decoder, and starts again."""
+    attempt = job.partials(1)
+    assert await attempt.find(plan(), job.units, WEIGHTS) is None
+    for step in (3, 5):
+        await attempt.keep(plan(), job.units, WEIGHTS, MadeUnit(2, b"after %d" % step, StageSeconds(), step))
+        assert await attempt.find(plan(), job.units, WEIGHTS) == Partial(step, b"after %d" % step)
+        assert await attempt.find(plan(), job.units, WEIGHTS) is None
+    await attempt.committed(2)
+    assert job.left == []
+
+
 async def test_a_video_whose_units_are_made_goes_on_from_nothing(job: Job) -> None:
     short = FAMILIES[FamilyName.ANYFLOW_FAR].plan(Chunking(1, 3, 1, 6), Video((Shot(13),), 16, 12))
     assert len(short.units) == len(job.units)

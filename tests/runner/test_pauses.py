@@ -177,6 +177,20 @@ async def test_a_job_that_does_not_go_on_here_leaves_nothing(held: Held, ask: Ca
     assert held.steps(1) == HELD
 
 
+async def test_a_decoder_that_fails_costs_no_step_of_the_unit_that_is_denoised(held: Held, quiet: Kept) -> None:
+    kept = Kept()
+    held.faults.fail("vae_decoder", 0)
+    with pytest.raises(ChunkError) as raised:
+        await held.stopped_within(1, what("undecoded-1"), kept, lambda _: None)
+    assert raised.value.reason is ErrorCode.MODEL_FAILED
+    assert [(made.index, made.step) for made in kept.paused] == [(1, MADE)]
+
+    await held.run(what("undecoded-1", run=2), kept, partial=Partial(MADE, kept.paused[0].checkpoint))
+
+    assert (kept.checkpoints, kept.segments) == (quiet.checkpoints, quiet.segments)
+    assert held.steps(1) - 4 == STEPS, "a step was made twice"
+
+
 async def test_what_was_paused_is_not_kept_where_a_unit_before_it_is_not(held: Held) -> None:
     """The next attempt begins with that one."""
     kept, gate = Kept(), asyncio.Event()

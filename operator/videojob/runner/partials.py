@@ -13,13 +13,16 @@ from videojob.runner.hold import Permission, Standing
 from videojob.runner.recipe import MadeUnit
 from videojob.runner.stop import StoppedError
 from videojob.store import JobStore, Origin, Partial, StoreError, UnitRecord
+from videojob.triton.contract import ChunkError
 from videojob.triton.wire import Settings, UnitRequest
 
 log = logging.getLogger(__name__)
 
 
 def goes_on(error: BaseException) -> bool:
-    """Whether the job is stopped here to go on later: then what its unit has come to is worth keeping."""
+    """Whether the job goes on later from where it stopped: then what its unit has come to is worth keeping."""
+    if isinstance(error, ChunkError):
+        return True
     if not isinstance(error, StoppedError) or error.lost:
         return False
     reason = parse(error.reason)
@@ -36,14 +39,17 @@ class Partials:
         self._permission = permission
         self._settings = settings
         self._sought: set[int] = set()
+        self._left: set[int] = set()
+        """What this attempt has left, where its sequence failed elsewhere."""
 
     async def find(self, plan: Plan, made: Sequence[UnitRecord], weights: str) -> Partial | None:
-        """What the first unit that is not made goes on from, if an attempt before this one has left it.
+        """What the first unit that is not made goes on from, if a sequence before this one has left it.
 
-        Once an attempt: one that the model cannot go on from is not tried again.
+        Once: one that the model cannot go on from is not tried again.
         """
         index = len(made)
-        if self._attempt == 1 or index in self._sought or index >= len(plan.units):
+        none_left = self._attempt == 1 and index not in self._left
+        if none_left or index in self._sought or index >= len(plan.units):
             return None
         unit = plan.units[index]
         self._sought.add(index)
@@ -64,6 +70,8 @@ class Partials:
         except StoreError as error:
             log.warning("Step %d of unit %d is lost: %s", partial.step, unit.index, error)
         else:
+            self._left.add(unit.index)
+            self._sought.discard(unit.index)
             log.info("Unit %d is kept as it is after step %d of %d.", unit.index, partial.step, unit.steps)
 
     async def committed(self, unit: int) -> None:
