@@ -1,6 +1,6 @@
 """Make a small model with random weights: a real `save_pretrained` folder, for demo, tests and benchmark.
 
-    python -m dev.tiny_model DIR [--size tiny|bench] [--kind anyflow-far|wan|wan-ti2v]
+    python -m dev.tiny_model DIR [--size tiny|bench] [--kind KIND]
 
 The same size and kind give the same bytes every time, so the folder's digest can be written down. Random weights make
 coloured noise, not a picture; shapes, files and arithmetic are those of a trained model.
@@ -77,6 +77,19 @@ def _wan(size: Size) -> Any:
     )
 
 
+def _wan_a14b(size: Size) -> Any:
+    """As Wan 2.2 T2V A14B: one transformer down to a timestep of 875, another below it."""
+    return WanPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=_text_encoder(),
+        transformer=WanTransformer3DModel(**_transformer(size)),
+        transformer_2=WanTransformer3DModel(**_transformer(size)),
+        vae=_vae(size.vae_dim),
+        scheduler=_unipc(shift=3.0),
+        boundary_ratio=0.875,
+    )
+
+
 def _wan_ti2v(size: Size) -> Any:
     """As Wan 2.2 TI2V-5B."""
     channels = 48
@@ -104,6 +117,7 @@ def _wan_ti2v(size: Size) -> Any:
 KINDS: Final[Mapping[str, Callable[[Size], Any]]] = {
     "anyflow-far": _anyflow_far,
     "wan": _wan,
+    "wan-a14b": _wan_a14b,
     "wan-ti2v": _wan_ti2v,
 }
 

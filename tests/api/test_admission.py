@@ -128,7 +128,7 @@ def test_a_job_name_that_fits_no_label_is_refused(cluster: Cluster, namespace: s
         ("VideoModel", MODEL, "source.directory", "models/tiny", "should match"),
         ("VideoModel", MODEL, "precision", "int4", 'supported values: "float32", "bfloat16"'),
         ("VideoModel", MODEL, "memory", None, "spec.memory: Required value"),
-        ("VideoModel", MODEL, "components", [{"name": "scheduler"}], '"text_encoder", "transformer", "vae"'),
+        ("VideoModel", MODEL, "components", [{"name": "scheduler"}], '"transformer", "transformer_2", "vae"'),
         ("VideoModel", MODEL, "components", [{"directory": "/vae"}], "spec.components[0].name: Required value"),
         ("VideoModel", MODEL, "components", [{"name": "vae", "directory": "vae"}], "should match"),
         ("VideoModel", MODEL, "components", [{"name": "vae", "format": "int8"}], '"float32", "bfloat16"'),

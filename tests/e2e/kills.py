@@ -43,6 +43,10 @@ class Cost:
     """Records of units and pieces that changed once they were there: none may."""
 
 
+COMPONENTS = (ComponentName.TEXT_ENCODER, ComponentName.TRANSFORMER, ComponentName.VAE)
+"""Of either family's pipeline."""
+
+
 def model_name(family: str, precision: str) -> str:
     """Name of the VideoModel."""
     return f"{family.lower()}-{precision}"
@@ -51,7 +55,7 @@ def model_name(family: str, precision: str) -> str:
 def apply_model(system: System, directory: Path, family: str, precision: str) -> str:
     """A VideoModel of that family with tiny random weights, in that number format on the CPU; its name."""
     name = model_name(family, precision)
-    components = [{"name": component, "format": precision, "device": "cpu"} for component in ComponentName]
+    components = [{"name": component, "format": precision, "device": "cpu"} for component in COMPONENTS]
     make_model(directory, SIZES["tiny"], KINDS[family])
     system.cluster.apply(
         {

@@ -1,4 +1,7 @@
-"""The family Wan against diffusers' own pipeline, on real classes with random weights: Wan 2.1 T2V and 2.2 TI2V-5B."""
+"""The family Wan against diffusers' own pipeline, on real classes with random weights.
+
+Wan 2.1 T2V, Wan 2.2 T2V A14B with two transformers, and TI2V-5B.
+"""
 
 import json
 import shutil
@@ -14,6 +17,7 @@ from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedul
 from dev.tiny_model import SIZES, make_model
 from tests.models.fixtures import whole_clip
 from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Unit, Video
+from videojob.models.experts import Experts
 from videojob.models.family import Conditioning, Step, family_module
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
@@ -25,6 +29,7 @@ from videojob.triton.wire import Settings
 CPU = torch.device("cpu")
 TEXT, AWAY = "a  cat &amp; a dog", "blurred"
 SETTINGS = Settings(TEXT, seed=7, width=64, height=96, guidance_scale=1.0)
+WAN_TRANSFORMER = ["diffusers", "WanTransformer3DModel"]
 CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -70,7 +75,7 @@ def loaded(folder: Path, dtype: torch.dtype) -> Model:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """2.1 with another scheduler too: few-step checkpoints come with it."""
     parent = tmp_path_factory.mktemp("wan")
-    for kind in ("wan", "wan-ti2v"):
+    for kind in ("wan", "wan-a14b", "wan-ti2v"):
         make_model(parent / kind, SIZES["tiny"], kind)
     shutil.copytree(parent / "wan", parent / "wan-euler")
     with_scheduler(parent / "wan-euler", FlowMatchEulerDiscreteScheduler(shift=5.0))
@@ -86,7 +91,11 @@ def with_scheduler(folder: Path, scheduler: Any) -> None:
 
 @pytest.fixture(
     scope="module",
-    params=[(kind, dtype) for kind in ("wan", "wan-ti2v", "wan-euler") for dtype in (torch.float32, torch.bfloat16)],
+    params=[
+        (kind, dtype)
+        for kind in ("wan", "wan-a14b", "wan-ti2v", "wan-euler")
+        for dtype in (torch.float32, torch.bfloat16)
+    ],
     ids=lambda param: f"{param[0]}-{str(param[1])[6:]}",
 )
 def model(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Model:
@@ -144,6 +153,49 @@ def test_a_unit_that_goes_on_from_any_of_its_steps_is_the_same(model: Model) -> 
         assert [pack(each.tensors) for each in rest] == [pack(each.tensors) for each in made[step.done :]]
 
 
+def test_each_of_two_transformers_makes_the_steps_on_its_side_of_the_boundary(folders: dict[str, Path]) -> None:
+    """Also where a unit goes on after the last step of the first one: the other is all that it then asks."""
+    model = loaded(folders["wan-a14b"], torch.float32)
+    (unit,) = units(5)
+    seen: list[tuple[int, float]] = []
+    for number, name in enumerate(("transformer", "transformer_2")):
+        expert = model.generator._experts[number]
+        assert torch.equal(expert.proj_out.weight, getattr(model.pipeline, name).proj_out.weight)
+        expert.register_forward_pre_hook(
+            lambda _, args, kwargs, number=number: seen.append((number, kwargs["timestep"].item())), with_kwargs=True
+        )
+    made = list(model.steps(unit, SETTINGS, model.conditions()))
+
+    assert [number for number, _ in seen] == [0, 0, 1, 1]
+    assert all((timestep < 875) == bool(number) for number, timestep in seen)
+    seen.clear()
+    list(model.steps(unit, SETTINGS, model.conditions(), made[2]))
+    assert [number for number, _ in seen] == [1, 1]
+
+
+class Moved:
+    """A module that knows where it is."""
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
+
+    def to(self, device: torch.device) -> "Moved":
+        self.device = device
+        return self
+
+
+def test_a_transformer_that_does_not_work_rests_in_host_memory() -> None:
+    """On a device that is no CPU; one whose own device is the CPU works there."""
+    meta = torch.device("meta")
+    for devices in ((meta, meta), (meta, CPU), (CPU, CPU)):
+        modules = [Moved("meta"), Moved("cpu")]
+        experts = Experts(modules, devices)
+        for wanted in (0, 1, 1, 0):
+            assert experts[wanted] is modules[wanted]
+            assert modules[wanted].device == devices[wanted]
+            assert modules[1 - wanted].device == CPU
+
+
 def test_clips_are_made_and_decoded_each_by_itself(model: Model) -> None:
     """In one sequence, while another one's is half decoded."""
     plan, conditions = units(9, 5), model.conditions()
@@ -194,13 +246,20 @@ def test_a_size_the_model_cannot_make_is_refused(
     [
         (None, "no model_index.json"),
         ({"_class_name": "AnyFlowFARPipeline"}, "the family Wan needs one of WanPipeline"),
-        ({"_class_name": "WanPipeline", "boundary_ratio": 0.875}, "second transformer"),
         (
-            {"_class_name": "WanPipeline", "transformer_2": ["diffusers", "WanTransformer3DModel"]},
-            "second transformer for the last steps, as Wan 2.2 A14B",
+            {"_class_name": "WanPipeline", "boundary_ratio": 0.875, "transformer": WAN_TRANSFORMER},
+            "has a boundary_ratio, but not both transformers",
+        ),
+        (
+            {"_class_name": "WanPipeline", "boundary_ratio": 0.9, "transformer_2": WAN_TRANSFORMER},
+            "has a boundary_ratio, but not both transformers",
+        ),
+        (
+            {"_class_name": "WanPipeline", "transformer": WAN_TRANSFORMER, "transformer_2": WAN_TRANSFORMER},
+            "has a transformer_2, but its model_index.json has no boundary_ratio",
         ),
     ],
-    ids=["no pipeline folder", "another pipeline", "boundary", "two transformers"],
+    ids=["no pipeline folder", "another pipeline", "only the first steps", "only the last steps", "no boundary"],
 )
 @pytest.mark.parametrize("part", [Conditioner, Generator, Decoder])
 def test_a_folder_of_another_kind_is_refused(

@@ -37,14 +37,16 @@ class FamilyName(StrEnum):
     ANYFLOW_FAR = "AnyFlowFAR"
     """`AnyFlowFARPipeline`: causal, chunk by chunk, Wan 2.1 VAE."""
     WAN = "Wan"
-    """`WanPipeline`: text to video, a whole clip a shot, Wan 2.1 VAE, or that of 2.2 with TI2V-5B."""
+    """`WanPipeline`: text to video, a whole clip a shot, one transformer or two, VAE of Wan 2.1 or of 2.2."""
 
 
 class ComponentName(StrEnum):
-    """The components with weights that a pipeline of any family has: each is the work of one stage."""
+    """The components with weights of pipelines. Each is the work of one stage."""
 
     TEXT_ENCODER = "text_encoder"
     TRANSFORMER = "transformer"
+    TRANSFORMER_2 = "transformer_2"
+    """Of the last steps, where a pipeline has two."""
     VAE = "vae"
 
 

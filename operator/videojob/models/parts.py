@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 
 from videojob.families import ComponentName
 from videojob.models.runtime import DTYPES
 from videojob.triton.settings import Components, ModelSettings
+
+HOST: Final = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,6 @@ class Parts:
         own = next((one for one in self.components if one.name is name), None)
         return Part(
             directory=Path(own.directory) if own and own.directory else self.directory / name,
-            device=torch.device("cpu") if own and own.on_cpu else self.device,
+            device=HOST if own and own.on_cpu else self.device,
             dtype=DTYPES[own.format] if own and own.format else self.dtype,
         )

@@ -1,7 +1,7 @@
 """Pipeline folders of diffusers and their components, and the text encoder of Wan and the families grown from it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +10,7 @@ import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
 from videojob.families import ComponentName, FamilyName
-from videojob.models.parts import Part, Parts
+from videojob.models.parts import HOST, Part, Parts
 from videojob.triton.contract import ChunkError, ErrorCode
 
 # `max_sequence_length` of the pipelines' calls: embeddings are padded to it, longer prompts would be cut.
@@ -28,21 +28,36 @@ def read_index(directory: Path, family: FamilyName, pipeline: type) -> Mapping[s
     return index
 
 
-def load(parts: Parts, family: FamilyName, pipeline: Any, wanted: ComponentName) -> Any:
-    """The family's pipeline with that one of its components. Raises as `read_index` and `load_component` do."""
+def load(
+    parts: Parts, family: FamilyName, pipeline: Any, *wanted: ComponentName, resting: Sequence[ComponentName] = ()
+) -> Any:
+    """The family's pipeline with these of its components, those in `resting` in host memory.
+
+    Raises as `read_index` and `load_component` do.
+    """
     index = read_index(parts.directory, family, pipeline)
-    library, name = index.get(wanted) or ("", "")
-    if not name:
-        raise ValueError(f"{parts.directory} is no whole pipeline: its model_index.json names no {wanted}.")
-    component = load_component(parts[wanted], getattr(import_module(library), name))
-    left_out: dict[str, Any] = dict.fromkeys(ComponentName)
-    if wanted is not ComponentName.TEXT_ENCODER:
+    named = {name for name in ComponentName if any(index.get(name) or ())}
+    for name in wanted:
+        if name not in named:
+            raise ValueError(f"{parts.directory} is no whole pipeline: its model_index.json names no {name}.")
+    for own in parts.components:
+        if own.name not in named:
+            raise ValueError(f"{parts.directory} has no {own.name}: take it out of the model's components.")
+    left_out: dict[str, Any] = dict.fromkeys(named)
+    if ComponentName.TEXT_ENCODER not in wanted:
         left_out["tokenizer"] = None
-    return pipeline.from_pretrained(parts.directory, local_files_only=True, **(left_out | {wanted: component}))
+    loaded = {
+        name: load_component(parts[name], _class(*index[name]), HOST if name in resting else None) for name in wanted
+    }
+    return pipeline.from_pretrained(parts.directory, local_files_only=True, **(left_out | loaded))
 
 
-def load_component(part: Part, model: Any) -> Any:
-    """A component, which is of that class.
+def _class(library: str, name: str) -> Any:
+    return getattr(import_module(library), name)
+
+
+def load_component(part: Part, model: Any, device: torch.device | None = None) -> Any:
+    """A component, which is of that class, on its device, or on that one.
 
     Raises ValueError where its folder holds another one, or lacks weights: the libraries would draw them at random.
     """
@@ -54,7 +69,7 @@ def load_component(part: Part, model: Any) -> Any:
     )
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{part.directory} lacks {len(missing)} weights of {name}, such as {missing[0]}.")
-    return loaded.to(part.device)
+    return loaded.to(device or part.device)
 
 
 class PromptEncoder:

@@ -1,10 +1,10 @@
 """Wan text-to-video: each shot one clip, over the classes of diffusers' `WanPipeline`.
 
-Wan 2.1 T2V (1.3B and 14B), and Wan 2.2 TI2V-5B from text alone. Latents and frames are the pipeline's, bit for bit, for
-the same noise. What the folder pins is taken as it is: the scheduler with its shift, and whether each token has a
-timestep of its own.
+Wan 2.1 T2V (1.3B and 14B), Wan 2.2 T2V A14B, and Wan 2.2 TI2V-5B from text alone. Latents and frames are the
+pipeline's, bit for bit, for the same noise. What the folder pins is taken as it is: the scheduler with its shift,
+whether each token has a timestep of its own, and from which timestep on a second transformer takes over.
 
-Sources: Wan (arXiv:2503.20314), UniPC (arXiv:2302.04867), diffusers 0.42.1 `pipeline_wan.py`.
+Sources: Wan (arXiv:2503.20314), diffusers 0.42.1 `pipeline_wan.py`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +21,12 @@ from diffusers import (
 )
 
 from videojob.families import ComponentName, FamilyName, Unit
+from videojob.models.experts import Experts
 from videojob.models.family import Conditioning, Step
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.pipelines import PromptEncoder, load, read_index
+from videojob.models.schedulers import checked, remembered, restore
 from videojob.models.tensors import Tensors
 from videojob.models.wan_vae import StreamingVAE
 from videojob.triton.contract import ChunkError, ErrorCode
@@ -37,32 +39,30 @@ NEGATIVE: Final = "negative_prompt_embeds"
 LATENTS: Final = "latents"
 """A unit's checkpoint: `[1, C, T, h, w]`, in the dtype of the sampler, which is float32 with UniPC."""
 
-_MEMORY: Final[Mapping[type, tuple[str, ...]]] = {
-    UniPCMultistepScheduler: ("model_outputs", "timestep_list", "last_sample", "lower_order_nums", "this_order"),
-    FlowMatchEulerDiscreteScheduler: (),
-}
-"""What the known schedulers take from one step to the next, beside the step's number."""
 
-
-def _check_folder(directory: Path) -> None:
+def _index(directory: Path) -> Mapping[str, Any]:
+    """The folder's index. Raises ValueError where it has one transformer of two, or nothing says when they change."""
     index = read_index(directory, FamilyName.WAN, WanPipeline)
-    if index.get("boundary_ratio") is not None or any(index.get("transformer_2") or ()):
+    ratio, second = index.get("boundary_ratio"), any(index.get(ComponentName.TRANSFORMER_2) or ())
+    if second and ratio is None:
         raise ValueError(
-            f"{directory} has a second transformer for the last steps, as Wan 2.2 A14B has; the family Wan serves "
-            "pipelines of one: Wan 2.1 T2V and Wan 2.2 TI2V-5B."
+            f"{directory} has a transformer_2, but its model_index.json has no boundary_ratio, which says at which "
+            "timestep that takes over: set it (Wan 2.2 T2V A14B has 0.875), or remove transformer_2."
         )
-
-
-def _pipeline(parts: Parts, wanted: ComponentName) -> Any:
-    _check_folder(parts.directory)
-    return load(parts, FamilyName.WAN, WanPipeline, wanted)
+    if ratio is not None and not (second and any(index.get(ComponentName.TRANSFORMER) or ())):
+        raise ValueError(
+            f"{directory} has a boundary_ratio, but not both transformers: the family Wan serves whole pipelines, "
+            "which make all steps of a clip. Bring transformer and transformer_2 into one folder."
+        )
+    return index
 
 
 class Conditioner:
     """The pipeline's text encoder."""
 
     def __init__(self, parts: Parts) -> None:
-        self._encoder = PromptEncoder(_pipeline(parts, ComponentName.TEXT_ENCODER))
+        _index(parts.directory)
+        self._encoder = PromptEncoder(load(parts, FamilyName.WAN, WanPipeline, ComponentName.TEXT_ENCODER))
 
     def encode(self, conditioning: Conditioning) -> Tensors:
         """See `videojob.models.family.Conditioner`."""
@@ -73,17 +73,31 @@ class Conditioner:
 
 
 class Generator:
-    """The transformer, two passes a step with guidance, and the folder's scheduler. Its sequences have no state."""
+    """One transformer or two, two passes a step with guidance, and the folder's scheduler.
+
+    Its sequences have no state.
+    """
 
     def __init__(self, parts: Parts) -> None:
-        pipeline = _pipeline(parts, ComponentName.TRANSFORMER)
-        self._transformer = pipeline.transformer
-        self._scheduler = _checked(parts.directory, pipeline.scheduler)
+        second = any(_index(parts.directory).get(ComponentName.TRANSFORMER_2) or ())
+        names = (ComponentName.TRANSFORMER, ComponentName.TRANSFORMER_2)[: 1 + second]
+        pipeline = load(parts, FamilyName.WAN, WanPipeline, *names, resting=names[1:])
+        self._experts = Experts([getattr(pipeline, name) for name in names], [parts[name].device for name in names])
+        self._config = pipeline.transformer.config
+        self._scheduler = checked(
+            parts.directory,
+            FamilyName.WAN,
+            pipeline.scheduler,
+            UniPCMultistepScheduler,
+            FlowMatchEulerDiscreteScheduler,
+        )
         self._timestep_per_token = pipeline.config.expand_timesteps
+        ratio = pipeline.config.boundary_ratio
+        self._boundary = None if ratio is None else ratio * self._scheduler.config.num_train_timesteps
         # Folders from before there was a factor to configure have 8.
         vae = AutoencoderKLWan.load_config(parts[ComponentName.VAE].directory, local_files_only=True)
         self._factor = vae.get("scale_factor_spatial", 8)
-        self._device = self._transformer.device
+        self._device = parts[ComponentName.TRANSFORMER].device
 
     def start(self, unit: Unit, settings: Settings, past: Sequence[Tensors]) -> None:
         """See `videojob.models.family.Generator`."""
@@ -100,45 +114,38 @@ class Generator:
         resume: Step | None = None,
     ) -> Iterator[Step]:
         """See `videojob.models.family.Generator`."""
-        shape, dtype = self.latent_shape(unit, settings), self._transformer.dtype
-        prompt = conditions[PROMPT].to(self._device, dtype)
-        negative = conditions[NEGATIVE].to(self._device, dtype) if settings.guidance_scale > 1.0 else None
+        shape = self.latent_shape(unit, settings)
+        guided = settings.guidance_scale > 1.0
         scheduler = deepcopy(self._scheduler)  # as loaded: it remembers the unit before
         scheduler.set_timesteps(unit.steps, device=self._device)
         made = resume or Step(0, {LATENTS: noise(shape)})
         scheduler.set_begin_index(made.done)
-        _restore(scheduler, made.tensors, self._device)
+        restore(scheduler, made.tensors, self._device)
         latents = made.tensors[LATENTS].to(self._device)
         yield made
 
         for step, t in enumerate(scheduler.timesteps[made.done :], made.done + 1):
+            expert = self._experts[int(self._boundary is not None and bool(t < self._boundary))]
             timestep = self._timestep(t, shape)
             # The pipeline's arithmetic: the prediction and its guidance in the model's dtype, the step in float32.
-            predicted = self._predict(latents.to(dtype), timestep, prompt)
-            if negative is not None:
-                away = self._predict(latents.to(dtype), timestep, negative)
+            predicted = _predict(expert, latents, timestep, conditions[PROMPT])
+            if guided:
+                away = _predict(expert, latents, timestep, conditions[NEGATIVE])
                 predicted = away + settings.guidance_scale * (predicted - away)
-            latents = scheduler.step(predicted, t, latents, return_dict=False)[0]
-            yield Step(step, {LATENTS: latents, **(_remembered(scheduler) if step < unit.steps else {})})
-
-    def _predict(self, latents: torch.Tensor, timestep: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
-        predicted: torch.Tensor
-        (predicted,) = self._transformer(
-            hidden_states=latents, timestep=timestep, encoder_hidden_states=embeds, return_dict=False
-        )
-        return predicted
+            latents = scheduler.step(predicted.to(self._device), t, latents, return_dict=False)[0]
+            yield Step(step, {LATENTS: latents, **(remembered(scheduler) if step < unit.steps else {})})
 
     def _timestep(self, t: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         """`[1]`, or float32 `[1, N]`: the same for each of the N tokens, none of which is an image's."""
         if not self._timestep_per_token:
             return t.expand(1)
-        across_time, down, across = self._transformer.config.patch_size
+        across_time, down, across = self._config.patch_size
         tokens = (shape[2] // across_time) * (shape[3] // down) * (shape[4] // across)
         return t.to(torch.float32).expand(1, tokens)
 
     def latent_shape(self, unit: Unit, settings: Settings) -> tuple[int, int, int, int, int]:
         """`[1, C, T, h, w]` of a unit. Raises ChunkError (InvalidRequest) where the model cannot make that size."""
-        config, height, width = self._transformer.config, settings.height, settings.width
+        config, height, width = self._config, settings.height, settings.width
         multiple = self._factor * config.patch_size[1]
         if height % multiple or width % multiple or min(height, width) < multiple:
             raise ChunkError(
@@ -152,7 +159,7 @@ class Decoder:
     """The VAE. Each clip begins with an empty feature cache, so its sequences have no state."""
 
     def __init__(self, parts: Parts) -> None:
-        _check_folder(parts.directory)
+        _index(parts.directory)
         self._vae = StreamingVAE(parts[ComponentName.VAE])
 
     def start(self, unit: Unit, past: Sequence[Tensors]) -> None:
@@ -163,36 +170,13 @@ class Decoder:
         return self._vae.decode(checkpoint[LATENTS], self._vae.new_cache())
 
 
-def _checked(directory: Path, scheduler: Any) -> Any:
-    """The scheduler, where a unit that is made with it can go on after any step, as if it had never stopped."""
-    if type(scheduler) not in _MEMORY or scheduler.config.get("stochastic_sampling"):
-        known = " or ".join(each.__name__ for each in _MEMORY)
-        raise ValueError(
-            f"{directory} samples with {type(scheduler).__name__}; the family Wan serves {known}, without "
-            "stochastic_sampling: it knows what they remember between steps."
-        )
-    return scheduler
-
-
-def _remembered(scheduler: Any) -> Tensors:
-    """What the scheduler takes to its next step, by name: items of lists as `NAME.INDEX`, numbers as int64 scalars."""
-    kept: dict[str, torch.Tensor] = {}
-    for name in _MEMORY[type(scheduler)]:
-        match getattr(scheduler, name):
-            case list() as items:
-                kept |= {f"{name}.{index}": item for index, item in enumerate(items) if item is not None}
-            case value:
-                kept[name] = torch.as_tensor(value)
-    return kept
-
-
-def _restore(scheduler: Any, kept: Tensors, device: torch.device) -> None:
-    """Have the scheduler remember it again, after `set_timesteps`."""
-    for key, tensor in kept.items():
-        name, _, index = key.partition(".")
-        if name not in _MEMORY[type(scheduler)]:
-            continue
-        if index:
-            getattr(scheduler, name)[int(index)] = tensor.to(device)
-        else:
-            setattr(scheduler, name, tensor.to(device) if tensor.ndim else tensor.item())
+def _predict(expert: Any, latents: torch.Tensor, timestep: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+    """In the expert's dtype."""
+    predicted: torch.Tensor
+    (predicted,) = expert(
+        hidden_states=latents.to(expert.device, expert.dtype),
+        timestep=timestep.to(expert.device),
+        encoder_hidden_states=embeds.to(expert.device, expert.dtype),
+        return_dict=False,
+    )
+    return predicted
