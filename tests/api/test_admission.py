@@ -114,6 +114,8 @@ def test_a_bad_job_is_refused_in_words(cluster: Cluster, namespace: str, path: s
     assert path.rsplit(".", maxsplit=1)[-1] in message or path == "shots.0.length"
 
 
+WAN = MODEL | {"family": "Wan"}
+LCM = {"scheduler": "FlowMatchLCM"}
 ONE_ACCELERATOR = "no model uses more than one accelerator yet: make it 1 and have more replicas"
 
 
@@ -134,6 +136,15 @@ def test_a_job_name_that_fits_no_label_is_refused(cluster: Cluster, namespace: s
         ("VideoModel", MODEL, "components", [{"name": "vae", "format": "int8"}], '"float32", "bfloat16"'),
         ("VideoModel", MODEL, "components", [{"name": "vae", "device": "gpu"}], '"accelerator", "cpu"'),
         ("VideoModel", MODEL, "components", [{"name": "vae"}, {"name": "vae"}], "Duplicate value"),
+        ("VideoModel", MODEL, "sampling", {"scheduler": "UniPC"}, "sampling, which is for Wan"),
+        ("VideoModel", WAN, "sampling", {}, "spec.sampling.scheduler: Required value"),
+        ("VideoModel", WAN, "sampling", {"scheduler": "DDIM"}, '"UniPC", "FlowMatchEuler", "FlowMatchLCM"'),
+        ("VideoModel", WAN, "sampling", {"scheduler": "UniPC", "shift": 0}, "should be greater than 0"),
+        ("VideoModel", WAN, "sampling", {"scheduler": "UniPC", "timesteps": [9]}, "are for the scheduler FlowMatchLCM"),
+        ("VideoModel", WAN, "sampling", LCM | {"timesteps": [522, 757, 1000, 1]}, "timesteps descend: write the first"),
+        ("VideoModel", WAN, "sampling", LCM | {"timesteps": [1000, 757, 522]}, "make defaults.steps their number"),
+        ("VideoModel", WAN, "sampling", LCM | {"timesteps": [1001]}, "should be less than or equal to 1000"),
+        ("VideoModel", WAN, "limits", {"maxGuidanceScale": 0.5}, "guidanceScale is beyond limits.maxGuidanceScale"),
         ("VideoModel", MODEL, "windowLatents", 2, "windowLatents must hold at least one chunk"),
         ("VideoModel", MODEL, "limits", {"maxWidth": 64}, "the default size is beyond limits"),
         ("GPUPool", POOL, "jobsPerReplica", 2, "are for managed pools: remove them, or endpoints"),

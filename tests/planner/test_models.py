@@ -7,6 +7,8 @@ import pytest
 from tests.planner.builders import book, job, model
 from tests.planner.deciding import decided
 from videojob.api.reasons import Reason
+from videojob.api.videomodel import Defaults, Sampling
+from videojob.families import FamilyName, SamplerName
 from videojob.planner.decisions import Assign, Wait
 
 
@@ -26,6 +28,31 @@ def test_a_cpu_pool_runs_float32_only_on_what_is_its_accelerator(component: dict
     else:
         assert isinstance(decision, Wait) and decision.reason is Reason.PRECISION_UNSUPPORTED
         assert decision.message.startswith("VideoModel tiny is bfloat16 and float32, but GPUPool p has no accelerator")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({}, None),
+        ({"steps": 3, "guidance_scale": 1.0}, None),
+        ({"guidance_scale": 0.0}, None),
+        ({"steps": 4}, "steps are 3, as many as the model has timesteps, and not 4."),
+        ({"guidance_scale": 5.0}, "guidanceScale 5 is more than 1."),
+    ],
+)
+def test_a_distilled_model_has_its_steps_and_no_guidance(wanted: dict[str, Any], words: str | None) -> None:
+    student = model(
+        family=FamilyName.WAN,
+        sampling=Sampling(scheduler=SamplerName.FLOW_MATCH_LCM, timesteps=(1000.0, 757.0, 522.0)),
+        limits={"max_guidance_scale": 1},
+        defaults=Defaults(steps=3),
+    )
+    (decision,) = decided(book(job(**wanted), models=[student]))
+    if words is None:
+        assert isinstance(decision, Assign) and decision.resolved.steps == 3
+    else:
+        assert isinstance(decision, Wait) and decision.reason is Reason.EXCEEDS_MODEL_LIMITS
+        assert decision.message == f"VideoModel tiny does not allow this: {words}"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from videojob import families
 from videojob.api.meta import ObjectMeta
 from videojob.api.names import FPS, MAX_FPS, MAX_SECONDS, Side, Steps
 from videojob.api.schema import MAP_BY_NAME, Resource, immutable_but, rules
-from videojob.families import FAMILIES, Chunking, ComponentName, FamilyName, Plan, Video
+from videojob.families import FAMILIES, SAMPLED, Chunking, ComponentName, FamilyName, Plan, SamplerName, Video
 
 OTHER_MODEL = "create a VideoModel of another name instead"
 
@@ -73,6 +73,38 @@ class Component(Resource):
     ] = ComponentDevice.ACCELERATOR
 
 
+class Sampling(Resource):
+    """How the model is sampled, where that is not as its folder says: few-step checkpoints are good for one ladder."""
+
+    scheduler: Annotated[
+        SamplerName,
+        Field(description="UniPC, FlowMatchEuler, or FlowMatchLCM, which adds new noise after each step."),
+    ]
+    shift: Annotated[float, Field(gt=0, le=100, description="Of the sigmas. With timesteps it counts for nothing.")] = (
+        1.0
+    )
+    timesteps: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1000)], ...],
+        Field(
+            max_length=200,
+            description="One for each step, descending, in place of those that the scheduler would space; for "
+            "FlowMatchLCM alone. The model then makes so many steps and no others.",
+        ),
+    ] = ()
+
+
+SAMPLING_RULES = rules(
+    (
+        "!has(self.timesteps) || self.timesteps.size() == 0 || self.scheduler == 'FlowMatchLCM'",
+        "timesteps are for the scheduler FlowMatchLCM: the others space their own",
+    ),
+    (
+        "!has(self.timesteps) || self.timesteps.map(t, -t).isSorted()",
+        "timesteps descend: write the first, and highest, first",
+    ),
+)
+
+
 class Chunk(Resource):
     """Size of chunks, where the family makes a video chunk by chunk. Others take no notice."""
 
@@ -93,6 +125,10 @@ class Limits(Resource):
     max_width: Side = 1280
     max_height: Side = 1280
     max_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] = 60
+    max_guidance_scale: Annotated[
+        float,
+        Field(ge=0, le=30, description="1 for a model that is distilled: guidance makes its pictures worse, and slow."),
+    ] = 30
     max_frames: Annotated[
         int | None,
         Field(
@@ -141,6 +177,9 @@ class VideoModelSpec(Resource):
             description="Components that have another folder, number format or device than the rest.",
         ),
     ] = ()
+    sampling: Annotated[
+        Sampling | None, Field(json_schema_extra=SAMPLING_RULES, description="As the folder says where it is omitted.")
+    ] = None
     chunk: Chunk = Chunk()
     window_latents: Annotated[
         int, Field(ge=1, le=1024, description="Latents of the recent past in a chunk's memory, in whole chunks.")
@@ -181,12 +220,25 @@ class VideoModelSpec(Resource):
 SPEC_RULES = rules(
     *immutable_but(VideoModelSpec, MUTABLE, OTHER_MODEL),
     (
+        f"!has(self.sampling) || self.family in {[*map(str, SAMPLED)]}",
+        f"models of this family sample as their folders say: remove sampling, which is for {', '.join(SAMPLED)}",
+    ),
+    (
+        "!has(self.sampling) || !has(self.sampling.timesteps) || self.sampling.timesteps.size() == 0 || "
+        "double(self.sampling.timesteps.size()) == self.defaults.steps",
+        "the model makes a step for each of sampling.timesteps: make defaults.steps their number",
+    ),
+    (
         "self.windowLatents >= self.chunk.latents",
         "windowLatents must hold at least one chunk: make it chunk.latents or more",
     ),
     (
         "self.defaults.width <= self.limits.maxWidth && self.defaults.height <= self.limits.maxHeight",
         "the default size is beyond limits.maxWidth or limits.maxHeight",
+    ),
+    (
+        "self.defaults.guidanceScale <= self.limits.maxGuidanceScale",
+        "the default guidanceScale is beyond limits.maxGuidanceScale",
     ),
 )
 

@@ -16,6 +16,7 @@ from videojob.families.rate import NTSC, frame_rate
 __all__ = [
     "FAMILIES",
     "NTSC",
+    "SAMPLED",
     "Chunking",
     "ComponentName",
     "Family",
@@ -23,6 +24,7 @@ __all__ = [
     "Memory",
     "Piece",
     "Plan",
+    "SamplerName",
     "Shot",
     "ShotPlan",
     "Unit",
@@ -48,6 +50,21 @@ class ComponentName(StrEnum):
     TRANSFORMER_2 = "transformer_2"
     """Of the last steps, where a pipeline has two."""
     VAE = "vae"
+
+
+class SamplerName(StrEnum):
+    """Schedulers of diffusers that a model can be sampled with in place of its folder's."""
+
+    UNIPC = "UniPC"
+    """`UniPCMultistepScheduler` over flow sigmas."""
+    FLOW_MATCH_EULER = "FlowMatchEuler"
+    """`FlowMatchEulerDiscreteScheduler`."""
+    FLOW_MATCH_LCM = "FlowMatchLCM"
+    """`FlowMatchLCMScheduler`: each step goes to the end, and then back by new noise, as DMD students are trained."""
+
+
+SAMPLED: Final = (FamilyName.WAN,)
+"""The families whose models can be sampled otherwise than their folders say."""
 
 
 class Family(Protocol):

@@ -18,7 +18,10 @@ class Noise:
 
     def __call__(self, shape: tuple[int, ...], name: str = "", step: int = 0) -> torch.Tensor:
         """Noise of `shape`. What a unit starts from has no name; a family names what else it draws, at which step."""
+        return torch.randn(shape, generator=self.generator(name, step), dtype=torch.float32, device="cpu")
+
+    def generator(self, name: str = "", step: int = 0) -> torch.Generator:
+        """What draws that noise, for code that draws by itself."""
         key = self._key + (struct.pack("<q", step) + name.encode() if name else b"")
         digest = hashlib.sha256(key).digest()
-        generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-        return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+        return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little", signed=True))

@@ -8,7 +8,7 @@ import torch
 
 from videojob.families import ComponentName
 from videojob.models.runtime import DTYPES
-from videojob.triton.settings import Components, ModelSettings
+from videojob.triton.settings import Components, ModelSettings, Sampling
 
 HOST: Final = torch.device("cpu")
 
@@ -32,11 +32,13 @@ class Parts:
     dtype: torch.dtype
     components: Components = ()
     """Those that differ from this."""
+    sampling: Sampling | None = None
 
     @classmethod
     def of(cls, model: ModelSettings, device: str) -> "Parts":
         """Of a model whose stages run on that device."""
-        return cls(Path(model.directory), torch.device(device), DTYPES[model.precision], model.components)
+        dtype = DTYPES[model.precision]
+        return cls(Path(model.directory), torch.device(device), dtype, model.components, model.sampling)
 
     def __getitem__(self, name: ComponentName) -> Part:
         """The component of that name."""

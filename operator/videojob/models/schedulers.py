@@ -1,7 +1,12 @@
 """What schedulers of diffusers take from one step to the next, so that a unit goes on from any of its steps.
 
-Sources: UniPC (arXiv:2302.04867), diffusers 0.42.1 `scheduling_unipc_multistep.py` and
-`scheduling_flow_match_euler_discrete.py`.
+A few-step checkpoint is good for one ladder of timesteps. Wan's pipelines take none: it comes from the scheduler's
+class and shift, and the same number of steps is another ladder with another class. DMD students (FastWan, CausVid) have
+a list of their own, and new noise between its steps: at timestep t they see (1 - t / 1000) x + t / 1000 noise.
+FastVideo looks t / 1000 up in a table of 1000 shifted values, and takes the nearest.
+
+Sources: UniPC (arXiv:2302.04867), DMD2 (arXiv:2405.14867), FastVideo `denoising_dmd_strategy.py`, diffusers 0.42.1
+`scheduling_unipc_multistep.py`, `scheduling_flow_match_euler_discrete.py` and `scheduling_flow_match_lcm.py`.
 """
 
 from collections.abc import Mapping
@@ -9,16 +14,54 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, UniPCMultistepScheduler
 
-from videojob.families import FamilyName
+from videojob.families import FamilyName, SamplerName, Unit
 from videojob.models.tensors import Tensors
+from videojob.triton.contract import ChunkError, ErrorCode
+from videojob.triton.settings import Sampling
 
 _MEMORY: Final[Mapping[type, tuple[str, ...]]] = {
     UniPCMultistepScheduler: ("model_outputs", "timestep_list", "last_sample", "lower_order_nums", "this_order"),
     FlowMatchEulerDiscreteScheduler: (),
+    FlowMatchLCMScheduler: (),
 }
 """What the known schedulers remember, beside the step's number."""
+
+
+def sampler(sampling: Sampling) -> Any:
+    """The scheduler of that name. With timesteps of its own it has no shift: they are where the sigmas are."""
+    match sampling.scheduler:
+        case SamplerName.UNIPC:
+            return UniPCMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=sampling.shift
+            )
+        case SamplerName.FLOW_MATCH_EULER:
+            return FlowMatchEulerDiscreteScheduler(shift=sampling.shift)
+        case SamplerName.FLOW_MATCH_LCM:
+            return FlowMatchLCMScheduler(shift=1.0 if sampling.timesteps else sampling.shift)
+
+
+def take_steps(scheduler: Any, unit: Unit, sampling: Sampling | None, device: torch.device) -> None:
+    """Have the scheduler space the unit's steps. Raises ChunkError (InvalidRequest) where it has another number."""
+    timesteps = sampling.timesteps if sampling else ()
+    if not timesteps:
+        scheduler.set_timesteps(unit.steps, device=device)
+    elif len(timesteps) == unit.steps:
+        scheduler.set_timesteps(timesteps=list(timesteps), device=device)
+    else:
+        raise ChunkError(
+            ErrorCode.INVALID_REQUEST, f"The model has {len(timesteps)} timesteps, so it makes no {unit.steps} steps."
+        )
+
+
+def step(
+    scheduler: Any, predicted: torch.Tensor, t: torch.Tensor, latents: torch.Tensor, drawn: torch.Generator
+) -> torch.Tensor:
+    """The latents after a step from t; a scheduler that adds noise has it from `drawn`."""
+    noise = {"generator": drawn} if isinstance(scheduler, FlowMatchLCMScheduler) else {}
+    made: torch.Tensor = scheduler.step(predicted, t, latents, return_dict=False, **noise)[0]
+    return made
 
 
 def checked(directory: Path, family: FamilyName, scheduler: Any, *served: type) -> Any:

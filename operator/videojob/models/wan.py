@@ -1,8 +1,9 @@
 """Wan text-to-video: each shot one clip, over the classes of diffusers' `WanPipeline`.
 
 Wan 2.1 T2V (1.3B and 14B), Wan 2.2 T2V A14B, and Wan 2.2 TI2V-5B from text alone. Latents and frames are the
-pipeline's, bit for bit, for the same noise. What the folder pins is taken as it is: the scheduler with its shift,
-whether each token has a timestep of its own, and from which timestep on a second transformer takes over.
+pipeline's, bit for bit, for the same noise. What the folder pins is taken as it is: the scheduler with its shift, where
+the model names no other, whether each token has a timestep of its own, and from which timestep on a second transformer
+takes over.
 
 Sources: Wan (arXiv:2503.20314), diffusers 0.42.1 `pipeline_wan.py`.
 """
@@ -16,6 +17,7 @@ import torch
 from diffusers import (
     AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
+    FlowMatchLCMScheduler,
     UniPCMultistepScheduler,
     WanPipeline,
 )
@@ -26,7 +28,7 @@ from videojob.models.family import Conditioning, Step
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.pipelines import PromptEncoder, load, read_index
-from videojob.models.schedulers import checked, remembered, restore
+from videojob.models.schedulers import checked, remembered, restore, sampler, step, take_steps
 from videojob.models.tensors import Tensors
 from videojob.models.wan_vae import StreamingVAE
 from videojob.triton.contract import ChunkError, ErrorCode
@@ -38,6 +40,8 @@ NEGATIVE: Final = "negative_prompt_embeds"
 """Of the conditions, with guidance: `[1, L, D]`."""
 LATENTS: Final = "latents"
 """A unit's checkpoint: `[1, C, T, h, w]`, in the dtype of the sampler, which is float32 with UniPC."""
+RENOISED: Final = "renoised"
+"""The noise that a scheduler adds after a step."""
 
 
 def _index(directory: Path) -> Mapping[str, Any]:
@@ -84,12 +88,14 @@ class Generator:
         pipeline = load(parts, FamilyName.WAN, WanPipeline, *names, resting=names[1:])
         self._experts = Experts([getattr(pipeline, name) for name in names], [parts[name].device for name in names])
         self._config = pipeline.transformer.config
+        self._sampling = parts.sampling
         self._scheduler = checked(
             parts.directory,
             FamilyName.WAN,
-            pipeline.scheduler,
+            sampler(parts.sampling) if parts.sampling else pipeline.scheduler,
             UniPCMultistepScheduler,
             FlowMatchEulerDiscreteScheduler,
+            FlowMatchLCMScheduler,
         )
         self._timestep_per_token = pipeline.config.expand_timesteps
         ratio = pipeline.config.boundary_ratio
@@ -117,14 +123,14 @@ class Generator:
         shape = self.latent_shape(unit, settings)
         guided = settings.guidance_scale > 1.0
         scheduler = deepcopy(self._scheduler)  # as loaded: it remembers the unit before
-        scheduler.set_timesteps(unit.steps, device=self._device)
+        take_steps(scheduler, unit, self._sampling, self._device)
         made = resume or Step(0, {LATENTS: noise(shape)})
         scheduler.set_begin_index(made.done)
         restore(scheduler, made.tensors, self._device)
         latents = made.tensors[LATENTS].to(self._device)
         yield made
 
-        for step, t in enumerate(scheduler.timesteps[made.done :], made.done + 1):
+        for number, t in enumerate(scheduler.timesteps[made.done :], made.done + 1):
             expert = self._experts[int(self._boundary is not None and bool(t < self._boundary))]
             timestep = self._timestep(t, shape)
             # The pipeline's arithmetic: the prediction and its guidance in the model's dtype, the step in float32.
@@ -132,8 +138,8 @@ class Generator:
             if guided:
                 away = _predict(expert, latents, timestep, conditions[NEGATIVE])
                 predicted = away + settings.guidance_scale * (predicted - away)
-            latents = scheduler.step(predicted.to(self._device), t, latents, return_dict=False)[0]
-            yield Step(step, {LATENTS: latents, **(remembered(scheduler) if step < unit.steps else {})})
+            latents = step(scheduler, predicted.to(self._device), t, latents, noise.generator(RENOISED, number))
+            yield Step(number, {LATENTS: latents, **(remembered(scheduler) if number < unit.steps else {})})
 
     def _timestep(self, t: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         """`[1]`, or float32 `[1, N]`: the same for each of the N tokens, none of which is an image's."""

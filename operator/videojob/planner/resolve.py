@@ -77,8 +77,12 @@ def _beyond_limits(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
         ("width", width, limits.max_width),
         ("height", height, limits.max_height),
         ("seconds", job.seconds, limits.max_seconds),
+        ("guidanceScale", job.guidance_scale or 0.0, limits.max_guidance_scale),
     )
     excesses = [f"{name} {wanted:g} is more than {limit:g}" for name, wanted, limit in sizes if wanted > limit]
+    timesteps = model.spec.sampling.timesteps if model.spec.sampling else ()
+    if timesteps and job.steps not in (None, len(timesteps)):
+        excesses.append(f"steps are {len(timesteps)}, as many as the model has timesteps, and not {job.steps}")
     fps, most = job.fps or defaults.fps, limits.max_frames
     for index, shot in enumerate(job.shots):
         if most is not None and (frames := _frames(shot, fps)) > most:

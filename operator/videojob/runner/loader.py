@@ -21,7 +21,7 @@ from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
 from videojob.triton.contract import CONTROL_MODEL, STAGES, model_name
 from videojob.triton.digest import Digests, Weights
 from videojob.triton.repository import Device, is_control_rendered, is_rendered, remove, render, render_control, touch
-from videojob.triton.settings import Component, Components, ModelSettings, ReplicaSettings
+from videojob.triton.settings import Component, Components, ModelSettings, ReplicaSettings, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -314,6 +314,7 @@ def settings_of(model: VideoModel, weights_digest: str) -> ModelSettings:
         weights_digest=weights_digest,
         precision=spec.precision.value,
         components=components_of(model),
+        sampling=Sampling(**dict(spec.sampling)) if spec.sampling else None,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Final, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from videojob.families import ComponentName, FamilyName
+from videojob.families import ComponentName, FamilyName, SamplerName
 from videojob.triton.contract import Precision
 
 
@@ -22,8 +22,20 @@ class Component:
     on_cpu: bool = False
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How a model is sampled, where that is not as its folder says."""
+
+    scheduler: SamplerName
+    shift: float
+    """Of the sigmas."""
+    timesteps: tuple[float, ...] = ()
+    """In place of those that the scheduler would space: one a step, descending."""
+
+
 Components = tuple[Component, ...]
 _COMPONENTS: Final[TypeAdapter[Components]] = TypeAdapter(Components)
+_SAMPLING: Final[TypeAdapter[Sampling | None]] = TypeAdapter(Sampling | None)
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,7 @@ class ModelSettings:
     precision: Precision
     components: Components = ()
     """At most one of each name."""
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,8 @@ class ReplicaSettings:
 def to_parameters(model: ModelSettings, replica: ReplicaSettings) -> dict[str, str]:
     """The settings as config.pbtxt parameters, whose values are strings."""
     values = {field.name: str(getattr(part, field.name)) for part in (model, replica) for field in fields(part)}
-    return values | {"components": _COMPONENTS.dump_json(model.components).decode()}
+    components, sampling = _COMPONENTS.dump_json(model.components), _SAMPLING.dump_json(model.sampling)
+    return values | {"components": components.decode(), "sampling": sampling.decode()}
 
 
 def from_parameters(parameters: Mapping[str, str]) -> tuple[ModelSettings, ReplicaSettings]:
@@ -84,6 +98,7 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[ModelSettings, Repli
         weights_digest=parameters["weights_digest"],
         precision=precisions[parameters["precision"]],
         components=components,
+        sampling=_SAMPLING.validate_json(parameters["sampling"]),
     )
     replica = ReplicaSettings(
         control_dir=parameters["control_dir"],
