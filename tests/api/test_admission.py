@@ -38,7 +38,7 @@ FULL: Json = {
     "activeDeadlineSeconds": 60,
     "ttlSecondsAfterFinished": 60,
     "managedBy": "example.com/other",
-    "output": {"container": "mp4", "deletionPolicy": "Delete"},
+    "output": {"formats": ["MP4", "HLS"], "deletionPolicy": "Delete"},
 }
 
 
@@ -101,7 +101,9 @@ BAD_JOBS = [
     ("managedBy", "other-controller", "managedBy is a domain-prefixed path"),
     ("managedBy", "Example.com/other", "managedBy is a domain-prefixed path"),
     ("managedBy", "example.com/", "managedBy is a domain-prefixed path"),
-    ("output.container", "avi", 'supported values: "mp4"'),
+    ("output.formats", ["AVI"], 'supported values: "MP4", "HLS"'),
+    ("output.formats", [], "should have at least 1 items"),
+    ("output.formats", ["HLS", "HLS"], "Duplicate value"),
     ("output.deletionPolicy", "Keep", 'supported values: "Retain", "Delete"'),
     ("resolution", "720p", 'unknown field "spec.resolution"'),
 ]

@@ -52,6 +52,29 @@ async def test_time_and_cost_are_on_the_status(system: System) -> None:
     assert abs(cost.per_video_second - gpu.total / 4) < 0.01
 
 
+async def test_a_video_can_be_watched_while_it_is_made(system: System) -> None:
+    await system.submit("watched", seconds=20, output={"formats": ["MP4", "HLS"]})
+
+    status = (await system.job("watched")).status
+    while status.playlist_uri is None and not status.phase.finished:
+        await asyncio.sleep(0.1)
+        status = (await system.job("watched")).status
+    assert status.phase is Phase.RUNNING and status.playlist_uri is not None
+    growing = system.path(status.playlist_uri)
+    assert "EVENT" in growing.read_text()
+    assert probe(growing).frames > 1
+
+    status = await system.until_finished("watched")
+    assert status.phase is Phase.SUCCEEDED, status
+    assert status.output is not None and status.output.playlist_uri is not None
+    whole = system.path(status.output.playlist_uri)
+    assert growing.read_text() == whole.read_text()
+    assert whole.read_text().endswith("#EXT-X-ENDLIST\n")
+    played, file = probe(whole), probe(system.path(status.output.uri))
+    assert (played.frames, played.width, played.height) == (file.frames, file.width, file.height)
+    assert not list(growing.parent.parent.rglob("*.safetensors"))
+
+
 async def test_writes_are_few(system: System) -> None:
     """At most one a second, and the last: not one a chunk."""
     await system.submit("frugal", seconds=20)

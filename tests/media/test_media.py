@@ -6,34 +6,24 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-import numpy.typing as npt
 import pytest
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
+from tests.media.pictures import Frames, decode, moving_picture, psnr
 from videojob.families import NTSC, frame_rate
 from videojob.media import MediaError, Mp4Writer, encode_segment, probe, remux
 from videojob.media.segment import MAX_SIDE
 
-Frames = npt.NDArray[np.uint8]
 FPS = Fraction(24)
 CHUNKS = (1, 12, 12, 8)
 """Frames of each chunk; the last one was cut."""
 STARTS = (0, 1, 13, 25)
-
-
-def moving_picture(frames: int, width: int = 96, height: int = 64, first: int = 0) -> Frames:
-    """Smooth waves that move a little with every frame [F, H, W, 3]."""
-    y, x = np.mgrid[0:height, 0:width]
-    time = np.arange(first, first + frames)[:, None, None]
-    waves = (np.sin((x + 3 * time) / 17), np.sin((y + 2 * time) / 13), np.sin((x + y - 4 * time) / 23))
-    picture: Frames = (128 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
-    return picture
 
 
 def segments(width: int = 96, height: int = 64) -> list[bytes]:
@@ -42,33 +32,6 @@ def segments(width: int = 96, height: int = 64) -> list[bytes]:
         encode_segment(moving_picture(count, width, height, start), FPS, start)
         for count, start in zip(CHUNKS, STARTS, strict=True)
     ]
-
-
-def decode(data: bytes | Path) -> tuple[list[Fraction], Frames]:
-    """Times in seconds and RGB of each frame."""
-    times: list[Fraction] = []
-    pictures: list[Frames] = []
-    with av.open(io.BytesIO(data) if isinstance(data, bytes) else data, "r") as source:
-        for frame in source.decode(video=0):
-            assert frame.pts is not None
-            assert frame.time_base is not None
-            times.append(frame.pts * frame.time_base)
-            pictures.append(
-                frame.reformat(
-                    format="rgb24",
-                    src_colorspace=frame.colorspace,
-                    src_color_range=frame.color_range,
-                    dst_color_range=ColorRange.JPEG,
-                    interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT,
-                )
-                .to_ndarray()
-                .astype(np.uint8)
-            )
-    return times, np.stack(pictures)
-
-
-def psnr(a: Frames, b: Frames) -> float:
-    return float(10 * np.log10(255**2 / np.mean((a.astype(np.float64) - b) ** 2)))
 
 
 def boxes(data: bytes) -> Iterator[tuple[str, bytes]]:
@@ -94,7 +57,7 @@ def times_from(start: int, count: int, fps: Fraction = FPS) -> list[Fraction]:
 @pytest.mark.parametrize(("count", "start"), list(zip(CHUNKS, STARTS, strict=True)))
 def test_a_segment_plays_alone_from_its_own_time(count: int, start: int) -> None:
     frames = moving_picture(count, first=start)
-    times, decoded = decode(encode_segment(iter(frames), FPS, start))
+    times, decoded = decode(encode_segment(frames, FPS, start))
     assert times == times_from(start, count)
     assert decoded.shape == frames.shape
     assert psnr(frames, decoded) > 35
@@ -204,6 +167,7 @@ ENCODE = """
 import sys
 from pathlib import Path
 from tests.media.test_media import FPS, segments
+from tests.media.pictures import Frames, decode, moving_picture, psnr
 from videojob.families import NTSC, frame_rate
 from videojob.media import remux
 remux(segments(), Path(sys.argv[1]), FPS)
@@ -233,26 +197,41 @@ async def test_the_same_bytes_from_worker_threads_side_by_side() -> None:
     assert together == alone * 3
 
 
+class Made(Collection[Frames]):
+    """So many frames, each made when it is asked for."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, frame: object) -> bool:
+        return False
+
+
 def test_frames_are_taken_one_at_a_time() -> None:
     """An encoder that collected its frames would hold a chunk twice."""
     alive: list[int] = []
 
-    def frames() -> Iterator[Frames]:
-        for number in range(200):
-            alive.append(number)
-            yield moving_picture(1, first=number)[0]
+    class Source(Made):
+        def __iter__(self) -> Iterator[Frames]:
+            for number in range(len(self)):
+                alive.append(number)
+                yield moving_picture(1, first=number)[0]
 
-    encode_segment(frames(), FPS, 0)
+    encode_segment(Source(200), FPS, 0)
     assert len(alive) == 200
 
 
 def test_a_failing_source_is_not_hidden() -> None:
-    def frames() -> Iterator[Frames]:
-        yield moving_picture(1)[0]
-        raise ConnectionError("the server is gone")
+    class Source(Made):
+        def __iter__(self) -> Iterator[Frames]:
+            yield moving_picture(1)[0]
+            raise ConnectionError("the server is gone")
 
     with pytest.raises(ConnectionError, match="the server is gone"):
-        encode_segment(frames(), FPS, 0)
+        encode_segment(Source(2), FPS, 0)
 
 
 @pytest.mark.parametrize(
@@ -372,6 +351,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from tests.media.test_media import FPS, segments
+from tests.media.pictures import Frames, decode, moving_picture, psnr
 from videojob.families import NTSC, frame_rate
 from videojob.media import MediaError, remux
 made = segments()

@@ -153,7 +153,7 @@ class Making:
             lambda: None,
         )
         self.joined = Joined()
-        self.video._file = cast("Any", self.joined)
+        self.video._output = cast("Any", self.joined)
 
     async def commit(self, chunk: Chunk) -> None:
         """As the pipeline does it."""

@@ -73,6 +73,7 @@ def assigned(
         pool=pool,
         resolved=resolved,
         store_uri=store_uri,
+        playlist_uri=None if moved else status.playlist_uri,
         start_time=status.start_time or now,
         earlier_stores=tuple(one for one in earlier if one.store_uri != store_uri),
         cut_off_until=max(times, default=None),

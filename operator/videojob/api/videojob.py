@@ -12,7 +12,7 @@ from videojob.api import MANAGER
 from videojob.api.conditions import Condition
 from videojob.api.meta import ObjectMeta
 from videojob.api.names import FPS, ManagerName, ModelName, QueueName, ResolvedFPS, Seconds, Seed, Side, Steps
-from videojob.api.schema import MAP_BY_TYPE, Resource, immutable_but, rules
+from videojob.api.schema import MAP_BY_TYPE, SET, Resource, immutable_but, rules
 from videojob.families import Memory, Video, frame_rate
 
 MAX_PROMPT = 4000
@@ -73,9 +73,18 @@ class Shot(Resource):
 
 
 class Output(Resource):
-    """Format and retention of the finished video."""
+    """Formats and retention of the video."""
 
-    container: Annotated[Literal["mp4"], Field(description="Container format of the video.")] = "mp4"
+    formats: Annotated[
+        tuple[Literal["MP4", "HLS"], ...],
+        Field(
+            min_length=1,
+            max_length=2,
+            description="What is made of the video: MP4, a file once it is finished; HLS, a playlist that can be "
+            "watched from the first chunk on.",
+            json_schema_extra=SET,
+        ),
+    ] = ("MP4",)
     deletion_policy: Annotated[
         Literal["Retain", "Delete"],
         Field(description="Whether the video of a succeeded job stays in the store when the job is deleted."),
@@ -303,11 +312,14 @@ class Cost(Resource):
 class OutputStatus(Resource):
     """The finished video."""
 
-    uri: Annotated[str, Field(max_length=2048)]
+    uri: Annotated[str, Field(max_length=2048, description="Of the MP4; of the playlist where none is asked for.")]
     sha256: str
     size_bytes: int
     frames: int
     duration_seconds: float
+    playlist_uri: Annotated[
+        str | None, Field(alias="playlistURI", max_length=2048, description="Of the playlist of the whole video.")
+    ] = None
 
 
 class EarlierStore(Resource):
@@ -367,6 +379,14 @@ class VideoJobStatus(Resource):
     progress: Progress | None = None
     timing: Timing | None = None
     cost: Cost | None = None
+    playlist_uri: Annotated[
+        str | None,
+        Field(
+            alias="playlistURI",
+            max_length=2048,
+            description="Of the playlist to watch while the video is made; there with the first media segment.",
+        ),
+    ] = None
     output: OutputStatus | None = None
 
 

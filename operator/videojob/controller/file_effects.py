@@ -178,7 +178,7 @@ def _moved(status: VideoJobStatus, generation: int, *, keep: bool) -> VideoJobSt
     if keep and status.store_uri is not None and status.cut_off_until is not None:
         left = EarlierStore(pool=status.pool or "", store_uri=status.store_uri, until=status.cut_off_until)
         earlier = (*earlier, left)
-    update = {"pool": None, "store_uri": None, "cut_off_until": None, "earlier_stores": earlier}
+    update = {"pool": None, "store_uri": None, "playlist_uri": None, "cut_off_until": None, "earlier_stores": earlier}
     return observed(status, generation).model_copy(update=update)
 
 

@@ -1,4 +1,4 @@
-"""Frames to pixels that play: a segment per chunk, and one MP4 from all segments.
+"""Frames to pixels that play: a segment per chunk, one MP4 from all segments, and a playlist of them.
 
 Both are the same bytes however often and wherever they are made, with one image of this software: a job that was
 resumed ends with the file of one that never was. Everything here blocks, so call it in a worker thread: FFmpeg runs
@@ -6,7 +6,22 @@ without the interpreter's lock.
 """
 
 from videojob.media.errors import DiskError, MediaError
+from videojob.media.layout import Layout, layout_of
 from videojob.media.mp4 import Mp4Writer, VideoInfo, probe, remux
+from videojob.media.playlist import MediaSegment, Range, playlist
 from videojob.media.segment import encode_segment
 
-__all__ = ["DiskError", "MediaError", "Mp4Writer", "VideoInfo", "encode_segment", "probe", "remux"]
+__all__ = [
+    "DiskError",
+    "Layout",
+    "MediaError",
+    "MediaSegment",
+    "Mp4Writer",
+    "Range",
+    "VideoInfo",
+    "encode_segment",
+    "layout_of",
+    "playlist",
+    "probe",
+    "remux",
+]

@@ -1,5 +1,7 @@
 """One chunk of frames to one segment: a fragmented MP4 that plays alone and whose times continue the previous one's.
 
+It is one fragment or, where it lasts longer than a media segment of a playlist may, several of about the same length.
+
 Every segment has an encoder of its own and starts with an IDR frame, so its bytes depend on its frames and its place
 alone, not on what was encoded before. Encoder settings are the same for every segment, so all have the same parameter
 sets and one header serves them all: the first segment followed by the fragments of the others is one video, and so is
@@ -7,18 +9,20 @@ their plain concatenation for readers that skip a second header.
 """
 
 import io
-import itertools
-from collections.abc import Iterable
+from collections.abc import Collection
 from fractions import Fraction
+from itertools import chain
 from typing import Final
 
 import av
 import numpy as np
 import numpy.typing as npt
 from av.bitstream import BitStreamFilterContext
+from av.video.frame import PictureType
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
 from videojob.media.errors import explained
+from videojob.media.playlist import most_frames
 from videojob.media.timing import muxer_options
 
 MAX_SIDE: Final = 4096
@@ -29,8 +33,8 @@ SIDE_MULTIPLE: Final = 2
 THREADS: Final = 4
 """Encoder threads, whatever the machine has: x264's output depends on their number."""
 
-# Constant quality, visually near lossless. Scene cuts and a keyframe interval would put more I-frames into a segment,
-# which is one fragment. `cpu-independent`: the same bytes from every CPU, whichever vector instructions it has.
+# Constant quality, visually near lossless. Scene cuts and a keyframe interval would put more I-frames into a segment
+# than it has fragments. `cpu-independent`: the same bytes from every CPU, whichever vector instructions it has.
 _X264: Final = {
     "preset": "veryfast",
     "crf": "18",
@@ -44,8 +48,8 @@ _WITHOUT_SEI: Final = "filter_units=remove_types=6"
 _EXACT: Final = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
-def encode_segment(frames: Iterable[npt.NDArray[np.uint8]], fps: Fraction, first_frame: int) -> bytes:
-    """Encode frames as H.264 (yuv420p, BT.709, limited range) in a fragmented MP4 of one fragment.
+def encode_segment(frames: Collection[npt.NDArray[np.uint8]], fps: Fraction, first_frame: int) -> bytes:
+    """Encode frames as H.264 (yuv420p, BT.709, limited range) in a fragmented MP4 of as few fragments as may be.
 
     Args:
         frames: Arrays [H, W, 3] of RGB, uint8, all of one size; taken one at a time.
@@ -58,10 +62,12 @@ def encode_segment(frames: Iterable[npt.NDArray[np.uint8]], fps: Fraction, first
     """
     if fps < 1 or first_frame < 0:
         raise ValueError(f"A segment cannot have {fps} frames per second and begin at frame {first_frame}.")
-    source = iter(frames)
-    first = next(source, None)
-    if first is None:
+    if not len(frames):
         raise ValueError("A segment needs at least one frame.")
+    fragments = -(-len(frames) // most_frames(fps))
+    begin = {first_frame + len(frames) * each // fragments for each in range(fragments)}
+    source = iter(frames)
+    first = next(source)
     height, width = _size(first)
     # frag_discont: the fragment's time is that of its first frame, as if earlier fragments had been written before it.
     options = muxer_options(fps, "empty_moov", "default_base_moof", "frag_keyframe", "skip_trailer", "frag_discont")
@@ -78,11 +84,12 @@ def encode_segment(frames: Iterable[npt.NDArray[np.uint8]], fps: Fraction, first
         context.color_trc = ColorTrc.BT709
         container.start_encoding()
         strip = BitStreamFilterContext(_WITHOUT_SEI, stream, stream)
-        for position, frame in enumerate(itertools.chain((first,), source), start=first_frame):
+        for position, frame in enumerate(chain((first,), source), start=first_frame):
             if _size(frame) != (height, width):
                 raise ValueError(f"Frame {position} is {frame.shape}, the segment's first is {first.shape}.")
             picture = _to_yuv(frame)
             picture.pts = position
+            picture.pict_type = PictureType.I if position in begin else PictureType.NONE
             for packet in stream.encode(picture):
                 container.mux(strip.filter(packet))
         for packet in stream.encode(None):

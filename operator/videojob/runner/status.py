@@ -160,7 +160,7 @@ class StatusWriter:
             try:
                 async for attempt in self._retrying():
                     with attempt:
-                        await self._fresh()
+                        await self.fresh()
                         await self._read()
             except JobLostError:
                 self.check()
@@ -171,7 +171,7 @@ class StatusWriter:
         fence = attempt_fence(self._owner.attempt, self._owner.pool, self._owner.replica)
         refused = ""
         for _ in range(REBASES):
-            await self._fresh()
+            await self.fresh()
             if self._permission.gaps != self._gaps:
                 await self._read()
             wanted = self._wanted()
@@ -199,7 +199,8 @@ class StatusWriter:
             wanted = wanted.model_copy(update={"assignment": self.written.assignment})
         return wanted
 
-    async def _fresh(self) -> None:
+    async def fresh(self) -> None:
+        """Wait while the runner is cut off. Raises JobLostError."""
         try:
             await self._permission.fresh()
         except LeaseLostError as error:

@@ -15,13 +15,14 @@ from videojob.api.reasons import Reason
 from videojob.api.videojob import Cost, OutputStatus, Resolved, StageSeconds, Timing, VideoJob
 from videojob.families import Plan
 from videojob.runner.accounting import Account, Spent, add_stages, estimated_completion, unit_seconds
+from videojob.runner.delivery import Delivery, delivery
 from videojob.runner.errors import HandBackError, restartable
 from videojob.runner.events import Events
 from videojob.runner.hold import Standing
 from videojob.runner.judge import SUSPICIOUS
-from videojob.runner.output import VideoFile, video_file
 from videojob.runner.partials import Partials
 from videojob.runner.pipeline import Pipeline
+from videojob.runner.playlist import layout_record
 from videojob.runner.recipe import MadePiece, MadeUnit, Recipe, Resume, correlation_id, settings_of
 from videojob.runner.served import Served
 from videojob.runner.services import Services
@@ -83,7 +84,7 @@ class Video:
         """Of the sequence in this attempt."""
         self._units: list[UnitRecord] = []
         self._pieces: list[PieceRecord] = []
-        self._file: VideoFile
+        self._output: Delivery
         """Holds as many of the pieces as it was given."""
         self.progressed = False
         """Whether this attempt has committed something."""
@@ -101,17 +102,22 @@ class Video:
         finished = await self.finished()
         if finished is not None:
             return finished
-        async with video_file(self._files, self._resolved.rate, self._clock) as self._file:
+        wanted = (self._job.spec.output.formats, self._files, self._resolved.rate, self._clock)
+        async with delivery(*wanted, self._services.permission, self._watchable) as self._output:
             await self._make_chunks()
             self._free_slot()
-            return self._finished(await self._stop.race(self._commit_output()))
+            return await self._finished(await self._stop.race(self._commit_output()))
 
     async def finished(self) -> OutputStatus | None:
         """The video, where this attempt or one before has committed it, whatever is left of its chunks."""
         record = await self._files.output()
-        return None if record is None else self._finished(record)
+        return None if record is None else await self._finished(record)
 
-    def _finished(self, record: OutputRecord) -> OutputStatus:
+    async def _finished(self, record: OutputRecord) -> OutputStatus:
+        """The status of a video that is committed. Before that is written, whoever watches sees the video's end."""
+        if (playlist := await self._files.playlist(record)) is not None:
+            await self._status.fresh()
+            await self._files.live.end(playlist)
         self._show(self._resolved.chunks, record.frames)
         return OutputStatus(
             uri=self._files.uri(record.key),
@@ -119,7 +125,13 @@ class Video:
             size_bytes=record.size_bytes,
             frames=record.frames,
             duration_seconds=record.duration_seconds,
+            playlist_uri=None if record.playlist is None else self._files.uri(record.playlist.key),
         )
+
+    def _watchable(self, uri: str) -> None:
+        """The playlist is in the store."""
+        if self._status.status.playlist_uri != uri:
+            self._status.show(self._status.status.model_copy(update={"playlist_uri": uri}))
 
     async def discard_parts(self) -> None:
         """Delete what the finished video was made of. Only once its status is written: else a successor has nothing.
@@ -187,8 +199,8 @@ class Video:
         records: list[Entry] = [*self._units, *self._pieces]
         if records:
             await self._check_attempt(max(records, key=lambda record: record.attempt))
-        for record in self._pieces[self._file.pieces :]:
-            self._file.add(record)
+        for record in self._pieces[self._output.pieces :]:
+            self._output.add(record)
         if len(self._pieces) >= self._resolved.chunks:
             return
         served = await self._served()
@@ -286,12 +298,13 @@ class Video:
             segment=made.segment,
             units=[self._units[unit] for unit in made.units],
             stage_seconds=made.seconds.model_dump(),
+            layout_record=layout_record(made.segment),
         )
         if commit.adopted:
             await self._adopt(commit.record, commit.record.segment, made.segment)
         self._pieces.append(commit.record)
         self._services.judge.made()
-        self._file.add(commit.record, made.segment)
+        self._output.add(commit.record, made.segment)
         ended = self._saved(made.seconds, started)
         gap = ended - self._spent.last_commit
         self._services.metrics.overlap(self._model, made.hidden_decode)
@@ -333,14 +346,18 @@ class Video:
     async def _commit_output(self) -> OutputRecord:
         """Put the video into the store."""
         frames = self._frames_ready
-        path = await self._file.finish()
+        made = await self._output.finish()
         self._status.check()
         started = self._clock.monotonic()
         record = await self._files.commit_output(
-            attempt=self._owner.attempt, path=path, frames=frames, duration_seconds=float(frames / self._resolved.rate)
+            attempt=self._owner.attempt,
+            path=made.mp4,
+            playlist=made.playlist,
+            frames=frames,
+            duration_seconds=float(frames / self._resolved.rate),
         )
         self.progressed = True
-        self._count(StageSeconds(mux=self._file.seconds, upload=self._clock.monotonic() - started))
+        self._count(StageSeconds(mux=self._output.seconds, upload=self._clock.monotonic() - started))
         return record
 
     @property

@@ -6,7 +6,8 @@
         attempts/<attempt>/<piece>.mp4                     the segment of a piece
         segments/<piece>.json                              its record, which names the checkpoints that it comes from
         partial/<unit>/<attempt>-<step>-<sha256>           what a unit has come to that was paused after that step
-        output/<attempt>.mp4                               the video
+        output/playlist.m3u8                               what there is of the video, where it is asked for as HLS
+        output/<attempt>.mp4, output/<attempt>.m3u8        the video, in each format that is asked for
         output.json                                        its record
         closed/<attempt>                                   attempts up to the highest of these have lost the job
         after/<attempt>/latents/, segments/, output.json   the records of those that came after it
@@ -21,15 +22,26 @@ from videojob.store.location import open_store
 from videojob.store.objects import Store
 from videojob.store.partial import Origin, Partial, Partials
 from videojob.store.prefix import Committed
-from videojob.store.records import Commit, Entry, OutputRecord, PieceRecord, StoredObject, UnitRecord
+from videojob.store.records import (
+    Commit,
+    Entry,
+    FragmentRecord,
+    LayoutRecord,
+    OutputRecord,
+    PieceRecord,
+    StoredObject,
+    UnitRecord,
+)
 
 __all__ = [
     "Commit",
     "Committed",
     "CorruptObject",
     "Entry",
+    "FragmentRecord",
     "JobClosed",
     "JobStore",
+    "LayoutRecord",
     "Origin",
     "OutputRecord",
     "Partial",

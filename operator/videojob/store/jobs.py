@@ -36,6 +36,9 @@ ended and its parts are deleted; so that commit looks for `closed` after its rec
 **Partial checkpoints** (see `Partials`) have no part in this: each says what it comes from, which is compared before
 anybody goes on from it, so it makes no difference which attempt has left it, or whether that was closed.
 
+**Playlists.** The playlist of the finished video is committed as its MP4 is, and with it the segments that it names
+belong to the output. The one that grows meanwhile is no part of this protocol (see `LivePlaylist`).
+
 **Power failures.** A local folder is not synced to the disk at every write, so a file may be torn afterwards. Reading
 compares each file with its sha256: this shows as CorruptObject, never as a wrong video.
 """
@@ -52,10 +55,20 @@ from tenacity import AsyncRetrying
 from videojob.store import layout
 from videojob.store.errors import CorruptObject, JobClosed, StoreError
 from videojob.store.folder import Folder, all_done, side_by_side
+from videojob.store.live import LivePlaylist
 from videojob.store.objects import Store
 from videojob.store.partial import Partials
 from videojob.store.prefix import Committed, committed, unbroken
-from videojob.store.records import Commit, EntryT, OutputRecord, PieceRecord, Record, StoredObject, UnitRecord
+from videojob.store.records import (
+    Commit,
+    EntryT,
+    LayoutRecord,
+    OutputRecord,
+    PieceRecord,
+    Record,
+    StoredObject,
+    UnitRecord,
+)
 
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -78,6 +91,8 @@ class JobStore:
         self._after: int | None = None
         self.partials = Partials(self._folder)
         """What units have come to that were paused."""
+        self.live = LivePlaylist(self._folder)
+        """What people watch while the video is made."""
 
     def __repr__(self) -> str:
         return f"JobStore({self._folder})"
@@ -100,6 +115,13 @@ class JobStore:
         # Pieces first: a unit that is committed meanwhile is one more, but a piece would have none of its units.
         pieces = await self._entries(after, layout.PIECES, PieceRecord)
         return committed(await self._entries(after, layout.UNITS, UnitRecord), pieces)
+
+    async def later_pieces(self, known: int) -> list[PieceRecord]:
+        """The pieces that are committed after the first `known` ones. Raises JobClosed."""
+        after = await self._opened()
+        if (closed := await self.closed()) > after:
+            raise JobClosed(self.uri(), closed)
+        return await self._entries(after, layout.PIECES, PieceRecord, known)
 
     async def count(self) -> int:
         """How many units are committed; unlike `committed` it reads no record."""
@@ -132,6 +154,7 @@ class JobStore:
         segment: bytes,
         units: Iterable[UnitRecord],
         stage_seconds: dict[str, float],
+        layout_record: LayoutRecord | None = None,
     ) -> Commit[PieceRecord]:
         """Finish a piece, all of whose units are. As `commit_unit`; CorruptObject where it was made of others.
 
@@ -142,6 +165,7 @@ class JobStore:
             segment: MP4, as `videojob.media.encode_segment` makes it.
             units: Those that its frames come from.
             stage_seconds: Seconds by stage.
+            layout_record: What is where in the segment; without it, a playlist reads it for that.
         """
         after = await self._opened(attempt)
         record = PieceRecord(
@@ -149,6 +173,7 @@ class JobStore:
             attempt=attempt,
             frames=frames,
             segment=await self._folder.put(layout.object_name(attempt, index), ".mp4", segment),
+            layout=layout_record,
             units={unit.index: unit.checkpoint.sha256 for unit in units},
             stage_seconds=stage_seconds,
         )
@@ -167,16 +192,39 @@ class JobStore:
         """The checkpoints of these units, each compared with its sha256."""
         return await side_by_side(self._read, [record.checkpoint for record in records])
 
-    async def commit_output(self, *, attempt: int, path: Path, frames: int, duration_seconds: float) -> OutputRecord:
-        """Finish the job with the MP4 at `path`, or return the record of the one it was finished with before.
+    async def commit_output(
+        self,
+        *,
+        attempt: int,
+        path: Path | None,
+        frames: int,
+        duration_seconds: float,
+        playlist: str | None = None,
+    ) -> OutputRecord:
+        """Finish the job, or return the record of what it was finished with before. Raises JobClosed, ValueError.
 
-        Raises JobClosed.
+        Args:
+            attempt: The caller's assignment (`status.attempts`).
+            path: The MP4; without one, the playlist is the video.
+            frames: Of the video.
+            duration_seconds: Of the video.
+            playlist: Of the whole video; the segments that it names then belong to the output.
         """
         after = await self._opened(attempt)
         if (existing := await self.output()) is not None:
             return existing
-        video = await self._folder.put_file(layout.output_name(attempt), ".mp4", path)
-        record = OutputRecord(attempt=attempt, frames=frames, duration_seconds=duration_seconds, **video.model_dump())
+        name = layout.output_name(attempt)
+        listed = None if playlist is None else await self._folder.put(name, ".m3u8", playlist.encode())
+        video = listed if path is None else await self._folder.put_file(name, ".mp4", path)
+        if video is None:
+            raise ValueError("A job is finished with an MP4, a playlist or both.")
+        record = OutputRecord(
+            attempt=attempt,
+            frames=frames,
+            duration_seconds=duration_seconds,
+            playlist=listed,
+            **video.model_dump(),
+        )
         key = layout.output_key(after)
         created = await self._folder.create(key, _json(record))
         return await self._committed(after, key, record, created, await self.closed())
@@ -185,10 +233,16 @@ class JobStore:
         """The record of the finished video, if it is finished."""
         return (await self._output())[1]
 
+    async def playlist(self, record: OutputRecord) -> str | None:
+        """The playlist of the whole video, where there is one."""
+        return None if record.playlist is None else (await self._read(record.playlist)).decode()
+
     async def discard_parts(self) -> None:
         """Delete what the video was made of; it stays itself. Records first, so none is left that names nothing."""
+        record = await self.output()
+        kept = set[str]() if record is None else layout.named(await self.playlist(record) or "")
         await self._folder.delete(lambda keys: [key for key in keys if layout.entry(key) is not None])
-        await self._folder.delete(lambda keys: [key for key in keys if layout.is_part(key)])
+        await self._folder.delete(lambda keys: [key for key in keys if layout.is_part(key) and key not in kept])
 
     async def purge(self, keep_output: bool, *, keep_closed: bool = False) -> int:
         """Delete everything of the job.
@@ -201,10 +255,12 @@ class JobStore:
             How many objects were deleted.
         """
         key, output = await self._output() if keep_output else (None, None)
-        kept = {key, output.key} if output else set()
+        kept = {key, *await self._kept(output)} if output else set()
 
         def doomed(keys: list[str]) -> list[str]:
             first = [key for key in keys if key not in kept and not layout.is_closed(key)]
+            if layout.LIVE in first:
+                return [layout.LIVE]  # Before what it names.
             # Last of all, so that a runner which commits meanwhile learns that it must not.
             return first or [key for key in keys if layout.is_closed(key) and not keep_closed]
 
@@ -228,13 +284,27 @@ class JobStore:
             asked = [key for key in keys if key not in kept]
             makers = await side_by_side(lambda key: self._maker(key, newest), asked)
             found = [key for key, made in zip(asked, makers, strict=True) if made is not None and made <= attempt]
+            if layout.LIVE in keys and layout.named(await self.live.read()) & {*found}:
+                await self.live.remove()
             kept.update({*asked} - {*found})
             return found
 
         deleted = await self._folder.delete(doomed)
         if in_use:
             return deleted
-        return deleted + await self._folder.delete(lambda keys: [key for key in keys if layout.is_closed(key)])
+        return deleted + await self._folder.delete(
+            lambda keys: [key for key in keys if layout.is_closed(key) or key == layout.LIVE]
+        )
+
+    async def _kept(self, output: OutputRecord) -> set[str]:
+        """The keys of a finished video, and of all that goes with it."""
+        if output.playlist is None:
+            return {output.key}
+        try:
+            named = layout.named(await self.playlist(output) or "")
+        except CorruptObject:
+            named = {key for key in await self._folder.keys() if key.endswith(".mp4")}
+        return {output.key, output.playlist.key, layout.LIVE, *named}
 
     async def _maker(self, key: str, newest: int) -> int | None:
         """The attempt that made an object; None if that is none that is closed, or cannot be known."""
@@ -253,8 +323,8 @@ class JobStore:
         keys = await self._folder.keys(layout.log(after, log))
         return {index for index in map(layout.entry, keys) if index is not None}
 
-    async def _entries(self, after: int, log: str, kind: type[EntryT]) -> list[EntryT]:
-        """The records of a log, up to the first that is missing."""
+    async def _entries(self, after: int, log: str, kind: type[EntryT], first: int = 0) -> list[EntryT]:
+        """The records of a log from the first one on, up to the first that is missing."""
 
         async def read(index: int) -> EntryT:
             key = layout.entry_key(after, log, index)
@@ -263,7 +333,7 @@ class JobStore:
                 raise await self._corrupt(f"The record {self.uri(key)} is not that of number {index}.")
             return record
 
-        return await side_by_side(read, unbroken(await self._indexes(after, log)))
+        return await side_by_side(read, unbroken(await self._indexes(after, log))[first:])
 
     async def _append(self, after: int, log: str, record: EntryT) -> Commit[EntryT]:
         key = layout.entry_key(after, log, record.index)

@@ -4,6 +4,7 @@ There is a pair of logs for each closing of the job: it is named by the attempt 
 the first.
 """
 
+import posixpath
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -16,6 +17,8 @@ PIECES: Final = "segments"
 """The log of what is encoded."""
 PARTIAL: Final = "partial"
 """What units have come to that were paused."""
+LIVE: Final = "output/playlist.m3u8"
+"""The playlist that grows with the video: of all objects, the only one that is written over with something else."""
 
 _AFTER: Final = r"(?:after/(?P<after>[1-9]\d*)/)?"
 # Whatever the log is called: an earlier or a later version of this software may keep others.
@@ -23,6 +26,7 @@ _ENTRY = re.compile(_AFTER + r"[a-z]+/(?P<index>\d+)\.json")
 _OUTPUT = re.compile(_AFTER + r"output\.json")
 _CLOSED = re.compile(r"closed/(\d+)")
 _MADE = re.compile(r"(?:attempts/|output/|partial/\d+/)(\d+)(?:/.*|[.-].*)")
+_NAMED = re.compile(r'^(?:#EXT-X-MAP:URI="([^"]+)".*|([^#\s].*))$', re.MULTILINE)
 _PARTIAL = re.compile(r"partial/(?P<unit>\d+)/(?P<attempt>\d+)-(?P<step>\d+)-[0-9a-f]{16}")
 
 
@@ -55,9 +59,25 @@ def object_name(attempt: int, index: int) -> str:
     return f"{ATTEMPTS}/{attempt}/{index}"
 
 
-def output_name(attempt: int) -> str:
-    """The beginning of the key of a video."""
-    return f"output/{attempt}"
+def first_name(attempt: int) -> str:
+    """The beginning of the key of the media segment that holds the frame of the first piece, and those after it."""
+    return f"{object_name(attempt, 1)}-first"
+
+
+def output_name(attempt: int, what: str = "") -> str:
+    """The beginning of the key of a video, or of what goes with it."""
+    return f"output/{attempt}-{what}" if what else f"output/{attempt}"
+
+
+def in_playlist(key: str) -> str:
+    """How a playlist names an object: all playlists are in one folder."""
+    return posixpath.relpath(key, posixpath.dirname(LIVE))
+
+
+def named(playlist: str) -> set[str]:
+    """The keys that a playlist names."""
+    uris = (found[1] or found[2] for found in _NAMED.finditer(playlist))
+    return {posixpath.normpath(posixpath.join(posixpath.dirname(LIVE), uri.strip())) for uri in uris}
 
 
 def partial_folder(unit: int) -> str:

@@ -33,6 +33,14 @@ PART_BYTES: Final = 8 << 20
 PARALLEL_PARTS: Final = 4
 LIST_PAGE: Final = 1000
 
+_ATTRIBUTES: Final = {
+    ".mp4": {"Content-Type": "video/mp4"},
+    # Players ask for it again and again, to see it grow.
+    ".m3u8": {"Content-Type": "application/vnd.apple.mpegurl", "Cache-Control": "no-cache"},
+    ".jpg": {"Content-Type": "image/jpeg"},
+}
+"""Without which a browser does not play what a server of a bucket gives it."""
+
 # A client that is killed while it writes to a local folder leaves a file called NAME#N; listings do not show it.
 _STAGED: Final = re.compile(r"#\d+$")
 
@@ -75,7 +83,9 @@ class Objects:
         """Put an object in place of what is there."""
 
         async def action(limit: asyncio.Timeout) -> None:
-            await obstore.put_async(self._store, key, data, mode="overwrite", use_multipart=False)
+            await obstore.put_async(
+                *(self._store, key, data), mode="overwrite", use_multipart=False, attributes=self._attributes(key)
+            )
 
         await self._run(f"write {key}", action, len(data) / SLOWEST)
 
@@ -87,6 +97,7 @@ class Objects:
                 *(self._store, key, path),
                 mode="overwrite",
                 use_multipart=True,
+                attributes=self._attributes(key),
                 chunk_size=PART_BYTES,
                 max_concurrency=PARALLEL_PARTS,
             )
@@ -143,6 +154,10 @@ class Objects:
                 await asyncio.to_thread(_tidy, folder_of(store), prefix)
 
             await self._run(f"tidy {prefix}", action, TIDY_SECONDS)
+
+    def _attributes(self, key: str) -> dict[str, str] | None:
+        """What is kept with an object; a local folder takes nothing of the kind."""
+        return None if isinstance(self._store, LocalStore) else _ATTRIBUTES.get(Path(key).suffix)
 
     async def _run(self, doing: str, action: Callable[[asyncio.Timeout], Awaitable[T]], more_seconds: float = 0.0) -> T:
         async def once() -> T:

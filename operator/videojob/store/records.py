@@ -9,7 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraint
 # Keys come back from the store, where anybody with access may have written them: they must stay below the job. Those
 # that earlier versions of this software gave do not always say what is in the object.
 Key = Annotated[
-    str, StringConstraints(pattern=re.compile(r"^(attempts/\d+|output)/\d+(-[0-9a-f]{16})?\.(mp4|safetensors)$"))
+    str,
+    StringConstraints(
+        pattern=re.compile(r"^(attempts/\d+|output)/\d+(-[a-z]+)?(-[0-9a-f]{16})?\.(mp4|safetensors|m3u8|jpg)$")
+    ),
 ]
 Sha256 = Annotated[str, StringConstraints(pattern=re.compile(r"^[0-9a-f]{64}$"))]
 Count = Annotated[int, Field(ge=0)]
@@ -50,20 +53,40 @@ class UnitRecord(Entry):
     checkpoint: StoredObject
 
 
+class FragmentRecord(_Immutable):
+    """A part of a segment that begins with a key frame."""
+
+    frames: Annotated[int, Field(ge=1)]
+    size_bytes: Count
+
+
+class LayoutRecord(_Immutable):
+    """A segment from its first byte to its last."""
+
+    header_bytes: Count
+    header_sha256: Sha256
+    """All segments of a video have the same header, so that of the first serves them all."""
+    fragments: Annotated[tuple[FragmentRecord, ...], Field(min_length=1)]
+
+
 class PieceRecord(Entry):
     """A finished piece of the video."""
 
     frames: Annotated[int, Field(ge=1)]
     segment: StoredObject
+    layout: LayoutRecord | None = None
+    """Of the segment; earlier versions of this software did not write it down."""
     units: Annotated[dict[Count, Sha256], Field(min_length=1)]
     """The units that its frames come from, by index: the sha256 of the checkpoint of each."""
 
 
 class OutputRecord(Record, StoredObject):
-    """The finished video."""
+    """The finished video: the MP4 or, where none is asked for, the playlist."""
 
     frames: Annotated[int, Field(ge=1)]
     duration_seconds: Annotated[float, Field(gt=0)]
+    playlist: StoredObject | None = None
+    """Of the whole video. It names segments: they belong to the output."""
 
 
 EntryT = TypeVar("EntryT", bound=Entry)
