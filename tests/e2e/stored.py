@@ -81,9 +81,10 @@ class StoredFiles(ABC):
         return file in self.files(uid)
 
     async def has_only_its_video(self, uid: str) -> bool:
-        """Whether the job's files are its video and that one's record."""
+        """Whether the job's files are its video, that one's pictures and its record."""
         record = json.loads((self.store / self.namespace / uid / "output.json").read_text())
-        return self.files(uid) == {"output.json", record["key"]}
+        pictures = {record[each]["key"] for each in ("poster", "contact_sheet")}
+        return self.files(uid) == {"output.json", record["key"], *pictures}
 
     def output_sha256(self, status: VideoJobStatus) -> str:
         """sha256 of the video itself, which must be what the status says."""

@@ -42,7 +42,7 @@ async def test_a_video_is_there_in_each_format_that_is_asked_for(world: World, f
     for uri in {output["uri"], output.get("playlistURI", output["uri"])}:
         info = probe(Path(uri.removeprefix("file://")))
         assert (info.frames, info.width, info.height) == (SMALL.frames, SMALL.width, SMALL.height)
-    assert stored(watched) == {".mp4", ".json"} | ({".m3u8", LIVE} if "HLS" in formats else set())
+    assert stored(watched) == {".mp4", ".jpg", ".json"} | ({".m3u8", LIVE} if "HLS" in formats else set())
 
 
 async def test_the_playlist_ends_before_the_job_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

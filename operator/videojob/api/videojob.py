@@ -320,6 +320,13 @@ class OutputStatus(Resource):
     playlist_uri: Annotated[
         str | None, Field(alias="playlistURI", max_length=2048, description="Of the playlist of the whole video.")
     ] = None
+    poster_uri: Annotated[
+        str | None, Field(alias="posterURI", max_length=2048, description="Of the first frame, as JPEG.")
+    ] = None
+    contact_sheet_uri: Annotated[
+        str | None,
+        Field(alias="contactSheetURI", max_length=2048, description="Of a JPEG with a frame from each shot's middle."),
+    ] = None
 
 
 class EarlierStore(Resource):

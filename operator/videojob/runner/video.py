@@ -15,7 +15,7 @@ from videojob.api.reasons import Reason
 from videojob.api.videojob import Cost, OutputStatus, Resolved, StageSeconds, Timing, VideoJob
 from videojob.families import Plan
 from videojob.runner.accounting import Account, Spent, add_stages, estimated_completion, unit_seconds
-from videojob.runner.delivery import Delivery, delivery
+from videojob.runner.delivery import Delivery, delivery, output_status
 from videojob.runner.errors import HandBackError, restartable
 from videojob.runner.events import Events
 from videojob.runner.hold import Standing
@@ -103,7 +103,7 @@ class Video:
         if finished is not None:
             return finished
         wanted = (self._job.spec.output.formats, self._files, self._resolved.rate, self._clock)
-        async with delivery(*wanted, self._services.permission, self._watchable) as self._output:
+        async with delivery(*wanted, self._services.permission, self._watchable, shots=(0,)) as self._output:
             await self._make_chunks()
             self._free_slot()
             return await self._finished(await self._stop.race(self._commit_output()))
@@ -119,14 +119,7 @@ class Video:
             await self._status.fresh()
             await self._files.live.end(playlist)
         self._show(self._resolved.chunks, record.frames)
-        return OutputStatus(
-            uri=self._files.uri(record.key),
-            sha256=record.sha256,
-            size_bytes=record.size_bytes,
-            frames=record.frames,
-            duration_seconds=record.duration_seconds,
-            playlist_uri=None if record.playlist is None else self._files.uri(record.playlist.key),
-        )
+        return output_status(self._files, record)
 
     def _watchable(self, uri: str) -> None:
         """The playlist is in the store."""
@@ -353,6 +346,8 @@ class Video:
             attempt=self._owner.attempt,
             path=made.mp4,
             playlist=made.playlist,
+            poster=made.stills.poster,
+            contact_sheet=made.stills.contact_sheet,
             frames=frames,
             duration_seconds=float(frames / self._resolved.rate),
         )

@@ -8,6 +8,7 @@
         partial/<unit>/<attempt>-<step>-<sha256>           what a unit has come to that was paused after that step
         output/playlist.m3u8                               what there is of the video, where it is asked for as HLS
         output/<attempt>.mp4, output/<attempt>.m3u8        the video, in each format that is asked for
+        output/<attempt>-poster.jpg, -shots.jpg            pictures of it
         output.json                                        its record
         closed/<attempt>                                   attempts up to the highest of these have lost the job
         after/<attempt>/latents/, segments/, output.json   the records of those that came after it

@@ -200,6 +200,8 @@ class JobStore:
         frames: int,
         duration_seconds: float,
         playlist: str | None = None,
+        poster: bytes | None = None,
+        contact_sheet: bytes | None = None,
     ) -> OutputRecord:
         """Finish the job, or return the record of what it was finished with before. Raises JobClosed, ValueError.
 
@@ -209,6 +211,8 @@ class JobStore:
             frames: Of the video.
             duration_seconds: Of the video.
             playlist: Of the whole video; the segments that it names then belong to the output.
+            poster: JPEG.
+            contact_sheet: JPEG.
         """
         after = await self._opened(attempt)
         if (existing := await self.output()) is not None:
@@ -223,6 +227,8 @@ class JobStore:
             frames=frames,
             duration_seconds=duration_seconds,
             playlist=listed,
+            poster=await self._still(attempt, "poster", poster),
+            contact_sheet=await self._still(attempt, "shots", contact_sheet),
             **video.model_dump(),
         )
         key = layout.output_key(after)
@@ -298,13 +304,16 @@ class JobStore:
 
     async def _kept(self, output: OutputRecord) -> set[str]:
         """The keys of a finished video, and of all that goes with it."""
-        if output.playlist is None:
-            return {output.key}
+        objects = (output, output.playlist, output.poster, output.contact_sheet)
+        kept = {stored.key for stored in objects if stored is not None}
         try:
-            named = layout.named(await self.playlist(output) or "")
+            text = await self.playlist(output)
         except CorruptObject:
-            named = {key for key in await self._folder.keys() if key.endswith(".mp4")}
-        return {output.key, output.playlist.key, layout.LIVE, *named}
+            return {layout.LIVE, *kept, *(key for key in await self._folder.keys() if key.endswith(".mp4"))}
+        return kept if text is None else {layout.LIVE, *kept, *layout.named(text)}
+
+    async def _still(self, attempt: int, what: str, jpeg: bytes | None) -> StoredObject | None:
+        return None if jpeg is None else await self._folder.put(layout.output_name(attempt, what), ".jpg", jpeg)
 
     async def _maker(self, key: str, newest: int) -> int | None:
         """The attempt that made an object; None if that is none that is closed, or cannot be known."""

@@ -87,6 +87,8 @@ class OutputRecord(Record, StoredObject):
     duration_seconds: Annotated[float, Field(gt=0)]
     playlist: StoredObject | None = None
     """Of the whole video. It names segments: they belong to the output."""
+    poster: StoredObject | None = None
+    contact_sheet: StoredObject | None = None
 
 
 EntryT = TypeVar("EntryT", bound=Entry)
