@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests.planner.builders import RESOLVED
 from videojob.api.progress import progress_of
-from videojob.api.videojob import MAX_SHOTS, Resolved, ResolvedShot, ShotState
+from videojob.api.shots import MAX_SHOTS, ResolvedShot, ShotState
+from videojob.api.videojob import Resolved
 from videojob.families import Memory
 
 WAITING, PARTIAL, READY = ShotState.WAITING, ShotState.PARTIAL, ShotState.READY

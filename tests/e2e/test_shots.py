@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.system import System
-from videojob.api.videojob import Phase, ShotState
+from videojob.api.shots import ShotState
+from videojob.api.videojob import Phase
 from videojob.families import Memory
 from videojob.media import probe
 

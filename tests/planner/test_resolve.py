@@ -5,7 +5,7 @@ import pytest
 from tests.planner.builders import RESOLVED, book, job, model
 from tests.planner.deciding import brief, decided
 from videojob.api.reasons import Reason
-from videojob.api.videojob import ResolvedShot
+from videojob.api.shots import ResolvedShot
 from videojob.families import FamilyName, Memory
 from videojob.planner.decisions import Assign, Wait
 from videojob.planner.facts import ReplicaKey, WantedShot

@@ -12,7 +12,8 @@ import numpy as np
 from tests.planner.builders import RESOLVED
 from videojob.api import transitions
 from videojob.api.meta import ObjectMeta
-from videojob.api.videojob import Shot, StageSeconds, VideoJob, VideoJobSpec, VideoJobStatus
+from videojob.api.shots import Shot
+from videojob.api.videojob import StageSeconds, VideoJob, VideoJobSpec, VideoJobStatus
 from videojob.kube.client import Json
 from videojob.media import encode_segment
 from videojob.runner.recipe import MadePiece, MadeUnit

@@ -18,7 +18,8 @@ from videojob.api import transitions
 from videojob.api.conditions import ConditionType, find
 from videojob.api.meta import ObjectMeta
 from videojob.api.reasons import Reason
-from videojob.api.videojob import Phase, Shot, VideoJob, VideoJobSpec, VideoJobStatus
+from videojob.api.shots import Shot
+from videojob.api.videojob import Phase, VideoJob, VideoJobSpec, VideoJobStatus
 from videojob.runner.accounting import Checkpoints
 from videojob.runner.clock import Clock
 from videojob.runner.errors import HandBackError

@@ -1,6 +1,7 @@
 """How far a job is. Pure, for whoever knows how many of its chunks are in the store."""
 
-from videojob.api.videojob import Progress, Resolved, ResolvedShot, ShotProgress, ShotState
+from videojob.api.shots import ResolvedShot, ShotProgress, ShotState
+from videojob.api.videojob import Progress, Resolved
 
 
 def progress_of(resolved: Resolved, chunks_done: int, frames_ready: int) -> Progress:

@@ -11,12 +11,11 @@ from videojob import families
 from videojob.api import MANAGER
 from videojob.api.conditions import Condition
 from videojob.api.meta import ObjectMeta
-from videojob.api.names import FPS, ManagerName, ModelName, QueueName, ResolvedFPS, Seconds, Seed, Side, Steps
+from videojob.api.names import FPS, ManagerName, ModelName, QueueName, ResolvedFPS, Seed, Side, Steps
 from videojob.api.schema import MAP_BY_TYPE, SET, Resource, immutable_but, rules
+from videojob.api.shots import MAX_PROMPT, MAX_SHOTS, ResolvedShot, Shot, ShotProgress
 from videojob.families import Memory, Video, frame_rate
 
-MAX_PROMPT = 4000
-MAX_SHOTS = 64
 MAX_EARLIER_STORES = 16
 
 OTHER_JOB = "create another job instead"
@@ -38,38 +37,6 @@ class Phase(StrEnum):
     def finished(self) -> bool:
         """Whether the job has ended, finally."""
         return self in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
-
-
-class Shot(Resource):
-    """A part of the video with a prompt of its own."""
-
-    prompt: Annotated[
-        str,
-        Field(
-            min_length=1,
-            max_length=MAX_PROMPT,
-            description="Describes the shot.",
-            json_schema_extra=rules((r"self.matches('\\S')", "the prompt is blank: describe what the shot shows")),
-        ),
-    ]
-    seconds: Annotated[
-        Seconds,
-        Field(
-            description="Length of the shot, also in quotes. It gets round(seconds x fps) frames; where the next shot "
-            "keeps the memory, it ends with the nearest chunk. All shots together have at most 3600 seconds."
-        ),
-    ]
-    memory: Annotated[
-        Memory | None,
-        Field(
-            description="What the shot takes over: Keep goes on from all that is remembered, Refresh from the video's "
-            "beginning alone, Clear from nothing. If omitted, Keep where the model can, else Clear."
-        ),
-    ] = None
-    negative_prompt: Annotated[
-        str | None, Field(max_length=MAX_PROMPT, description="In place of the job's negativePrompt.")
-    ] = None
-    seed: Annotated[Seed | None, Field(description="In place of the job's seed.")] = None
 
 
 class Output(Resource):
@@ -191,15 +158,6 @@ class ReplicaRef(Resource):
     replica: str
 
 
-class ResolvedShot(Resource):
-    """What is made of a shot."""
-
-    frames: Annotated[int, Field(description="As many as it has in the end: it may end with a chunk.")]
-    chunks: int
-    memory: Memory
-    seed: Annotated[int | None, Field(description="Where it is not the job's.")] = None
-
-
 class Resolved(Resource):
     """Every parameter of the video, defaults included. Written with the first assignment, and never changed.
 
@@ -238,24 +196,6 @@ class Resolved(Resource):
     def cut(self) -> tuple[ResolvedShot, ...]:
         """Its shots, one at least."""
         return self.shots or (ResolvedShot(frames=self.frames, chunks=self.chunks, memory=Memory.CLEAR),)
-
-
-class ShotState(StrEnum):
-    """How far a shot is."""
-
-    WAITING = "Waiting"
-    """None of its chunks is in the store."""
-    PARTIAL = "Partial"
-    READY = "Ready"
-    """All are."""
-
-
-class ShotProgress(Resource):
-    """What of a shot is in the store."""
-
-    chunks_done: int
-    seconds_ready: float
-    state: ShotState
 
 
 class Progress(Resource):

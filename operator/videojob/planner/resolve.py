@@ -2,7 +2,8 @@
 
 from videojob.api.gpupool import GPUPool
 from videojob.api.reasons import Reason
-from videojob.api.videojob import Resolved, ResolvedShot
+from videojob.api.shots import ResolvedShot
+from videojob.api.videojob import Resolved
 from videojob.api.videomodel import VideoModel
 from videojob.families import Memory, Shot, Video, frame_rate
 from videojob.planner.facts import Job, WantedShot
