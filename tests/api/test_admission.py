@@ -91,6 +91,10 @@ BAD_JOBS = [
     ("guidanceScale", 31, "should be less than or equal to 30"),
     ("negativePrompt", "x" * 4001, "may not be more than 4000"),
     ("negativePrompt", 5, "must be of type string"),
+    ("adapters", ["ink", "ink"], "Duplicate value"),
+    ("adapters", ["../ink"], "the name of an adapter of the VideoModel has only"),
+    ("adapters", "ink", "must be of type array"),
+    ("adapters", [str(each) for each in range(17)], "must have at most 16 items"),
     ("priority", 1_000_001, "should be less than or equal to"),
     ("suspend", "yes", "must be of type boolean"),
     ("backoffLimit", -1, "should be greater than or equal to 0"),
@@ -117,6 +121,7 @@ def test_a_bad_job_is_refused_in_words(cluster: Cluster, namespace: str, path: s
 
 
 WAN = MODEL | {"family": "Wan"}
+INK = {"name": "ink", "directory": "/adapters/ink"}
 LCM = {"scheduler": "FlowMatchLCM"}
 ONE_ACCELERATOR = "no model uses more than one accelerator yet: make it 1 and have more replicas"
 
@@ -138,6 +143,20 @@ def test_a_job_name_that_fits_no_label_is_refused(cluster: Cluster, namespace: s
         ("VideoModel", MODEL, "components", [{"name": "vae", "format": "int8"}], '"float32", "bfloat16"'),
         ("VideoModel", MODEL, "components", [{"name": "vae", "device": "gpu"}], '"accelerator", "cpu"'),
         ("VideoModel", MODEL, "components", [{"name": "vae"}, {"name": "vae"}], "Duplicate value"),
+        ("VideoModel", MODEL, "adapters", [INK], "they are for Wan"),
+        ("VideoModel", WAN, "adapters", [INK, INK], "Duplicate value"),
+        (
+            "VideoModel",
+            WAN,
+            "adapters",
+            [INK | {"name": "Ink wash"}],
+            "the name of an adapter of the VideoModel has only",
+        ),
+        ("VideoModel", WAN, "adapters", [INK | {"directory": "ink"}], "should match"),
+        ("VideoModel", WAN, "adapters", [INK | {"weightName": "../ink.safetensors"}], "should match"),
+        ("VideoModel", WAN, "adapters", [INK | {"weightName": "ink.ckpt"}], "should match"),
+        ("VideoModel", WAN, "adapters", [INK | {"scale": 11}], "should be less than or equal to 10"),
+        ("VideoModel", WAN, "adapters", [INK | {"component": "vae"}], '"transformer", "transformer_2"'),
         ("VideoModel", MODEL, "sampling", {"scheduler": "UniPC"}, "sampling, which is for Wan"),
         ("VideoModel", WAN, "sampling", {}, "spec.sampling.scheduler: Required value"),
         ("VideoModel", WAN, "sampling", {"scheduler": "DDIM"}, '"UniPC", "FlowMatchEuler", "FlowMatchLCM"'),

@@ -6,6 +6,7 @@ from tests.planner.builders import RESOLVED, book, job, model
 from tests.planner.deciding import brief, decided
 from videojob.api.reasons import Reason
 from videojob.api.shots import ResolvedShot
+from videojob.api.videomodel import Adapter
 from videojob.families import FamilyName, Memory
 from videojob.planner.decisions import Assign, Wait
 from videojob.planner.facts import ReplicaKey, WantedShot
@@ -70,6 +71,26 @@ def test_a_memory_that_the_family_does_not_have_is_refused(memory: Memory) -> No
         f"shots[2].memory is {memory}, and VideoModel tiny can do Clear only, as all of the family Wan. "
         "Create the job again with that, or leave memory out."
     )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ((), None),
+        (("ink",), None),
+        (("film", "ink"), None),
+        (("oil",), "has no adapter oil. It has ink, film."),
+        (("ink", "oil", "chalk"), "has no adapter oil, chalk. It has ink, film."),
+    ],
+)
+def test_an_adapter_is_one_of_the_models(wanted: tuple[str, ...], words: str | None) -> None:
+    adapters = tuple(Adapter(name=name, directory="/adapters") for name in ("ink", "film"))
+    (decision,) = decided(book(job(adapters=wanted), models=[model(family=FamilyName.WAN, adapters=adapters)]))
+    if words is None:
+        assert isinstance(decision, Assign)
+    else:
+        assert isinstance(decision, Wait) and decision.reason is Reason.ADAPTER_NOT_FOUND
+        assert decision.message == f"VideoModel tiny {words}"
 
 
 def test_all_shots_together_are_as_long_as_the_model_allows() -> None:

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from videojob.families import ComponentName
 from videojob.triton.digest import Digests, Weights, weights_digest
-from videojob.triton.settings import Component
+from videojob.triton.settings import Adapter, Component
 
 
 def write(directory: Path, files: dict[str, bytes], *components: Component) -> Weights:
@@ -159,3 +160,37 @@ def test_a_folder_without_the_component_is_an_error(tmp_path: Path, files: dict[
     write(tmp_path / "own", files)
     with pytest.raises(FileNotFoundError, match=f"There is no vae in {tmp_path / 'own'}: it has no config.json"):
         weights_digest(write(tmp_path / "a", FILES, component(tmp_path / "own")))
+
+
+def test_adapters_are_part_of_it_by_name_scale_component_and_contents(tmp_path: Path) -> None:
+    weights = write(tmp_path / "a", FILES)
+    for name, content in (("ink", b"ink"), ("film", b"film")):
+        write(tmp_path / name, {"lora.safetensors": content, "README.md": content})
+    ink = Adapter("ink", str(tmp_path / "ink"))
+    others = [
+        (),
+        (ink,),
+        (replace(ink, name="oil"),),
+        (replace(ink, scale=0.5),),
+        (replace(ink, component=ComponentName.TRANSFORMER_2),),
+        (replace(ink, directory=str(tmp_path / "film")),),
+        (ink, Adapter("film", str(tmp_path / "film"))),
+    ]
+    digests = [weights_digest(weights._replace(adapters=adapters)) for adapters in others]
+    assert len({*digests}) == len(others)
+    assert digests[0] == weights_digest(weights), "a model without adapters keeps its digest"
+    assert weights_digest(weights._replace(adapters=others[-1][::-1])) == digests[-1]
+
+
+def test_which_file_is_an_adapters_has_to_be_clear(tmp_path: Path) -> None:
+    weights = write(tmp_path / "a", FILES)
+    ink = Adapter("ink", str(tmp_path / "ink"))
+    with pytest.raises(FileNotFoundError, match=r"The adapter ink has no \.safetensors file"):
+        weights_digest(weights._replace(adapters=(ink,)))
+    write(tmp_path / "ink", {"high.safetensors": b"high", "low.safetensors": b"low"})
+    with pytest.raises(ValueError, match=r"several files .*high\.safetensors, low\.safetensors\. Set its weightName"):
+        weights_digest(weights._replace(adapters=(ink,)))
+    high, low = (replace(ink, weight_name=f"{name}.safetensors") for name in ("high", "low"))
+    assert weights_digest(weights._replace(adapters=(high,))) != weights_digest(weights._replace(adapters=(low,)))
+    with pytest.raises(FileNotFoundError, match=r"has no mid\.safetensors"):
+        weights_digest(weights._replace(adapters=(replace(ink, weight_name="mid.safetensors"),)))

@@ -19,7 +19,15 @@ from videojob.triton.repository import (
     render,
     render_control,
 )
-from videojob.triton.settings import Component, ModelSettings, ReplicaSettings, Sampling, from_parameters, to_parameters
+from videojob.triton.settings import (
+    Adapter,
+    Component,
+    ModelSettings,
+    ReplicaSettings,
+    Sampling,
+    from_parameters,
+    to_parameters,
+)
 
 MODEL_REPO = Path(__file__).parents[2] / "model_repo"
 MODEL = ModelSettings(
@@ -133,14 +141,15 @@ def test_other_weights_are_another_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_components_and_sampling_reach_every_stage_as_they_are(tmp_path: Path, device: Device) -> None:
+def test_how_a_model_is_made_reaches_every_stage_as_it_is(tmp_path: Path, device: Device) -> None:
     """A stage stays where it is: it places its component itself."""
     components = (
         Component(ComponentName.TEXT_ENCODER, 'a "b"', on_cpu=True),
         Component(ComponentName.VAE, None, "float32"),
     )
+    adapters = (Adapter("ink", '/a "b"', ComponentName.TRANSFORMER_2, 0.5, "ink.safetensors"),)
     sampling = Sampling(SamplerName.FLOW_MATCH_LCM, 8.0, (1000.0, 757.0, 522.0))
-    model = ModelSettings(**{**MODEL.__dict__, "components": components, "sampling": sampling})
+    model = ModelSettings(**{**MODEL.__dict__, "components": components, "adapters": adapters, "sampling": sampling})
     render(MODEL_REPO, tmp_path, model, REPLICA, device)
     for stage in ("text_encoder", "denoiser", "vae_decoder"):
         rendered = config(tmp_path / f"tiny.{stage}")

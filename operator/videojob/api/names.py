@@ -49,6 +49,9 @@ QueueName = Annotated[
     str,
     _name(MAX_NAME, SUBDOMAIN, f"this is the name of a VideoQueue (kubectl get videoqueues): it has only {CHARACTERS}"),
 ]
+AdapterName = Annotated[
+    str, _name(MAX_NAME, SUBDOMAIN, f"the name of an adapter of the VideoModel has only {CHARACTERS}")
+]
 EndpointName = Annotated[str, _name(MAX_NAME, SUBDOMAIN, f"the name of an endpoint has only {CHARACTERS}")]
 """It may have dots, as names of hosts do: a pool's name has none, so that `lease_name` keeps the two apart."""
 AcceleratorClass = Annotated[
@@ -89,6 +92,7 @@ def _whole(name: str, least: int, most: int) -> Any:
     )
 
 
+MAX_ADAPTERS = 16
 MAX_FPS = 60
 
 

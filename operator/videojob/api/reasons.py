@@ -18,6 +18,7 @@ class Reason(StrEnum):
     QUEUE_STOPPED = "QueueStopped"
     EXCEEDS_MODEL_LIMITS = "ExceedsModelLimits"
     MEMORY_UNSUPPORTED = "MemoryUnsupported"
+    ADAPTER_NOT_FOUND = "AdapterNotFound"
     PRECISION_UNSUPPORTED = "PrecisionUnsupported"
     INSUFFICIENT_MEMORY = "InsufficientMemory"
     WEIGHTS_CHANGED = "WeightsChanged"
@@ -159,6 +160,9 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType({
     Reason.MEMORY_UNSUPPORTED: ReasonInfo(_WAITING, _OWNER, YES, NO, NO, NO, NO, NO, NO,
         "A shot is to keep what the model's family cannot remember from one shot to the next.",
         "Create the job again without `memory`, or with one that the condition names, or with another model."),
+    Reason.ADAPTER_NOT_FOUND: ReasonInfo(_WAITING, _OWNER, YES, NO, NO, NO, NO, NO, NO,
+        "The job names an adapter that its model does not have.",
+        "Create the job again with adapters that the condition names, or with another model."),
     Reason.PRECISION_UNSUPPORTED: ReasonInfo(_WAITING | _POOL, _ADMIN, YES, NO, NO, NO, NO, NO, NO,
         "The model's precision does not run on the pool's accelerator: a cpu pool runs float32 models only.",
         "Use a float32 model, or a pool with an accelerator: `kubectl get videomodels,gpupools`"),

@@ -11,7 +11,18 @@ from videojob import families
 from videojob.api import MANAGER
 from videojob.api.conditions import Condition
 from videojob.api.meta import ObjectMeta
-from videojob.api.names import FPS, ManagerName, ModelName, QueueName, ResolvedFPS, Seed, Side, Steps
+from videojob.api.names import (
+    FPS,
+    MAX_ADAPTERS,
+    AdapterName,
+    ManagerName,
+    ModelName,
+    QueueName,
+    ResolvedFPS,
+    Seed,
+    Side,
+    Steps,
+)
 from videojob.api.schema import MAP_BY_TYPE, SET, Resource, immutable_but, rules
 from videojob.api.shots import MAX_PROMPT, MAX_SHOTS, ResolvedShot, Shot, ShotProgress
 from videojob.families import Memory, Video, frame_rate
@@ -112,6 +123,14 @@ class VideoJobSpec(Resource):
             description="Describes what the video is not to show. It counts only where guidanceScale is above 1.",
         ),
     ] = None
+    adapters: Annotated[
+        tuple[AdapterName, ...],
+        Field(
+            max_length=MAX_ADAPTERS,
+            json_schema_extra=SET,
+            description="Names of the model's adapters that are added to its weights, in this order.",
+        ),
+    ] = ()
     priority: Annotated[
         int, Field(ge=-1_000_000, le=1_000_000, description="Jobs of a higher priority are assigned first.")
     ] = 0

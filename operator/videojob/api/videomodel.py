@@ -1,15 +1,15 @@
 """`VideoModel`: a model that jobs refer to, with its weights, components, chunks, memory, limits and defaults."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from videojob import families
 from videojob.api.meta import ObjectMeta
-from videojob.api.names import FPS, MAX_FPS, MAX_SECONDS, Side, Steps
+from videojob.api.names import FPS, MAX_ADAPTERS, MAX_FPS, MAX_SECONDS, AdapterName, Side, Steps
 from videojob.api.schema import MAP_BY_NAME, Resource, immutable_but, rules
-from videojob.families import FAMILIES, SAMPLED, Chunking, ComponentName, FamilyName, Plan, SamplerName, Video
+from videojob.families import ADAPTED, FAMILIES, SAMPLED, Chunking, ComponentName, FamilyName, Plan, SamplerName, Video
 
 OTHER_MODEL = "create a VideoModel of another name instead"
 
@@ -71,6 +71,34 @@ class Component(Resource):
         ComponentDevice,
         Field(description="Where it runs. What runs on the cpu takes nothing of memory.weightsBytes, and is slow."),
     ] = ComponentDevice.ACCELERATOR
+
+
+class Adapter(Resource):
+    """Low-rank weights (LoRA) that jobs may have added to a transformer's."""
+
+    name: Annotated[AdapterName, Field(description="What jobs call it.")]
+    directory: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=1024,
+            pattern=r"^/",
+            description="Absolute path, on the replicas, of the folder with its safetensors file.",
+        ),
+    ]
+    weight_name: Annotated[
+        str | None,
+        Field(
+            max_length=253,
+            pattern=r"^[^/]+\.safetensors$",
+            description="Name of the file, where there are several in the folder.",
+        ),
+    ] = None
+    scale: Annotated[float, Field(ge=-10, le=10, description="That it is added with.")] = 1.0
+    component: Annotated[
+        Literal[ComponentName.TRANSFORMER, ComponentName.TRANSFORMER_2],
+        Field(description="Whose weights it is added to."),
+    ] = ComponentName.TRANSFORMER
 
 
 class Sampling(Resource):
@@ -177,6 +205,14 @@ class VideoModelSpec(Resource):
             description="Components that have another folder, number format or device than the rest.",
         ),
     ] = ()
+    adapters: Annotated[
+        tuple[Adapter, ...],
+        Field(
+            max_length=MAX_ADAPTERS,
+            json_schema_extra=MAP_BY_NAME,
+            description="What jobs may have added to the weights. All are loaded with the model, and take memory.",
+        ),
+    ] = ()
     sampling: Annotated[
         Sampling | None, Field(json_schema_extra=SAMPLING_RULES, description="As the folder says where it is omitted.")
     ] = None
@@ -219,6 +255,10 @@ class VideoModelSpec(Resource):
 
 SPEC_RULES = rules(
     *immutable_but(VideoModelSpec, MUTABLE, OTHER_MODEL),
+    (
+        f"!has(self.adapters) || self.adapters.size() == 0 || self.family in {[*map(str, ADAPTED)]}",
+        f"models of this family have no adapters yet: remove them; they are for {', '.join(ADAPTED)}",
+    ),
     (
         f"!has(self.sampling) || self.family in {[*map(str, SAMPLED)]}",
         f"models of this family sample as their folders say: remove sampling, which is for {', '.join(SAMPLED)}",

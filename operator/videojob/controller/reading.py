@@ -73,6 +73,7 @@ def slim(found: VideoJob, seed: int, status: bytes) -> Job:
         fps=spec.fps,
         steps=spec.steps,
         guidance_scale=spec.guidance_scale,
+        adapters=spec.adapters,
         priority=spec.priority,
         suspend=spec.suspend,
         cancel=spec.cancel,

@@ -14,6 +14,7 @@ from videojob.families.plan import Chunking, Memory, Piece, Plan, Shot, ShotPlan
 from videojob.families.rate import NTSC, frame_rate
 
 __all__ = [
+    "ADAPTED",
     "FAMILIES",
     "NTSC",
     "SAMPLED",
@@ -65,6 +66,10 @@ class SamplerName(StrEnum):
 
 SAMPLED: Final = (FamilyName.WAN,)
 """The families whose models can be sampled otherwise than their folders say."""
+
+
+ADAPTED: Final = (FamilyName.WAN,)
+"""The families whose models may have adapters."""
 
 
 class Family(Protocol):

@@ -8,7 +8,7 @@ import torch
 
 from videojob.families import ComponentName
 from videojob.models.runtime import DTYPES
-from videojob.triton.settings import Components, ModelSettings, Sampling
+from videojob.triton.settings import Adapters, Components, ModelSettings, Sampling
 
 HOST: Final = torch.device("cpu")
 
@@ -32,13 +32,20 @@ class Parts:
     dtype: torch.dtype
     components: Components = ()
     """Those that differ from this."""
+    adapters: Adapters = ()
     sampling: Sampling | None = None
 
     @classmethod
     def of(cls, model: ModelSettings, device: str) -> "Parts":
         """Of a model whose stages run on that device."""
-        dtype = DTYPES[model.precision]
-        return cls(Path(model.directory), torch.device(device), dtype, model.components, model.sampling)
+        return cls(
+            directory=Path(model.directory),
+            device=torch.device(device),
+            dtype=DTYPES[model.precision],
+            components=model.components,
+            adapters=model.adapters,
+            sampling=model.sampling,
+        )
 
     def __getitem__(self, name: ComponentName) -> Part:
         """The component of that name."""

@@ -23,6 +23,7 @@ from diffusers import (
 )
 
 from videojob.families import ComponentName, FamilyName, Unit
+from videojob.models.adapters import Adapters
 from videojob.models.experts import Experts
 from videojob.models.family import Conditioning, Step
 from videojob.models.noise import Noise
@@ -87,6 +88,7 @@ class Generator:
         names = (ComponentName.TRANSFORMER, ComponentName.TRANSFORMER_2)[: 1 + second]
         pipeline = load(parts, FamilyName.WAN, WanPipeline, *names, resting=names[1:])
         self._experts = Experts([getattr(pipeline, name) for name in names], [parts[name].device for name in names])
+        self._adapters = Adapters(pipeline, parts.adapters, {name: getattr(pipeline, name) for name in names})
         self._config = pipeline.transformer.config
         self._sampling = parts.sampling
         self._scheduler = checked(
@@ -133,6 +135,7 @@ class Generator:
         for number, t in enumerate(scheduler.timesteps[made.done :], made.done + 1):
             expert = self._experts[int(self._boundary is not None and bool(t < self._boundary))]
             timestep = self._timestep(t, shape)
+            self._adapters.choose(settings.adapters)  # here: another unit may be made in between
             # The pipeline's arithmetic: the prediction and its guidance in the model's dtype, the step in float32.
             predicted = _predict(expert, latents, timestep, conditions[PROMPT])
             if guided:

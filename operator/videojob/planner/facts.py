@@ -62,6 +62,7 @@ class Job:
     fps: float | None = None
     steps: int | None = None
     guidance_scale: float | None = None
+    adapters: tuple[str, ...] = ()
     priority: int = 0
     suspend: bool = False
     cancel: bool = False

@@ -55,7 +55,18 @@ def store_uri(job: Job, pool: GPUPool) -> str:
 
 def refusal(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
     """What the model cannot do or does not allow, as reason and sentence."""
-    return _beyond_memories(job, model) or _beyond_limits(job, model)
+    return _unknown_adapters(job, model) or _beyond_memories(job, model) or _beyond_limits(job, model)
+
+
+def _unknown_adapters(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
+    known = [adapter.name for adapter in model.spec.adapters]
+    unknown = [name for name in job.adapters if name not in known]
+    if not unknown:
+        return None
+    return (
+        Reason.ADAPTER_NOT_FOUND,
+        f"VideoModel {model.metadata.name} has no adapter {', '.join(unknown)}. It has {', '.join(known) or 'none'}.",
+    )
 
 
 def _beyond_memories(job: Job, model: VideoModel) -> tuple[Reason, str] | None:

@@ -21,7 +21,7 @@ from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
 from videojob.triton.contract import CONTROL_MODEL, STAGES, model_name
 from videojob.triton.digest import Digests, Weights
 from videojob.triton.repository import Device, is_control_rendered, is_rendered, remove, render, render_control, touch
-from videojob.triton.settings import Component, Components, ModelSettings, ReplicaSettings, Sampling
+from videojob.triton.settings import Adapter, Adapters, Component, Components, ModelSettings, ReplicaSettings, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -245,7 +245,8 @@ class Loader:
             )
 
     async def _of_files(self, served: Served, digest: Callable[[Weights], str]) -> str:
-        weights = Weights(Path(served.model.spec.source.directory), components_of(served.model))
+        model = served.model
+        weights = Weights(Path(model.spec.source.directory), components_of(model), adapters_of(model))
         try:
             return await asyncio.to_thread(digest, weights)
         except (OSError, ValueError):
@@ -314,6 +315,7 @@ def settings_of(model: VideoModel, weights_digest: str) -> ModelSettings:
         weights_digest=weights_digest,
         precision=spec.precision.value,
         components=components_of(model),
+        adapters=adapters_of(model),
         sampling=Sampling(**dict(spec.sampling)) if spec.sampling else None,
     )
 
@@ -329,6 +331,11 @@ def components_of(model: VideoModel) -> Components:
         )
         for one in model.spec.components
     )
+
+
+def adapters_of(model: VideoModel) -> Adapters:
+    """The adapters of a VideoModel."""
+    return tuple(Adapter(**dict(one)) for one in model.spec.adapters)
 
 
 def _on_triton(name: str) -> list[str]:

@@ -28,6 +28,7 @@ def settings_of(job: VideoJob, resolved: Resolved) -> tuple[Settings, ...]:
             width=resolved.width,
             height=resolved.height,
             guidance_scale=resolved.guidance_scale,
+            adapters=job.spec.adapters,
             negative_prompt=usual if shot.negative_prompt is None else shot.negative_prompt,
         )
         for shot, made in zip(job.spec.shots, resolved.cut, strict=True)

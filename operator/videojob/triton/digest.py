@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from videojob.triton.settings import Component, Components
+from videojob.triton.settings import Adapter, Adapters, Component, Components
 
 _BLOCK_BYTES = 1 << 20
 _INDEX = "model_index.json"
@@ -24,6 +24,7 @@ class Weights(NamedTuple):
     directory: Path
     """Of its pipeline."""
     components: Components = ()
+    adapters: Adapters = ()
 
 
 class _File(NamedTuple):
@@ -68,8 +69,8 @@ def _marks(weights: Weights) -> list[object]:
 def _files(weights: Weights) -> list[_File]:
     """`model_index.json` and every file of the components, sorted; hidden files are none of theirs.
 
-    Raises FileNotFoundError where a folder holds no pipeline or no component, ValueError where its index cannot be
-    read.
+    Raises FileNotFoundError where a folder holds no pipeline, no component or no adapter, ValueError where its index
+    cannot be read, or which file is an adapter's is not clear.
     """
     own = {one.name.value: Path(one.directory) for one in weights.components if one.directory is not None}
     for name, directory in own.items():
@@ -77,7 +78,8 @@ def _files(weights: Weights) -> list[_File]:
             raise FileNotFoundError(f"There is no {name} in {directory}: it has no {_COMPONENT_CONFIG}.")
     folders = {name: weights.directory / name for name in _named(weights.directory / _INDEX)} | own
     found = [file for name, folder in folders.items() for file in _below(name, folder)]
-    return sorted([_File(_INDEX, weights.directory / _INDEX), *found], key=lambda file: file.name.split("/"))
+    added = [_File(f"adapters/{one.name}", one.file()) for one in weights.adapters]
+    return sorted([_File(_INDEX, weights.directory / _INDEX), *found, *added], key=lambda file: file.name.split("/"))
 
 
 def _named(index: Path) -> Sequence[str]:
@@ -99,7 +101,7 @@ def _below(name: str, folder: Path) -> Iterator[_File]:
 
 
 def weights_digest(weights: Weights, stopped: Callable[[], bool] = lambda: False) -> str:
-    """`sha256:<hex>` over the names, sizes and contents of the files, and over components' formats and devices.
+    """`sha256:<hex>` over files' names, sizes and contents, components' formats and devices, adapters' scales.
 
     Equal weights have equal digests wherever they lie: a component in a folder of its own counts as one in the
     pipeline's. Raises FileNotFoundError where a folder holds no pipeline or no component, ValueError where the
@@ -109,6 +111,8 @@ def weights_digest(weights: Weights, stopped: Callable[[], bool] = lambda: False
     digest = hashlib.sha256()
     for component in sorted(weights.components, key=lambda one: one.name):
         digest.update(_made_otherwise(component).encode())
+    for adapter in sorted(weights.adapters, key=lambda one: one.name):
+        digest.update(_added(adapter).encode())
     for name, path in files:
         # Lengths come first, so that no bytes can move from one field to the next unnoticed.
         digest.update(f"{len(name.encode())}:{name}:{path.stat().st_size}:".encode())
@@ -118,6 +122,10 @@ def weights_digest(weights: Weights, stopped: Callable[[], bool] = lambda: False
                     raise InterruptedError(f"The digest of {weights.directory} is not computed to its end.")
                 digest.update(block)
     return f"sha256:{digest.hexdigest()}"
+
+
+def _added(adapter: Adapter) -> str:
+    return f"{adapter.name}:{adapter.component}:{adapter.scale!r}\n"
 
 
 def _made_otherwise(component: Component) -> str:

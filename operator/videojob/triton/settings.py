@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Final, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -23,6 +24,37 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """Low-rank weights (LoRA) that a job may have added to a component's."""
+
+    name: str
+    directory: str
+    """Folder of its safetensors file."""
+    component: ComponentName = ComponentName.TRANSFORMER
+    scale: float = 1.0
+    weight_name: str | None = None
+    """The file's name, where there are several."""
+
+    def file(self) -> Path:
+        """Its file. Raises FileNotFoundError and ValueError where there is no such, or several."""
+        folder = Path(self.directory)
+        if self.weight_name is not None:
+            if not (folder / self.weight_name).is_file():
+                raise FileNotFoundError(f"The adapter {self.name} has no {self.weight_name} in {folder}.")
+            return folder / self.weight_name
+        found = sorted(folder.glob("*.safetensors"))
+        if not found:
+            raise FileNotFoundError(f"The adapter {self.name} has no .safetensors file in {folder}.")
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            raise ValueError(f"The adapter {self.name} has several files in {folder}: {names}. Set its weightName.")
+        return found[0]
+
+
+Adapters = tuple[Adapter, ...]
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How a model is sampled, where that is not as its folder says."""
 
@@ -35,6 +67,7 @@ class Sampling:
 
 Components = tuple[Component, ...]
 _COMPONENTS: Final[TypeAdapter[Components]] = TypeAdapter(Components)
+_ADAPTERS: Final[TypeAdapter[Adapters]] = TypeAdapter(Adapters)
 _SAMPLING: Final[TypeAdapter[Sampling | None]] = TypeAdapter(Sampling | None)
 
 
@@ -51,6 +84,8 @@ class ModelSettings:
     precision: Precision
     components: Components = ()
     """At most one of each name."""
+    adapters: Adapters = ()
+    """Likewise."""
     sampling: Sampling | None = None
 
 
@@ -69,8 +104,11 @@ class ReplicaSettings:
 def to_parameters(model: ModelSettings, replica: ReplicaSettings) -> dict[str, str]:
     """The settings as config.pbtxt parameters, whose values are strings."""
     values = {field.name: str(getattr(part, field.name)) for part in (model, replica) for field in fields(part)}
-    components, sampling = _COMPONENTS.dump_json(model.components), _SAMPLING.dump_json(model.sampling)
-    return values | {"components": components.decode(), "sampling": sampling.decode()}
+    return values | {
+        "components": _COMPONENTS.dump_json(model.components).decode(),
+        "adapters": _ADAPTERS.dump_json(model.adapters).decode(),
+        "sampling": _SAMPLING.dump_json(model.sampling).decode(),
+    }
 
 
 def from_parameters(parameters: Mapping[str, str]) -> tuple[ModelSettings, ReplicaSettings]:
@@ -98,6 +136,7 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[ModelSettings, Repli
         weights_digest=parameters["weights_digest"],
         precision=precisions[parameters["precision"]],
         components=components,
+        adapters=_ADAPTERS.validate_json(parameters["adapters"]),
         sampling=_SAMPLING.validate_json(parameters["sampling"]),
     )
     replica = ReplicaSettings(

@@ -28,6 +28,8 @@ class Settings:
     """Pixels."""
     guidance_scale: float
     """Above 1 the model runs with classifier-free guidance."""
+    adapters: tuple[str, ...] = ()
+    """The names of those of the model's adapters that are added, in this order."""
     negative_prompt: str = ""
     """What guidance goes away from; empty where the job names nothing."""
 
