@@ -17,6 +17,7 @@ from videojob.runner.accounting import (
     hidden_decode,
     unit_seconds,
 )
+from videojob.runner.viewing import Viewing
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 SPENT = StageSeconds(text_encode=0.5, denoise=4, vae_decode=2, mux=0.25, upload=1)
@@ -38,14 +39,14 @@ def after(seconds: float) -> datetime:
 
 
 def test_before_the_first_frames_there_is_no_first_frame_and_no_factor() -> None:
-    timing = account().timing_after(StageSeconds(), 1.0, 0, after(3), None)
+    timing = account().timing_after(StageSeconds(), 1.0, 0, after(3), Viewing())
 
     assert (timing.queued_seconds, timing.first_frame_seconds, timing.real_time_factor) == (3.0, None, None)
     assert account().cost_after(SPENT, 0).per_video_second is None
 
 
 def test_the_first_attempt() -> None:
-    timing = account().timing_after(SPENT, 6.0, 16, after(3), after(9))
+    timing = account().timing_after(SPENT, 6.0, 16, after(3), Viewing(first=9.0, last=9.0))
 
     assert (timing.queued_seconds, timing.first_frame_seconds) == (3.0, 9.0)
     assert (timing.running_seconds, timing.real_time_factor) == (6.0, 3.0)
@@ -55,7 +56,7 @@ def test_the_first_attempt() -> None:
 def test_a_later_attempt_adds_and_keeps_what_was_first() -> None:
     before = Timing(queued_seconds=1, first_frame_seconds=2, running_seconds=10, stages=SPENT)
 
-    timing = account(timing=before).timing_after(SPENT, 6.0, 16, after(30), after(90))
+    timing = account(timing=before).timing_after(SPENT, 6.0, 16, after(30), Viewing.of(before))
 
     assert (timing.queued_seconds, timing.first_frame_seconds) == (1, 2)
     assert (timing.running_seconds, timing.real_time_factor) == (16.0, 8.0)
@@ -72,7 +73,7 @@ def test_every_accelerator_costs_and_only_their_work_does() -> None:
 
 
 def test_a_clock_that_is_behind_gives_no_negative_times() -> None:
-    assert account().timing_after(SPENT, 1, 1, after(-5), after(-1)).queued_seconds == 0
+    assert account().timing_after(SPENT, 1, 1, after(-5), Viewing()).queued_seconds == 0
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,16 @@ class Timing(Resource):
     first_frame_seconds: Annotated[
         float | None, Field(description="From creation to the first frames in the store.")
     ] = None
+    newest_frame_seconds: Annotated[
+        float | None, Field(description="From creation to the newest frames in the store.")
+    ] = None
+    worst_gap_seconds: Annotated[
+        float | None, Field(description="The longest time between two chunks in the store, over all attempts.")
+    ] = None
+    stalls: Annotated[
+        int, Field(ge=0, description="Times that playback from the first frames on would have had to wait for more.")
+    ] = 0
+    stalled_seconds: Annotated[float, Field(description="For how long it would have waited, in all.")] = 0.0
     running_seconds: Annotated[float, Field(description="Wall time on replicas, over all attempts.")] = 0.0
     real_time_factor: Annotated[
         float | None,

@@ -10,6 +10,7 @@ from videojob.api.videojob import Cost, GPUSeconds, Resolved, StageSeconds, Timi
 from videojob.api.videomodel import VideoModel
 from videojob.families import Plan
 from videojob.planner.estimate import work
+from videojob.runner.viewing import Viewing
 
 RECENT_CHUNKS = 8
 """Chunks whose pace the estimate goes by."""
@@ -23,7 +24,7 @@ class Spent:
     last_commit: float
     sequence_began: float = 0.0
     first_request: datetime | None = None
-    first_frames: datetime | None = None
+    viewing: Viewing = field(default_factory=Viewing)
     stages: StageSeconds = field(default_factory=StageSeconds)
     gaps: list[float] = field(default_factory=list)
     """Before each commit of a piece."""
@@ -39,24 +40,31 @@ class Account:
     timing: Timing
     cost: Cost
 
+    def since(self, moment: datetime) -> float:
+        """Seconds from the job's creation to this moment."""
+        # The clocks are two: the API server's and ours.
+        return round(max(0.0, (moment - self.created).total_seconds()), 3)
+
     def timing_after(
         self,
         spent: StageSeconds,
         running_seconds: float,
         frames_ready: int,
         first_request: datetime,
-        first_frames: datetime | None,
+        viewing: Viewing,
     ) -> Timing:
-        """Where the time went; `spent`, `running_seconds` and the two moments are of this attempt alone."""
+        """Where the time went; `spent`, `running_seconds` and `first_request` are of this attempt alone."""
         running = self.timing.running_seconds + running_seconds
-        queued, first_frame = self.timing.queued_seconds, self.timing.first_frame_seconds
+        queued = self.timing.queued_seconds
         if queued is None:
-            queued = _since(self.created, first_request)
-        if first_frame is None and first_frames is not None:
-            first_frame = _since(self.created, first_frames)
+            queued = self.since(first_request)
         return Timing(
             queued_seconds=queued,
-            first_frame_seconds=first_frame,
+            first_frame_seconds=viewing.first,
+            newest_frame_seconds=viewing.last,
+            worst_gap_seconds=viewing.worst_gap,
+            stalls=viewing.stalls,
+            stalled_seconds=round(viewing.stalled, 3),
             running_seconds=round(running, 3),
             real_time_factor=round(running * self.fps / frames_ready, 3) if frames_ready else None,
             stages=add_stages(self.timing.stages, spent),
@@ -135,8 +143,3 @@ def estimated_completion(gaps: Sequence[float], remaining: int, now: datetime) -
     if not measured:
         return None
     return (now + timedelta(seconds=remaining * sum(measured) / len(measured))).replace(microsecond=0)
-
-
-def _since(start: datetime, end: datetime) -> float:
-    # The clocks are two: the API server's and ours.
-    return round(max(0.0, (end - start).total_seconds()), 3)

@@ -185,8 +185,8 @@ class Attempt:
         log.info("%s is left as %s (%s).", self._name, status.phase, reason)
         message = status.conditions[-1].message
         if status.output is not None:
-            if status.timing is not None and status.timing.real_time_factor is not None:
-                self._services.metrics.finished(model, status.timing.real_time_factor)
+            if status.timing is not None:
+                self._services.metrics.finished(model, status.timing)
             await self._events.write("Normal", reason, message)
             if self._video is not None:
                 await self._video.discard_parts()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from videojob import __version__
+from videojob.api.videojob import Timing
 
 LABELS = ("pool", "replica", "model")
 LOAD_SECONDS = (1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0)
@@ -49,6 +50,26 @@ class RunnerMetrics:
             LABELS,
             registry=registry,
             buckets=(0.1, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 5.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0),
+        )
+        self._worst_gap = Histogram(
+            "videojob_runner_worst_gap_seconds",
+            "The longest time between two chunks of a finished video in the store.",
+            LABELS,
+            registry=registry,
+            buckets=SECONDS,
+        )
+        self._stalls = Counter(
+            "videojob_runner_stalls_total",
+            "Times that playback of a finished video, from its first frames on, would have had to wait for more.",
+            LABELS,
+            registry=registry,
+        )
+        self._stalled = Histogram(
+            "videojob_runner_stalled_seconds",
+            "Seconds that playback of a finished video, from its first frames on, would have waited, in all.",
+            LABELS,
+            registry=registry,
+            buckets=SECONDS,
         )
         self._chunks = Counter(
             "videojob_runner_chunks_total", "Chunks committed to the store.", LABELS, registry=registry
@@ -163,9 +184,14 @@ class RunnerMetrics:
         """An attempt has ended; `reason` is one of the API's."""
         self._attempts.labels(*self._place, model, reason).inc()
 
-    def finished(self, model: str, real_time_factor: float) -> None:
+    def finished(self, model: str, timing: Timing) -> None:
         """A video is complete."""
-        self._real_time_factor.labels(*self._place, model).observe(real_time_factor)
+        if timing.real_time_factor is not None:
+            self._real_time_factor.labels(*self._place, model).observe(timing.real_time_factor)
+        if timing.worst_gap_seconds is not None:
+            self._worst_gap.labels(*self._place, model).observe(timing.worst_gap_seconds)
+        self._stalls.labels(*self._place, model).inc(timing.stalls)
+        self._stalled.labels(*self._place, model).observe(timing.stalled_seconds)
 
     def retry(self, what: str) -> None:
         """Something is tried again: `sequence` or `api`."""

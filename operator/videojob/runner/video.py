@@ -29,6 +29,7 @@ from videojob.runner.services import Services
 from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
 from videojob.runner.stop import Stop
 from videojob.runner.triton import TritonGoneError
+from videojob.runner.viewing import Viewing
 from videojob.store import Entry, JobClosed, JobStore, OutputRecord, PieceRecord, StoredObject, StoreError, UnitRecord
 from videojob.triton import contract
 from videojob.triton.contract import ChunkError, StageGoneError
@@ -77,7 +78,7 @@ class Video:
             cost=job.status.cost or Cost(),
         )
         began = services.clock.monotonic()
-        self._spent = Spent(began, last_commit=began)
+        self._spent = Spent(began, last_commit=began, viewing=Viewing.of(self._account.timing))
         self._settings = settings_of(job, resolved)
         self._partials = Partials(files, owner.attempt, services.permission, self._settings)
         self._runs = 0
@@ -295,6 +296,8 @@ class Video:
         )
         if commit.adopted:
             await self._adopt(commit.record, commit.record.segment, made.segment)
+        ready = float(self._frames_ready / self._resolved.rate)
+        self._spent.viewing = self._spent.viewing.after(self._account.since(self._clock.now()), ready)
         self._pieces.append(commit.record)
         self._services.judge.made()
         self._output.add(commit.record, made.segment)
@@ -370,10 +373,10 @@ class Video:
         """Write the job's progress to the status."""
         now, spent, status = self._clock.now(), self._spent, self._status.status
         running = self._clock.monotonic() - spent.began
-        if frames_ready and spent.first_frames is None:
-            spent.first_frames = now
+        if frames_ready and spent.viewing.first is None:
+            spent.viewing = spent.viewing.after(self._account.since(now), 0.0)
         timing = self._account.timing_after(
-            spent.stages, running, frames_ready, spent.first_request or now, spent.first_frames
+            spent.stages, running, frames_ready, spent.first_request or now, spent.viewing
         )
         known = status.timing is not None and status.timing.first_frame_seconds is not None
         if timing.first_frame_seconds is not None and not known:
