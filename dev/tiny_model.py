@@ -18,6 +18,8 @@ from diffusers import (
     AnyFlowFARTransformer3DModel,
     AutoencoderKLWan,
     FlowMapEulerDiscreteScheduler,
+    SkyReelsV2DiffusionForcingPipeline,
+    SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
@@ -114,8 +116,20 @@ def _wan_ti2v(size: Size) -> Any:
     )
 
 
+def _skyreels_v2_df(size: Size) -> Any:
+    """As SkyReels-V2 DF 1.3B."""
+    return SkyReelsV2DiffusionForcingPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=_text_encoder(),
+        transformer=SkyReelsV2Transformer3DModel(**_transformer(size), inject_sample_info=True),
+        vae=_vae(size.vae_dim),
+        scheduler=_unipc(shift=8.0),
+    )
+
+
 KINDS: Final[Mapping[str, Callable[[Size], Any]]] = {
     "anyflow-far": _anyflow_far,
+    "skyreels-v2-df": _skyreels_v2_df,
     "wan": _wan,
     "wan-a14b": _wan_a14b,
     "wan-ti2v": _wan_ti2v,

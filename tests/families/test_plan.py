@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from videojob.families import FAMILIES, Chunking, Family, FamilyName, Shot, Unit, Video
 from videojob.families.causal import CausalChunks
 from videojob.families.clips import WholeClips
+from videojob.families.windows import OverlappingWindows
 
 FAR = FAMILIES[FamilyName.ANYFLOW_FAR]
 CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
@@ -16,7 +17,9 @@ CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
 chunkings = st.builds(Chunking, st.integers(1, 9), st.integers(1, 9), st.integers(0, 40), st.integers(1, 40))
 families = st.builds(CausalChunks, frames_per_latent=st.integers(1, 8), tail_latents=st.integers(1, 40))
 frame_counts = st.integers(1, 600)
-any_family: st.SearchStrategy[Family] = families | st.builds(WholeClips, frames_per_latent=st.integers(1, 8))
+windows = st.builds(OverlappingWindows, frames_per_latent=st.integers(1, 8), tail_latents=st.integers(1, 40))
+clips = st.builds(WholeClips, frames_per_latent=st.integers(1, 8))
+any_family: st.SearchStrategy[Family] = families | windows | clips
 rates = st.integers(1, 60)
 
 

@@ -1,5 +1,6 @@
 """Fixtures over the tiny model, for the conftest of any folder that needs it."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,17 @@ def whole_clip(pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         frames: torch.Tensor = pipeline.vae.decode(latents / inverse_std + mean).sample
     return frames
+
+
+def change(path: Path, **fields: Any) -> None:
+    """Other values for fields of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def with_scheduler(folder: Path, scheduler: Any) -> None:
+    """Another scheduler for a pipeline's folder."""
+    scheduler.save_pretrained(folder / "scheduler")
+    change(folder / "model_index.json", scheduler=["diffusers", type(scheduler).__name__])
 
 
 @pytest.fixture

@@ -14,17 +14,18 @@ from safetensors.torch import load_file, save_file
 from dev.tiny_model import SIZES, make_model
 from videojob.families import FAMILIES, Chunking, ComponentName, FamilyName, Shot, Video
 from videojob.models.family import Conditioning, Step
+from videojob.models.history import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.tensors import Tensors
-from videojob.models.wan import LATENTS, Conditioner, Generator
+from videojob.models.wan import Conditioner, Generator
 from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.settings import Adapter
 from videojob.triton.wire import Settings
 
 CPU = torch.device("cpu")
 TEXT = "a cat"
-SETTINGS = Settings(TEXT, seed=7, width=64, height=48, guidance_scale=1.0)
+SETTINGS = Settings(TEXT, seed=7, width=64, height=48, fps=16, guidance_scale=1.0)
 UNIT = FAMILIES[FamilyName.WAN].plan(Chunking(1, 3, 1, 6), Video((Shot(5),), 16, 3)).units[0]
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,14 +11,15 @@ from diffusers.models.transformers.transformer_anyflow_far import AnyFlowCausalA
 from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Video
 from videojob.models import anyflow_attention
 from videojob.models.anyflow_attention import dense_on
-from videojob.models.anyflow_far import LATENTS, Conditioner, Generator
+from videojob.models.anyflow_far import Conditioner, Generator
 from videojob.models.family import Conditioning
+from videojob.models.history import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.triton.wire import Settings
 
 CPU = torch.device("cpu")
-SETTINGS = Settings("a cat", seed=7, width=48, height=64, guidance_scale=1.0)
+SETTINGS = Settings("a cat", seed=7, width=48, height=64, fps=16.0, guidance_scale=1.0)
 PLAN = FAMILIES[FamilyName.ANYFLOW_FAR].plan(Chunking(1, 3, sink=1, window=12), Video((Shot(100),), 16, 2)).units[:8]
 """Memories of no chunk, of some in full, of some that are compressed, and, in the end, of a window that moves."""
 

@@ -11,8 +11,9 @@ from diffusers import AnyFlowFARPipeline
 
 from tests.models.fixtures import whole_clip
 from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Unit, Video
-from videojob.models.anyflow_far import EMBEDS, LATENTS, Conditioner, Decoder, Generator
+from videojob.models.anyflow_far import EMBEDS, Conditioner, Decoder, Generator
 from videojob.models.family import Conditioning, Step
+from videojob.models.history import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.stages import to_uint8
@@ -23,7 +24,7 @@ from videojob.triton.wire import Settings
 CPU = torch.device("cpu")
 HEIGHT, WIDTH = 64, 48
 PROMPT = "a  cat &amp; a dog"
-SETTINGS = Settings(PROMPT, seed=7, width=WIDTH, height=HEIGHT, guidance_scale=1.0)
+SETTINGS = Settings(PROMPT, seed=7, width=WIDTH, height=HEIGHT, fps=16.0, guidance_scale=1.0)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -21,7 +21,7 @@ from videojob.triton.settings import Component, Components
 from videojob.triton.wire import Settings
 
 CPU = torch.device("cpu")
-SETTINGS = Settings("a cat", seed=7, width=64, height=96, guidance_scale=4.0)
+SETTINGS = Settings("a cat", seed=7, width=32, height=48, fps=16.0, guidance_scale=4.0)
 CONDITIONING = Conditioning("a cat", "a dog")
 VAE, ENCODER, TRANSFORMER = ComponentName.VAE, ComponentName.TEXT_ENCODER, ComponentName.TRANSFORMER
 
@@ -30,7 +30,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(
     scope="module",
-    params=[("anyflow-far", FamilyName.ANYFLOW_FAR), ("wan", FamilyName.WAN), ("wan-a14b", FamilyName.WAN)],
+    params=[
+        ("anyflow-far", FamilyName.ANYFLOW_FAR),
+        ("skyreels-v2-df", FamilyName.SKYREELS_V2_DIFFUSION_FORCING),
+        ("wan-a14b", FamilyName.WAN),
+    ],
     ids=lambda param: param[0],
 )
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[FamilyName, Path]:

@@ -19,9 +19,13 @@ from videojob.triton.wire import Settings, UnitRequest
 
 CPU = torch.device("cpu")
 STEPS = 4
-SETTINGS = Settings("a cat", seed=7, width=32, height=32, guidance_scale=4.0, negative_prompt="blurred")
-KINDS = {FamilyName.ANYFLOW_FAR: "anyflow-far", FamilyName.WAN: "wan"}
-FRAMES = {FamilyName.ANYFLOW_FAR: 40, FamilyName.WAN: 9}
+SETTINGS = Settings("a cat", seed=7, width=32, height=32, fps=16.0, guidance_scale=4.0, negative_prompt="blurred")
+KINDS = {
+    FamilyName.ANYFLOW_FAR: "anyflow-far",
+    FamilyName.SKYREELS_V2_DIFFUSION_FORCING: "skyreels-v2-df",
+    FamilyName.WAN: "wan-a14b",
+}
+FRAMES = {FamilyName.ANYFLOW_FAR: 40, FamilyName.SKYREELS_V2_DIFFUSION_FORCING: 40, FamilyName.WAN: 9}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,18 +11,20 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, 
 from dev.tiny_model import SIZES, make_model
 from videojob.families import FAMILIES, Chunking, FamilyName, SamplerName, Shot, Unit, Video
 from videojob.models.family import Conditioning, Step
+from videojob.models.history import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
+from videojob.models.pipelines import PROMPT
 from videojob.models.schedulers import sampler
 from videojob.models.tensors import Tensors, pack, unpack
-from videojob.models.wan import LATENTS, PROMPT, RENOISED, Conditioner, Generator
+from videojob.models.wan import RENOISED, Conditioner, Generator
 from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.settings import Sampling
 from videojob.triton.wire import Settings
 
 CPU = torch.device("cpu")
 TEXT = "a cat"
-SETTINGS = Settings(TEXT, seed=7, width=64, height=48, guidance_scale=1.0)
+SETTINGS = Settings(TEXT, seed=7, width=64, height=48, fps=16, guidance_scale=1.0)
 UNIPC, EULER, LCM = SamplerName
 DMD = Sampling(LCM, 8.0, (1000.0, 757.0, 522.0))
 """As FastWan 2.1 1.3B."""

@@ -11,7 +11,8 @@ from diffusers import AnyFlowFARPipeline
 
 from tests.models.fixtures import whole_clip
 from videojob.families import FAMILIES, Chunking, FamilyName, Memory, Shot, Unit, Video
-from videojob.models.anyflow_far import LATENTS, Conditioner, Decoder, Generator
+from videojob.models.anyflow_far import Conditioner, Decoder, Generator
+from videojob.models.history import LATENTS
 from videojob.models.parts import Parts
 from videojob.models.stages import DecodeStage, DenoiseStage, TextStage, Turn, to_uint8
 from videojob.models.tensors import Tensors
@@ -28,7 +29,7 @@ SHOTS = (
     Shot(12, Memory.KEEP),
 )
 PLAN = FAMILIES[FamilyName.ANYFLOW_FAR].plan(CHUNKING, Video(SHOTS, 16, steps=1))
-FIRST = Settings("a red fox", seed=7, width=32, height=32, guidance_scale=1.0)
+FIRST = Settings("a red fox", seed=7, width=32, height=32, fps=16, guidance_scale=1.0)
 SETTINGS = [replace(FIRST, prompt=f"{FIRST.prompt} and {number} owls") for number in range(len(SHOTS))]
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Video
-from videojob.models.anyflow_far import LATENTS, Conditioner, Decoder, Generator
+from videojob.models.anyflow_far import Conditioner, Decoder, Generator
 from videojob.models.family import Conditioning
+from videojob.models.history import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.runtime import chunk_errors
@@ -27,7 +28,7 @@ CPU = torch.device("cpu")
 CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
 PLAN = FAMILIES[FamilyName.ANYFLOW_FAR].plan(CHUNKING, Video((Shot(400),), 16, steps=1))
 UNITS = 6
-SETTINGS = Settings("a cat", seed=7, width=32, height=32, guidance_scale=1.0)
+SETTINGS = Settings("a cat", seed=7, width=32, height=32, fps=16.0, guidance_scale=1.0)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,20 +15,22 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, WanPipeline
 
 from dev.tiny_model import SIZES, make_model
-from tests.models.fixtures import whole_clip
+from tests.models.fixtures import whole_clip, with_scheduler
 from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Unit, Video
 from videojob.models.experts import Experts
 from videojob.models.family import Conditioning, Step, family_module
+from videojob.models.history import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
+from videojob.models.pipelines import NEGATIVE, PROMPT
 from videojob.models.tensors import Tensors, pack, unpack
-from videojob.models.wan import LATENTS, NEGATIVE, PROMPT, Conditioner, Decoder, Generator
+from videojob.models.wan import Conditioner, Decoder, Generator
 from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.wire import Settings
 
 CPU = torch.device("cpu")
 TEXT, AWAY = "a  cat &amp; a dog", "blurred"
-SETTINGS = Settings(TEXT, seed=7, width=64, height=96, guidance_scale=1.0)
+SETTINGS = Settings(TEXT, seed=7, width=32, height=64, fps=16.0, guidance_scale=1.0)
 WAN_TRANSFORMER = ["diffusers", "WanTransformer3DModel"]
 CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
 
@@ -80,13 +82,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     shutil.copytree(parent / "wan", parent / "wan-euler")
     with_scheduler(parent / "wan-euler", FlowMatchEulerDiscreteScheduler(shift=5.0))
     return {folder.name: folder for folder in parent.iterdir()}
-
-
-def with_scheduler(folder: Path, scheduler: Any) -> None:
-    scheduler.save_pretrained(folder / "scheduler")
-    index = json.loads((folder / "model_index.json").read_text())
-    index["scheduler"] = ["diffusers", type(scheduler).__name__]
-    (folder / "model_index.json").write_text(json.dumps(index))
 
 
 @pytest.fixture(

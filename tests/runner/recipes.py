@@ -15,7 +15,7 @@ CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
 
 
 def recipe(sequence: str, *, frames: int = 40, chunking: Chunking = CHUNKING, **changes: Any) -> Recipe:
-    settings = Settings("a red fox", seed=7, width=48, height=32, guidance_scale=1.0)
+    settings = Settings("a red fox", seed=7, width=48, height=32, fps=16.0, guidance_scale=1.0)
     plan = FAMILIES[FamilyName.ANYFLOW_FAR].plan(chunking, Video((Shot(frames),), 16, steps=2))
     return Recipe(MODEL, sequence, (replace(settings, **changes),), plan, fps=Fraction(8))
 

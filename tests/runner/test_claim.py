@@ -9,7 +9,8 @@ from safetensors.torch import save
 
 from tests.triton.conftest import MODEL
 from tests.triton.server import PLAN, SETTINGS, Server
-from videojob.models.anyflow_far import EMBEDS, LATENTS
+from videojob.models.anyflow_far import EMBEDS
+from videojob.models.history import LATENTS
 from videojob.runner.triton import Request, Triton
 from videojob.triton.contract import CHECKPOINT, CONDITIONS, SEQUENCE_STAGES, ChunkError, ErrorCode, Stage
 from videojob.triton.wire import UnitRequest

@@ -20,7 +20,7 @@ from videojob.store import JobStore, Partial, StoreError, UnitRecord
 from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.wire import Settings
 
-SETTINGS = Settings("a cat", seed=7, width=48, height=32, guidance_scale=1.0)
+SETTINGS = Settings("a cat", seed=7, width=48, height=32, fps=16.0, guidance_scale=1.0)
 WEIGHTS = "sha256:1"
 
 
@@ -108,7 +108,7 @@ async def test_nobody_goes_on_from_what_was_made_from_something_else(
 ) -> None:
     await job.pause(1, 5)
     assert await job.partials(2).find(*change(job)) is None
-    other = Settings("a dog", seed=7, width=48, height=32, guidance_scale=1.0)
+    other = Settings("a dog", seed=7, width=48, height=32, fps=16.0, guidance_scale=1.0)
     assert await job.partials(2, other).find(plan(), job.units, WEIGHTS) is None
     assert await job.partials(2).find(plan(), job.units, WEIGHTS) is not None
 

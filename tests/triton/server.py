@@ -119,7 +119,7 @@ class Answer:
         return self.tensors[name]
 
 
-SETTINGS = Settings("a cat", seed=7, width=48, height=32, guidance_scale=1.0)
+SETTINGS = Settings("a cat", seed=7, width=48, height=32, fps=16.0, guidance_scale=1.0)
 STEPS = 2
 CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
 PLAN = FAMILIES[FamilyName.ANYFLOW_FAR].plan(CHUNKING, Video((Shot(400),), 16, STEPS))

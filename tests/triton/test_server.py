@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 from tests.models.fixtures import whole_clip
 from tests.triton.conftest import MODEL, MODEL_REPO
 from tests.triton.server import PLAN, SETTINGS, STEPS, Answer, Server, Stream
-from videojob.models.anyflow_far import LATENTS
+from videojob.models.history import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.runtime import DTYPES
 from videojob.models.stages import to_uint8

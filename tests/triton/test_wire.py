@@ -22,6 +22,7 @@ units = st.builds(
     needs=st.lists(indexes).map(tuple),
     decode=st.lists(indexes).map(tuple),
     frames=spans,
+    history=indexes,
 )
 settings = st.builds(
     Settings,
@@ -29,11 +30,12 @@ settings = st.builds(
     seed=st.integers(-(2**63), 2**63 - 1),
     width=indexes,
     height=indexes,
+    fps=st.floats(allow_nan=False, allow_infinity=False),
     guidance_scale=st.floats(allow_nan=False, allow_infinity=False),
     negative_prompt=st.text(),
 )
 REQUEST = UnitRequest(
-    Unit(1, 0, 4, range(1, 4), (0,), (0,), range(1, 13)), Settings("a cat", 7, 48, 32, 1.0), past=(0,)
+    Unit(1, 0, 4, range(1, 4), (0,), (0,), range(1, 13)), Settings("a cat", 7, 48, 32, 16.0, 1.0), past=(0,)
 )
 
 

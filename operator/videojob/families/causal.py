@@ -9,11 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from videojob.families.cuts import frames_of, latents_for, part, parts_for, second
+from videojob.families.cuts import LONGEST_PIECE, frames_of, latents_for, part, parts_for, pieces
 from videojob.families.plan import Chunking, Computed, Memory, Piece, Plan, ShotPlan, Unit, Video
-
-LONGEST_PIECE = 2
-"""Seconds. A chunk that is no longer is one piece; of a longer one every second is."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,7 @@ class _Cutter:
     def plan(self) -> Plan:
         """Of the whole video."""
         last = self._shots[-1]
-        units, pieces = last.units.stop, last.pieces.stop
-        return Plan(self._shots, Computed(units, self._unit), Computed(pieces, self._piece))
+        return Plan(self._shots, Computed(last.units.stop, self._unit), Computed(last.pieces.stop, self._piece))
 
     def _placed(self) -> Sequence[_Shot]:
         shots: list[_Shot] = []
@@ -118,15 +114,7 @@ class _Cutter:
 
     def _pieces(self, place: int) -> Sequence[range]:
         """The frames of each piece of a chunk, counted likewise."""
-        frames, per_latent = self._frames(place), self._family.frames_per_latent
-        if len(frames) <= LONGEST_PIECE * self._video.fps:
-            return [frames]
-        first, later = second(self._video.fps, per_latent)
-        latents = self._latents(place)
-        first = first if place == 0 else later
-        ends = [latents.start + part(first, later, each).stop for each in range(parts_for(first, later, len(latents)))]
-        stops = [min(frames.stop, self._family.frames(end)) for end in ends]
-        return [range(start, stop) for start, stop in zip([frames.start, *stops], stops, strict=False)]
+        return pieces(self._latents(place), self._video.fps, self._family.frames_per_latent)
 
     def _count_pieces(self, place: int, chunks: int, frames: int) -> int:
         """How many pieces a shot of so many chunks and frames has that begins at this place."""

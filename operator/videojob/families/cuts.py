@@ -1,6 +1,10 @@
 """How latents are cut into parts of which the first may differ, and what frames a causal VAE makes of them."""
 
+from collections.abc import Sequence
 from fractions import Fraction
+
+LONGEST_PIECE = 2
+"""Seconds. A unit that is no longer is one piece; of a longer one every second is."""
 
 
 def part(first: int, later: int, index: int) -> range:
@@ -27,3 +31,15 @@ def latents_for(frames: int, per_latent: int) -> int:
 def second(fps: Fraction | int, per_latent: int) -> tuple[int, int]:
     """The most latents that make no more than a second, but at least one: from the first latent on, and from later."""
     return 1 + (fps - 1) // per_latent, max(1, fps // per_latent)
+
+
+def pieces(latents: range, fps: Fraction | int, per_latent: int) -> Sequence[range]:
+    """The frames of each piece of a unit of these latents, latents and frames counted from the first of a stream."""
+    frames = range(frames_of(latents.start, per_latent), frames_of(latents.stop, per_latent))
+    if len(frames) <= LONGEST_PIECE * fps:
+        return [frames]
+    first, later = second(fps, per_latent)
+    first = first if latents.start == 0 else later
+    ends = [latents.start + part(first, later, each).stop for each in range(parts_for(first, later, len(latents)))]
+    stops = [min(frames.stop, frames_of(end, per_latent)) for end in ends]
+    return [range(start, stop) for start, stop in zip([frames.start, *stops], stops, strict=False)]

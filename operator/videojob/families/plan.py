@@ -91,6 +91,11 @@ class Unit:
 
     Those that no piece has are surplus: they lie beyond the end of its shot, where those of the next one begin.
     """
+    history: Index = 0
+    """How many latents just before it, the last ones of `needs`, its denoising goes on from.
+
+    0 where there are none, or where the family takes what it needs whole.
+    """
 
     @property
     def begins_anew(self) -> bool:

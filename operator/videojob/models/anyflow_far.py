@@ -16,18 +16,17 @@ from diffusers import AnyFlowFARPipeline
 from videojob.families import ComponentName, FamilyName, Unit
 from videojob.models.anyflow_attention import Attention
 from videojob.models.family import Conditioning, Step
+from videojob.models.history import LATENTS, History, remember, require_size, started
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.pipelines import PromptEncoder, load, read_index
+from videojob.models.sizes import require_multiples
 from videojob.models.tensors import Tensors
-from videojob.models.wan_vae import StreamingVAE
-from videojob.triton.contract import ChunkError, ErrorCode
+from videojob.models.wan_vae import StreamDecoder
 from videojob.triton.wire import Settings
 
 EMBEDS: Final = "prompt_embeds"
 """The conditions: `[B, L, D]`, B = 2 (negative, positive) with guidance, else 1."""
-LATENTS: Final = "latents"
-"""A unit's checkpoint: `[1, C, T, h, w]`, in the transformer's dtype."""
 
 _SPATIAL_FACTOR = 8
 
@@ -53,7 +52,10 @@ class Conditioner:
 
 
 class Generator:
-    """The FAR transformer with the flow-map Euler sampler. Its state: latents of the chunks that it remembers."""
+    """The FAR transformer with the flow-map Euler sampler. Its state: latents of the chunks that it remembers.
+
+    A checkpoint has those of its chunk, in the transformer's dtype.
+    """
 
     def __init__(self, parts: Parts) -> None:
         pipeline = _pipeline(parts, ComponentName.TRANSFORMER)
@@ -62,26 +64,23 @@ class Generator:
         self._scheduler = pipeline.scheduler
         self._device = self._transformer.device
 
-    def start(self, unit: Unit, settings: Settings, past: Sequence[Tensors]) -> dict[int, torch.Tensor]:
+    def start(self, unit: Unit, settings: Settings, past: Sequence[Tensors]) -> History:
         """See `videojob.models.family.Generator`."""
-        shape = self.latent_shape(unit, settings)
-        memory = dict(zip(unit.needs, (checkpoint.get(LATENTS) for checkpoint in past), strict=True))
-        return {index: _checked(f"The checkpoint of unit {index}", shape, latents) for index, latents in memory.items()}
+        return started(unit, past, self.latent_shape(unit, settings))
 
     @torch.inference_mode()
     def run(
         self,
         unit: Unit,
         settings: Settings,
-        state: dict[int, torch.Tensor],
+        state: History,
         conditions: Tensors,
         noise: Noise,
         resume: Step | None = None,
     ) -> Iterator[Step]:
         """See `videojob.models.family.Generator`."""
         shape = self.latent_shape(unit, settings)
-        if any(memory.shape[3:] != shape[3:] for memory in state.values()):
-            raise ChunkError(ErrorCode.INVALID_REQUEST, "Width and height may not change within a sequence.")
+        require_size(state, shape)
         guided = settings.guidance_scale > 1.0
         dtype = self._transformer.dtype
         embeds = conditions[EMBEDS].to(self._device, dtype)
@@ -119,20 +118,13 @@ class Generator:
             latents = self._scheduler.step(velocity, t, latents, return_dict=False)[0]
             made = _step(step + 1, latents)
             yield made
-        for forgotten in state.keys() - {*unit.needs}:
-            del state[forgotten]
-        state[unit.index] = made.tensors[LATENTS]
+        remember(state, unit, made.tensors[LATENTS])
 
     def latent_shape(self, unit: Unit, settings: Settings) -> tuple[int, int, int, int, int]:
         """`[1, C, T, h, w]` of a unit. Raises ChunkError (InvalidRequest) where the model cannot make that size."""
         config, height, width = self._transformer.config, settings.height, settings.width
-        multiple = _SPATIAL_FACTOR * config.patch_size[1]
         least = _SPATIAL_FACTOR * config.compressed_patch_size[1]
-        if height % multiple or width % multiple or min(height, width) < least:
-            raise ChunkError(
-                ErrorCode.INVALID_REQUEST,
-                f"Width and height must be multiples of {multiple} and at least {least}, not {width} x {height}.",
-            )
+        require_multiples(settings, _SPATIAL_FACTOR * config.patch_size[1], least)
         return (1, config.in_channels, len(unit.latents), height // _SPATIAL_FACTOR, width // _SPATIAL_FACTOR)
 
     def _empty_cache(self, batch: int, partition: list[int], latents: torch.Tensor) -> KVCache:
@@ -175,44 +167,14 @@ class Generator:
         )
 
 
-class Decoder:
+class Decoder(StreamDecoder):
     """The VAE, with one feature cache per video: its state."""
 
     def __init__(self, parts: Parts) -> None:
         read_index(parts.directory, FamilyName.ANYFLOW_FAR, AnyFlowFARPipeline)
-        self._vae = StreamingVAE(parts[ComponentName.VAE])
-
-    @property
-    def look_back(self) -> int:
-        """Latents that, decoded again, make a state equal to that of an unbroken decode."""
-        return self._vae.look_back
-
-    def start(self, unit: Unit, past: Sequence[Tensors]) -> list[Any]:
-        """See `videojob.models.family.Decoder`."""
-        least = min(unit.latents.start, self.look_back)
-        found = sum(checkpoint[LATENTS].shape[2] for checkpoint in past if LATENTS in checkpoint)
-        if not least <= found <= unit.latents.start:
-            raise ChunkError(
-                ErrorCode.INVALID_REQUEST,
-                f"A sequence that starts at unit {unit.index} needs checkpoints of {least} to {unit.latents.start} "
-                f"latents for the decoder, not {found}.",
-            )
-        return self._vae.new_cache()
-
-    def run(self, checkpoint: Tensors, state: list[Any]) -> Iterator[torch.Tensor]:
-        """See `videojob.models.family.Decoder`: the frames of one latent at a time."""
-        return self._vae.decode(checkpoint[LATENTS], state)
+        super().__init__(parts[ComponentName.VAE])
 
 
 def _step(done: int, latents: torch.Tensor) -> Step:
     """Of latents `[1, T, C, h, w]`."""
     return Step(done, {LATENTS: latents.permute(0, 2, 1, 3, 4).contiguous()})
-
-
-def _checked(what: str, shape: tuple[int, ...], latents: torch.Tensor | None) -> torch.Tensor:
-    """The latents, where they are as those of `shape` but for their number."""
-    found = [] if latents is None else list(latents.shape)
-    if latents is None or len(found) != len(shape) or [*found[:2], *found[3:]] != [*shape[:2], *shape[3:]]:
-        expected = [*shape[:2], "T", *shape[3:]]
-        raise ChunkError(ErrorCode.INVALID_REQUEST, f"{what} must have latents of shape {expected}, not {found}.")
-    return latents

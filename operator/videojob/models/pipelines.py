@@ -10,8 +10,15 @@ import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
 from videojob.families import ComponentName, FamilyName
+from videojob.models.family import Conditioning
 from videojob.models.parts import HOST, Part, Parts
+from videojob.models.tensors import Tensors
 from videojob.triton.contract import ChunkError, ErrorCode
+
+PROMPT: Final = "prompt_embeds"
+"""Of the conditions: `[1, L, D]`."""
+NEGATIVE: Final = "negative_prompt_embeds"
+"""Of the conditions, with guidance: `[1, L, D]`."""
 
 # `max_sequence_length` of the pipelines' calls: embeddings are padded to it, longer prompts would be cut.
 _PROMPT_TOKENS: Final = 512
@@ -93,3 +100,17 @@ class PromptEncoder:
             text, do_classifier_free_guidance=False, max_sequence_length=_PROMPT_TOKENS
         )
         return embeds
+
+
+class PromptConditioner:
+    """The text encoder of families that run a pass of the transformer for each of two prompts."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self._encoder = PromptEncoder(pipeline)
+
+    def encode(self, conditioning: Conditioning) -> Tensors:
+        """See `videojob.models.family.Conditioner`."""
+        conditions = {PROMPT: self._encoder.embeds(conditioning.prompt)}
+        if conditioning.negative_prompt is not None:
+            conditions[NEGATIVE] = self._encoder.embeds(conditioning.negative_prompt, "negative prompt")
+        return conditions

@@ -25,22 +25,17 @@ from diffusers import (
 from videojob.families import ComponentName, FamilyName, Unit
 from videojob.models.adapters import Adapters
 from videojob.models.experts import Experts
-from videojob.models.family import Conditioning, Step
+from videojob.models.family import Step
+from videojob.models.history import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
-from videojob.models.pipelines import PromptEncoder, load, read_index
+from videojob.models.pipelines import NEGATIVE, PROMPT, PromptConditioner, load, read_index
 from videojob.models.schedulers import checked, remembered, restore, sampler, step, take_steps
+from videojob.models.sizes import require_multiples
 from videojob.models.tensors import Tensors
-from videojob.models.wan_vae import StreamingVAE
-from videojob.triton.contract import ChunkError, ErrorCode
+from videojob.models.wan_vae import ClipDecoder
 from videojob.triton.wire import Settings
 
-PROMPT: Final = "prompt_embeds"
-"""Of the conditions: `[1, L, D]`."""
-NEGATIVE: Final = "negative_prompt_embeds"
-"""Of the conditions, with guidance: `[1, L, D]`."""
-LATENTS: Final = "latents"
-"""A unit's checkpoint: `[1, C, T, h, w]`, in the dtype of the sampler, which is float32 with UniPC."""
 RENOISED: Final = "renoised"
 """The noise that a scheduler adds after a step."""
 
@@ -62,25 +57,18 @@ def _index(directory: Path) -> Mapping[str, Any]:
     return index
 
 
-class Conditioner:
+class Conditioner(PromptConditioner):
     """The pipeline's text encoder."""
 
     def __init__(self, parts: Parts) -> None:
         _index(parts.directory)
-        self._encoder = PromptEncoder(load(parts, FamilyName.WAN, WanPipeline, ComponentName.TEXT_ENCODER))
-
-    def encode(self, conditioning: Conditioning) -> Tensors:
-        """See `videojob.models.family.Conditioner`."""
-        conditions = {PROMPT: self._encoder.embeds(conditioning.prompt)}
-        if conditioning.negative_prompt is not None:
-            conditions[NEGATIVE] = self._encoder.embeds(conditioning.negative_prompt, "negative prompt")
-        return conditions
+        super().__init__(load(parts, FamilyName.WAN, WanPipeline, ComponentName.TEXT_ENCODER))
 
 
 class Generator:
     """One transformer or two, two passes a step with guidance, and the folder's scheduler.
 
-    Its sequences have no state.
+    Its sequences have no state. A checkpoint is in the dtype of the sampler, which is float32 with UniPC.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -155,28 +143,16 @@ class Generator:
     def latent_shape(self, unit: Unit, settings: Settings) -> tuple[int, int, int, int, int]:
         """`[1, C, T, h, w]` of a unit. Raises ChunkError (InvalidRequest) where the model cannot make that size."""
         config, height, width = self._config, settings.height, settings.width
-        multiple = self._factor * config.patch_size[1]
-        if height % multiple or width % multiple or min(height, width) < multiple:
-            raise ChunkError(
-                ErrorCode.INVALID_REQUEST,
-                f"Width and height must be multiples of {multiple}, not {width} x {height}.",
-            )
+        require_multiples(settings, self._factor * config.patch_size[1])
         return (1, config.in_channels, len(unit.latents), height // self._factor, width // self._factor)
 
 
-class Decoder:
-    """The VAE. Each clip begins with an empty feature cache, so its sequences have no state."""
+class Decoder(ClipDecoder):
+    """The VAE. Each clip is decoded by itself."""
 
     def __init__(self, parts: Parts) -> None:
         _index(parts.directory)
-        self._vae = StreamingVAE(parts[ComponentName.VAE])
-
-    def start(self, unit: Unit, past: Sequence[Tensors]) -> None:
-        """See `videojob.models.family.Decoder`."""
-
-    def run(self, checkpoint: Tensors, state: None) -> Iterator[torch.Tensor]:
-        """See `videojob.models.family.Decoder`: the frames of one latent at a time."""
-        return self._vae.decode(checkpoint[LATENTS], self._vae.new_cache())
+        super().__init__(parts[ComponentName.VAE])
 
 
 def _predict(expert: Any, latents: torch.Tensor, timestep: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:

@@ -1,15 +1,19 @@
 """The Wan VAE (2.1, and the residual, patched one of 2.2), decoded latent by latent."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
+from videojob.families import Unit
+from videojob.models.history import LATENTS
 from videojob.models.parts import Part
 from videojob.models.pipelines import load_component
+from videojob.models.tensors import Tensors
+from videojob.triton.contract import ChunkError, ErrorCode
 
 
 class StreamingVAE:
@@ -68,3 +72,45 @@ class StreamingVAE:
             if self._vae.config.patch_size is not None:
                 frames = unpatchify(frames, self._vae.config.patch_size)
             yield frames.clamp(-1.0, 1.0)
+
+
+class StreamDecoder:
+    """Decodes units that are one stream, with one feature cache for it: its state."""
+
+    def __init__(self, part: Part) -> None:
+        self._vae = StreamingVAE(part)
+
+    @property
+    def look_back(self) -> int:
+        """Latents that, decoded again, make a state equal to that of an unbroken decode."""
+        return self._vae.look_back
+
+    def start(self, unit: Unit, past: Sequence[Tensors]) -> list[Any]:
+        """See `videojob.models.family.Decoder`."""
+        least = min(unit.latents.start, self.look_back)
+        found = sum(checkpoint[LATENTS].shape[2] for checkpoint in past if LATENTS in checkpoint)
+        if not least <= found <= unit.latents.start:
+            raise ChunkError(
+                ErrorCode.INVALID_REQUEST,
+                f"A sequence that starts at unit {unit.index} needs checkpoints of {least} to {unit.latents.start} "
+                f"latents for the decoder, not {found}.",
+            )
+        return self._vae.new_cache()
+
+    def run(self, checkpoint: Tensors, state: list[Any]) -> Iterator[torch.Tensor]:
+        """See `videojob.models.family.Decoder`: the frames of one latent at a time."""
+        return self._vae.decode(checkpoint[LATENTS], state)
+
+
+class ClipDecoder:
+    """Decodes units each by itself. Each begins with an empty feature cache, so sequences have no state."""
+
+    def __init__(self, part: Part) -> None:
+        self._vae = StreamingVAE(part)
+
+    def start(self, unit: Unit, past: Sequence[Tensors]) -> None:
+        """See `videojob.models.family.Decoder`."""
+
+    def run(self, checkpoint: Tensors, state: None) -> Iterator[torch.Tensor]:
+        """See `videojob.models.family.Decoder`: the frames of one latent at a time."""
+        return self._vae.decode(checkpoint[LATENTS], self._vae.new_cache())

@@ -27,6 +27,7 @@ def settings_of(job: VideoJob, resolved: Resolved) -> tuple[Settings, ...]:
             seed=resolved.seed if made.seed is None else made.seed,
             width=resolved.width,
             height=resolved.height,
+            fps=float(resolved.fps),
             guidance_scale=resolved.guidance_scale,
             adapters=job.spec.adapters,
             negative_prompt=usual if shot.negative_prompt is None else shot.negative_prompt,

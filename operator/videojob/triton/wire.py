@@ -26,6 +26,8 @@ class Settings:
     """Pixels."""
     height: int
     """Pixels."""
+    fps: float
+    """Frames per second that the video is shown with: some models are told."""
     guidance_scale: float
     """Above 1 the model runs with classifier-free guidance."""
     adapters: tuple[str, ...] = ()

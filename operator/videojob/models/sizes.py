@@ -1,0 +1,20 @@
+"""Sizes of videos that a model can make. Pipelines of diffusers round some of the others; here each is refused."""
+
+from videojob.triton.contract import ChunkError, ErrorCode
+from videojob.triton.wire import Settings
+
+
+def require_multiples(settings: Settings, multiple: int, least: int = 0) -> None:
+    """Raises ChunkError (InvalidRequest) where width or height is no multiple, or too small, with the nearest sizes."""
+    least = max(least, multiple)
+    width, height = settings.width, settings.height
+    if not (width % multiple or height % multiple or min(width, height) < least):
+        return
+    below = [max(least, each // multiple * multiple) for each in (width, height)]
+    above = [max(least, -(-each // multiple) * multiple) for each in (width, height)]
+    nearest = " and ".join(f"{w} x {h}" for w, h in dict.fromkeys([(*below,), (*above,)]))
+    at_least = f" and at least {least}" if least > multiple else ""
+    raise ChunkError(
+        ErrorCode.INVALID_REQUEST,
+        f"Width and height must be multiples of {multiple}{at_least}, not {width} x {height}. Nearest: {nearest}.",
+    )

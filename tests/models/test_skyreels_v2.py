@@ -1,0 +1,316 @@
+"""SkyReels-V2 with diffusion forcing against diffusers' own pipeline, on real classes with random weights."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, SkyReelsV2DiffusionForcingPipeline
+
+from dev.tiny_model import SIZES, make_model
+from tests.models.fixtures import change, whole_clip, with_scheduler
+from videojob.families import FAMILIES, Chunking, FamilyName, Memory, Shot, Unit, Video
+from videojob.models.family import Conditioning, Step, family_module
+from videojob.models.history import LATENTS
+from videojob.models.noise import Noise
+from videojob.models.parts import Parts
+from videojob.models.skyreels_v2 import ADDED_NOISE, CONDITION, Conditioner, Decoder, Generator
+from videojob.models.stages import DecodeStage, DenoiseStage, Turn
+from videojob.models.tensors import Tensors, pack, unpack
+from videojob.triton.contract import ChunkError, ErrorCode
+from videojob.triton.sequences import Sequences
+from videojob.triton.wire import Settings, UnitRequest
+
+CPU = torch.device("cpu")
+TEXT, AWAY = "a  cat &amp; a dog", "blurred"
+SETTINGS = Settings(TEXT, seed=7, width=32, height=32, fps=24.0, guidance_scale=1.0)
+FAMILY = FamilyName.SKYREELS_V2_DIFFUSION_FORCING
+CHUNKING = Chunking(first=1, later=3, sink=1, window=5)
+"""Windows of 5 latents, 17 frames, of which 2 (5 frames) are those of the window before."""
+FRAMES = 37
+"""10 latents: a window of 5, one that adds 3, one that adds 2."""
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def units(*shots: Shot, steps: int = 3) -> Sequence[Unit]:
+    return FAMILIES[FAMILY].plan(CHUNKING, Video(shots or (Shot(FRAMES),), 24, steps)).units
+
+
+@dataclass(frozen=True)
+class Model:
+    """A folder, and all that is loaded from it."""
+
+    pipeline: Any  # diffusers has no types
+    conditioner: Conditioner
+    generator: Generator
+    decoder: Decoder
+
+    def steps(
+        self,
+        unit: Unit,
+        settings: Settings,
+        past: Sequence[Tensors],
+        resume: Step | None = None,
+    ) -> Iterator[Step]:
+        """Of a sequence that starts with the unit; `past` has the checkpoint of every unit before it."""
+        guided = settings.guidance_scale > 1
+        conditions = self.conditioner.encode(Conditioning(TEXT, AWAY if guided else None))
+        state = self.generator.start(unit, settings, [past[index] for index in unit.needs])
+        noise = Noise(settings.seed, unit.shot, unit.index)
+        return self.generator.run(unit, settings, state, conditions, noise, resume)
+
+    def made(self, plan: Sequence[Unit], settings: Settings) -> list[Tensors]:
+        """The checkpoints of all units."""
+        made: list[Tensors] = []
+        for unit in plan:
+            *_, last = self.steps(unit, settings, made)
+            made.append(last.tensors)
+        return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("skyreels") / "model"
+    make_model(directory, SIZES["tiny"], "skyreels-v2-df")
+    return directory
+
+
+def loaded(folder: Path, dtype: torch.dtype) -> Model:
+    parts = Parts(folder, CPU, dtype)
+    pipeline = SkyReelsV2DiffusionForcingPipeline.from_pretrained(folder, dtype=dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    module = family_module(FAMILY)
+    assert (module.Conditioner, module.Generator, module.Decoder) == (Conditioner, Generator, Decoder)
+    return Model(pipeline, Conditioner(parts), Generator(parts), Decoder(parts))
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def model(request: pytest.FixtureRequest, folder: Path) -> Model:
+    return loaded(folder, request.param)
+
+
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> Model:
+    return loaded(folder, torch.float32)
+
+
+def whole_video(monkeypatch: pytest.MonkeyPatch, model: Model, settings: Settings, frames: int = FRAMES) -> Any:
+    """Latents of the pipeline's own loop, with the noise that the family draws."""
+    plan = units(Shot(frames))
+    noises = [Noise(settings.seed, 0, unit.index) for unit in plan]
+    window = -1
+    drawn = 0
+
+    def randn_tensor(shape: tuple[int, ...], **_: Any) -> torch.Tensor:
+        nonlocal window, drawn
+        window, drawn = window + 1, 0
+        new = noises[window]((*shape[:2], len(plan[window].latents), *shape[3:]))
+        return torch.cat([torch.full((*shape[:2], shape[2] - new.shape[2], *shape[3:]), torch.nan), new], dim=2)
+
+    def randn_like(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal drawn
+        drawn += 1
+        return noises[window](tuple(tensor.shape), CONDITION, drawn).to(tensor)
+
+    monkeypatch.setattr(
+        "diffusers.pipelines.skyreels_v2.pipeline_skyreels_v2_diffusion_forcing.randn_tensor", randn_tensor
+    )
+    monkeypatch.setattr(torch, "randn_like", randn_like)
+    latents = model.pipeline(
+        TEXT,
+        AWAY,
+        height=settings.height,
+        width=settings.width,
+        num_frames=frames,
+        num_inference_steps=plan[0].steps,
+        guidance_scale=settings.guidance_scale,
+        overlap_history=5,
+        addnoise_condition=ADDED_NOISE,
+        base_num_frames=17,
+        fps=settings.fps,
+        output_type="latent",
+    ).frames
+    monkeypatch.undo()
+    assert (window, drawn) == (len(plan) - 1, plan[0].steps if len(plan) > 1 else 0)
+    return latents
+
+
+@pytest.mark.parametrize(
+    ("frames", "guidance_scale", "fps"),
+    [(FRAMES, 4.0, 24.0), (21, 1.0, 16.0), (17, 1.0, 24.0), (9, 4.0, 24.0)],
+)
+def test_latents_and_frames_are_the_pipelines(
+    monkeypatch: pytest.MonkeyPatch, model: Model, frames: int, guidance_scale: float, fps: float
+) -> None:
+    """For the same noise, in both precisions: one window or several, the last of which may be shorter."""
+    settings = replace(SETTINGS, guidance_scale=guidance_scale, fps=fps)
+    expected = whole_video(monkeypatch, model, settings, frames)
+
+    plan = units(Shot(frames))
+    made = model.made(plan, settings)
+    state = model.decoder.start(plan[0], ())
+    decoded = [torch.cat([*model.decoder.run(checkpoint, state)], dim=2) for checkpoint in made]
+
+    assert all(checkpoint.keys() == {LATENTS} for checkpoint in made)
+    assert torch.equal(torch.cat([checkpoint[LATENTS] for checkpoint in made], dim=2), expected)
+    assert bool(torch.isfinite(expected).all())
+    assert [part.shape[2] for part in decoded] == [len(unit.frames) for unit in plan]
+    assert torch.equal(torch.cat(decoded, dim=2), whole_clip(model.pipeline, expected))
+
+
+def test_what_a_model_is_told_of_fps_makes_a_difference(plain: Model) -> None:
+    (first, *_) = units()
+    at = {fps: pack(plain.made([first], replace(SETTINGS, fps=fps))[0]) for fps in (16.0, 24.0, 60.0)}
+    assert at[16.0] != at[24.0] == at[60.0]
+
+
+def test_a_unit_that_goes_on_from_any_of_its_steps_is_the_same(model: Model) -> None:
+    """Also in another process, and while another unit is made: every latent has a scheduler of its own."""
+    settings = replace(SETTINGS, guidance_scale=4.0)
+    plan = units()
+    past = model.made(plan[:2], settings)
+    for unit in plan[:2]:
+        made = list(model.steps(unit, settings, past))
+        assert [step.done for step in made] == list(range(unit.steps + 1))
+        other = model.steps(unit, replace(settings, guidance_scale=9.0), past)
+        for step in made:
+            resumed = Step(step.done, unpack(pack(step.tensors), "it"))
+            rest = []
+            for each in model.steps(unit, settings, past, resumed):
+                rest.append(each)
+                next(other, None)
+            assert [pack(each.tensors) for each in rest] == [pack(each.tensors) for each in made[step.done :]]
+
+
+SHOTS = (Shot(21), Shot(15, Memory.KEEP), Shot(6, Memory.CLEAR), Shot(8, Memory.KEEP))
+PROMPTS = ("a cat", "a dog", "a fox", "an owl")
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Both stages, and a video of several shots that goes through them."""
+
+    model: Model
+    plan: Sequence[Unit]
+    sequence: str = "job"
+
+    def make(
+        self,
+        units: Iterator[Unit],
+        denoise: DenoiseStage,
+        decode: DecodeStage,
+        past: Sequence[Tensors],
+        settings: Settings,
+    ) -> Iterator[tuple[Tensors, torch.Tensor]]:
+        """Checkpoint and frames of each of the units that follow those in `past`."""
+        known, start = [*past], True
+        for unit in units:
+            prompt = PROMPTS[unit.shot]
+            wanted = replace(settings, prompt=prompt)
+            turns = [
+                Turn(self.sequence, start, end=False, past=[known[index] for index in needed] if start else ())
+                for needed in (unit.needs, unit.decode)
+            ]
+            conditions = self.model.conditioner.encode(Conditioning(prompt, AWAY))
+            request = UnitRequest(unit, wanted, unit.needs if start else ())
+            made = denoise.make(turns[0], request, conditions, lambda: None).tensors
+            frames = decode.make(
+                turns[1], replace(request, past=unit.decode if start else ()), made, lambda: None
+            ).frames
+            known.append(made)
+            start = False
+            yield made, frames
+
+
+def stages(model: Model) -> tuple[DenoiseStage, DecodeStage]:
+    return (
+        DenoiseStage(model.generator, Sequences(4, 60.0, lambda: 0.0)),
+        DecodeStage(model.decoder, Sequences(4, 60.0, lambda: 0.0)),
+    )
+
+
+def test_a_video_of_several_shots_goes_on_from_any_unit_as_if_never_interrupted(plain: Model) -> None:
+    """Under a new prompt with the old overlap where the shot keeps it, without where it does not."""
+    plan, settings = units(*SHOTS, steps=2), replace(SETTINGS, guidance_scale=4.0)
+    job = Stages(plain, plan)
+    whole = [*job.make(iter(plan), *stages(plain), [], settings)]
+    checkpoints = [made for made, _ in whole]
+
+    assert [unit.shot for unit in plan] == [0, 0, 1, 1, 2, 3]
+    assert [unit.history for unit in plan] == [0, 2, 2, 2, 0, 2]
+    for first in range(1, len(plan)):
+        rest = [*job.make(iter(plan[first:]), *stages(plain), checkpoints[:first], settings)]
+        for (made, frames), (made_before, frames_before) in zip(rest, whole[first:], strict=True):
+            assert pack(made) == pack(made_before)
+            assert torch.equal(frames, frames_before)
+
+
+def test_two_sequences_interleaved_give_what_each_gives_alone(plain: Model) -> None:
+    settings = [replace(SETTINGS, guidance_scale=4.0), replace(SETTINGS, seed=8, width=48, guidance_scale=4.0)]
+    plan = units(*SHOTS, steps=2)
+    jobs = [Stages(plain, plan, f"job-{number}") for number in range(2)]
+    alone = [[*job.make(iter(plan), *stages(plain), [], each)] for job, each in zip(jobs, settings, strict=True)]
+    shared = stages(plain)
+    mixed = zip(
+        *(job.make(iter(plan), *shared, [], each) for job, each in zip(jobs, settings, strict=True)), strict=True
+    )
+    for pair, expected in zip(mixed, zip(*alone, strict=True), strict=True):
+        for (made, frames), (made_alone, frames_alone) in zip(pair, expected, strict=True):
+            assert pack(made) == pack(made_alone)
+            assert torch.equal(frames, frames_alone)
+
+
+def test_conditions_are_the_pipelines(plain: Model) -> None:
+    with torch.no_grad():
+        expected = plain.pipeline.encode_prompt(TEXT, AWAY, max_sequence_length=512)
+    conditions = plain.conditioner.encode(Conditioning(TEXT, AWAY))
+    assert all(torch.equal(*pair) for pair in zip(conditions.values(), expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("size", "overlap", "message"),
+    [
+        ((40, 32), 2, r"multiples of 16, not 40 x 32\. Nearest: 32 x 32 and 48 x 32\."),
+        ((32, 48), 2, "must have latents of shape"),
+        ((32, 32), 9, "goes on from 9 latents; those before it have 5"),
+    ],
+    ids=["size", "another size", "too little"],
+)
+def test_what_does_not_fit_is_refused(plain: Model, size: tuple[int, int], overlap: int, message: str) -> None:
+    plan = units()
+    checkpoint = {LATENTS: torch.zeros(1, 16, 5, 4, 4)}
+    settings = replace(SETTINGS, width=size[0], height=size[1])
+    with pytest.raises(ChunkError, match=message) as raised:
+        next(plain.steps(replace(plan[1], history=overlap), settings, [checkpoint]))
+    assert raised.value.reason is ErrorCode.INVALID_REQUEST
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda folder: with_scheduler(folder, FlowMatchEulerDiscreteScheduler(shift=5.0)),
+            "samples with FlowMatchEulerDiscreteScheduler; the family .* serves UniPCMultistepSch",
+        ),
+        (
+            lambda folder: change(folder / "transformer" / "config.json", num_frame_per_block=5),
+            "attention in causal blocks of 5 latents",
+        ),
+        (
+            lambda folder: change(folder / "model_index.json", _class_name="SkyReelsV2Pipeline"),
+            "is a folder of SkyReelsV2Pipeline; the family SkyReelsV2DiffusionForcing needs one of",
+        ),
+    ],
+    ids=["scheduler", "causal blocks", "another pipeline"],
+)
+def test_a_folder_of_another_kind_is_refused(
+    folder: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    spoil(tmp_path / "model")
+    with pytest.raises(ValueError, match=message):
+        Generator(Parts(tmp_path / "model", CPU, torch.float32))
