@@ -171,6 +171,26 @@ async def test_one_that_is_cut_off_writes_nothing(watched: Watched, monkeypatch:
     assert watched.texts == [] and not (watched.folder / LIVE).exists()
 
 
+async def test_one_that_was_cut_off_catches_up(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no further piece is committed."""
+    time = Time()
+    hold, later, asked = time.hold(), watched.files.later_pieces, asyncio.Event()
+
+    async def cut_off(self: JobStore, known: int) -> list[PieceRecord]:
+        asked.set()
+        return await later(known)
+
+    monkeypatch.setattr(JobStore, "later_pieces", cut_off)
+    monkeypatch.setattr(playlist_module, "RETRY_SECONDS", 0.01)
+    time.seconds += 60
+    async with watched.playlist(hold) as playlist:
+        playlist.add(await commit(watched.files, 0, counts=(3,)))
+        await asyncio.wait_for(asked.wait(), PATIENCE)
+        assert watched.texts == []
+        hold.renew(time.seconds)
+        assert frames(await watched.seen()) == [3]
+
+
 async def test_a_job_that_was_closed_is_somebody_elses(watched: Watched) -> None:
     async with watched.playlist() as playlist:
         playlist.add(await commit(watched.files, 0, counts=(3, 4)))

@@ -21,7 +21,7 @@ from videojob.store.layout import in_playlist
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 5.0
-"""Until a write that failed is tried again, where no piece is committed before."""
+"""Until one that is behind is tried again, where no piece is committed before."""
 
 
 def layout_record(segment: bytes) -> LayoutRecord:
@@ -75,20 +75,27 @@ class Playlist:
             await self._more.wait()
             self._more.clear()
             try:
-                await self._write()
+                behind = not await self._write()
             except JobClosed:
                 return
             except (StoreError, MediaError) as error:
                 log.warning("The playlist of %s is behind its video: %s", self._files, error)
+                behind = True
+            if behind:
                 asyncio.get_running_loop().call_later(RETRY_SECONDS, self._more.set)
 
-    async def _write(self) -> None:
+    async def _write(self) -> bool:
+        """Whether it shows all that there is."""
         pieces = [*self._pieces]
         pieces += await self._files.later_pieces(len(pieces))
         text = await self._text(pieces, ended=False)
-        if text is not None and self._permission.standing is Standing.FRESH:
-            await self._files.live.write(text)
-            self._shown(self._files.live.uri)
+        if text is None:
+            return True
+        if self._permission.standing is not Standing.FRESH:
+            return False
+        await self._files.live.write(text)
+        self._shown(self._files.live.uri)
+        return True
 
     async def _text(self, pieces: Sequence[PieceRecord], *, ended: bool) -> str | None:
         """The playlist of these pieces; None while there is no media segment."""
