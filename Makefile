@@ -5,14 +5,14 @@ PYTHON := $(firstword $(foreach name,python3.11 python3 python,\
 RUN := .venv/bin/python
 
 .PHONY: help setup up down demo cluster cluster-down test lint bench generate lock environment programs cluster-programs \
-	all-programs
+	all-programs browser
 
 help: ## Print the targets
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { split($$1, names, " "); for (i in names) printf "make %-14s %s\n", names[i], $$2 }' Makefile
 
 # Go programs are built while pip installs; -j2 makes the two run side by side.
-setup: .venv/made ## Install the Python environment and build the Go programs
-	@$(MAKE) --no-print-directory -j2 environment all-programs
+setup: .venv/made ## Install the Python environment, build the Go programs, and fetch a browser for tests
+	@$(MAKE) --no-print-directory -j2 environment all-programs browser
 
 demo: .venv/made ## Make one video with real parts, from nothing
 up: .venv/made ## Start the local cluster, operator and pool, and leave them running
@@ -75,6 +75,9 @@ cluster-programs: programs
 all-programs: .venv/made
 	@$(RUN) -m dev.programs etcd kube-apiserver kubectl kubelet containerd ptp pause coredns versitygw helm helm-docs \
 		prometheus kwok
+
+browser: .venv/made
+	@$(RUN) -m dev.browser
 
 .venv/made:
 	@test -n "$(PYTHON)" || { echo "videojob needs Python 3.11 on PATH (python3.11 or python3): install it, then run make again." >&2; exit 1; }

