@@ -42,6 +42,11 @@ def test_what_is_in_the_store_of_each_shot(
     assert [(shot.chunks_done, shot.seconds_ready, shot.state) for shot in progress.shots] == shots
 
 
+def test_where_each_shot_begins() -> None:
+    assert resolved((3, 25), (2, 15), (1, 4)).begins == (0, 25, 40)
+    assert RESOLVED.begins == (0,)
+
+
 def test_a_job_of_before_there_were_several_shots_has_one() -> None:
     progress = progress_of(RESOLVED, 2, 13)
     assert RESOLVED.shots == ()

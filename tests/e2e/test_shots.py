@@ -41,6 +41,9 @@ async def test_a_job_of_three_shots_becomes_one_video(system: System) -> None:
         (2, 2.0, ShotState.READY),
     ]
     assert probe(system.path(status.output.uri)).frames == 60
+    assert status.output.contact_sheet_uri is not None
+    sheet = probe(system.path(status.output.contact_sheet_uri))
+    assert (sheet.width, sheet.height) == (2 * 64, 2 * 48), "the middle frame of each shot"
 
 
 async def test_a_shot_shows_its_own_prompt(system: System) -> None:

@@ -3,6 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 from fractions import Fraction
+from itertools import accumulate
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -210,6 +211,11 @@ class Resolved(Resource):
     def rate(self) -> Fraction:
         """Frames per second, exactly."""
         return frame_rate(self.fps)
+
+    @property
+    def begins(self) -> tuple[int, ...]:
+        """The first frame of each shot."""
+        return tuple(accumulate((shot.frames for shot in self.cut[:-1]), initial=0))
 
     @property
     def cut(self) -> tuple[ResolvedShot, ...]:

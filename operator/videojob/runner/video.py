@@ -103,8 +103,9 @@ class Video:
         finished = await self.finished()
         if finished is not None:
             return finished
-        wanted = (self._job.spec.output.formats, self._files, self._resolved.rate, self._clock)
-        async with delivery(*wanted, self._services.permission, self._watchable, shots=(0,)) as self._output:
+        resolved, permission = self._resolved, self._services.permission
+        wanted = (self._job.spec.output.formats, self._files, resolved.rate, self._clock)
+        async with delivery(*wanted, permission, self._watchable, shots=resolved.begins) as self._output:
             await self._make_chunks()
             self._free_slot()
             return await self._finished(await self._stop.race(self._commit_output()))
