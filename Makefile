@@ -47,6 +47,7 @@ generate: .venv/made environment ## Write what follows from the code: CRDs, role
 	@$(RUN) -m videojob.api.crds manifests/crds
 	@$(RUN) -m dev.metrics_doc docs/metrics.md
 	@$(RUN) -m dev.reasons_doc docs/troubleshooting.md
+	@$(RUN) -m dev.families_doc docs/add-a-model.md
 	@$(RUN) -m dev.dashboards charts/videojob/dashboards
 	@$(RUN) -m dev.chart
 
