@@ -18,6 +18,9 @@ from diffusers import (
     AnyFlowFARTransformer3DModel,
     AutoencoderKLWan,
     FlowMapEulerDiscreteScheduler,
+    HeliosPipeline,
+    HeliosScheduler,
+    HeliosTransformer3DModel,
     SkyReelsV2DiffusionForcingPipeline,
     SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
@@ -116,6 +119,18 @@ def _wan_ti2v(size: Size) -> Any:
     )
 
 
+def _helios(size: Size) -> Any:
+    """As Helios-Base."""
+    pair = size.head_dim // 4 - size.head_dim // 4 % 2
+    return HeliosPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=_text_encoder(),
+        transformer=HeliosTransformer3DModel(**_transformer(size), rope_dim=(size.head_dim - 2 * pair, pair, pair)),
+        vae=_vae(size.vae_dim),
+        scheduler=HeliosScheduler(stages=1, use_dynamic_shifting=True),
+    )
+
+
 def _skyreels_v2_df(size: Size) -> Any:
     """As SkyReels-V2 DF 1.3B."""
     return SkyReelsV2DiffusionForcingPipeline(
@@ -129,6 +144,7 @@ def _skyreels_v2_df(size: Size) -> Any:
 
 KINDS: Final[Mapping[str, Callable[[Size], Any]]] = {
     "anyflow-far": _anyflow_far,
+    "helios": _helios,
     "skyreels-v2-df": _skyreels_v2_df,
     "wan": _wan,
     "wan-a14b": _wan_a14b,

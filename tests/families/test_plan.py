@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from videojob.families import FAMILIES, Chunking, Family, FamilyName, Shot, Unit, Video
 from videojob.families.causal import CausalChunks
 from videojob.families.clips import WholeClips
+from videojob.families.history import ChunksWithHistory
 from videojob.families.windows import OverlappingWindows
 
 FAR = FAMILIES[FamilyName.ANYFLOW_FAR]
@@ -18,8 +19,11 @@ chunkings = st.builds(Chunking, st.integers(1, 9), st.integers(1, 9), st.integer
 families = st.builds(CausalChunks, frames_per_latent=st.integers(1, 8), tail_latents=st.integers(1, 40))
 frame_counts = st.integers(1, 600)
 windows = st.builds(OverlappingWindows, frames_per_latent=st.integers(1, 8), tail_latents=st.integers(1, 40))
+histories = st.builds(
+    ChunksWithHistory, frames_per_latent=st.integers(1, 8), latents=st.integers(1, 12), history=st.integers(1, 40)
+)
 clips = st.builds(WholeClips, frames_per_latent=st.integers(1, 8))
-any_family: st.SearchStrategy[Family] = families | windows | clips
+any_family: st.SearchStrategy[Family] = families | windows | histories | clips
 rates = st.integers(1, 60)
 
 

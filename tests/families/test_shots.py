@@ -22,6 +22,7 @@ from videojob.families import (
 )
 from videojob.families.causal import CausalChunks
 from videojob.families.clips import WholeClips
+from videojob.families.history import ChunksWithHistory
 from videojob.families.windows import OverlappingWindows
 
 KEEP, REFRESH, CLEAR = Memory.KEEP, Memory.REFRESH, Memory.CLEAR
@@ -31,8 +32,11 @@ CHUNKING = Chunking(first=1, later=3, sink=1, window=6)
 chunkings = st.builds(Chunking, st.integers(1, 9), st.integers(1, 9), st.integers(0, 40), st.integers(1, 40))
 causal = st.builds(CausalChunks, frames_per_latent=st.integers(1, 8), tail_latents=st.integers(1, 40))
 windows = st.builds(OverlappingWindows, frames_per_latent=st.integers(1, 8), tail_latents=st.integers(1, 40))
+histories = st.builds(
+    ChunksWithHistory, frames_per_latent=st.integers(1, 8), latents=st.integers(1, 12), history=st.integers(1, 40)
+)
 clips = st.builds(WholeClips, frames_per_latent=st.integers(1, 8))
-any_family: st.SearchStrategy[Family] = causal | windows | clips
+any_family: st.SearchStrategy[Family] = causal | windows | histories | clips
 rates = st.sampled_from([*range(1, 61), *NTSC]).map(frame_rate)
 
 

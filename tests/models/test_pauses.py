@@ -22,10 +22,16 @@ STEPS = 4
 SETTINGS = Settings("a cat", seed=7, width=32, height=32, fps=16.0, guidance_scale=4.0, negative_prompt="blurred")
 KINDS = {
     FamilyName.ANYFLOW_FAR: "anyflow-far",
+    FamilyName.HELIOS: "helios",
     FamilyName.SKYREELS_V2_DIFFUSION_FORCING: "skyreels-v2-df",
     FamilyName.WAN: "wan-a14b",
 }
-FRAMES = {FamilyName.ANYFLOW_FAR: 40, FamilyName.SKYREELS_V2_DIFFUSION_FORCING: 40, FamilyName.WAN: 9}
+FRAMES = {
+    FamilyName.ANYFLOW_FAR: 40,
+    FamilyName.HELIOS: 40,
+    FamilyName.SKYREELS_V2_DIFFUSION_FORCING: 40,
+    FamilyName.WAN: 9,
+}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,17 +12,16 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SkyReelsV2DiffusionForcin
 
 from dev.tiny_model import SIZES, make_model
 from tests.models.fixtures import change, whole_clip, with_scheduler
+from tests.models.jobs import Server, run, same
 from videojob.families import FAMILIES, Chunking, FamilyName, Memory, Shot, Unit, Video
 from videojob.models.family import Conditioning, Step, family_module
 from videojob.models.history import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.skyreels_v2 import ADDED_NOISE, CONDITION, Conditioner, Decoder, Generator
-from videojob.models.stages import DecodeStage, DenoiseStage, Turn
 from videojob.models.tensors import Tensors, pack, unpack
 from videojob.triton.contract import ChunkError, ErrorCode
-from videojob.triton.sequences import Sequences
-from videojob.triton.wire import Settings, UnitRequest
+from videojob.triton.wire import Settings
 
 CPU = torch.device("cpu")
 TEXT, AWAY = "a  cat &amp; a dog", "blurred"
@@ -62,6 +61,9 @@ class Model:
         state = self.generator.start(unit, settings, [past[index] for index in unit.needs])
         noise = Noise(settings.seed, unit.shot, unit.index)
         return self.generator.run(unit, settings, state, conditions, noise, resume)
+
+    def server(self) -> Server:
+        return Server.of(self.conditioner, self.generator, self.decoder)
 
     def made(self, plan: Sequence[Unit], settings: Settings) -> list[Tensors]:
         """The checkpoints of all units."""
@@ -187,81 +189,25 @@ def test_a_unit_that_goes_on_from_any_of_its_steps_is_the_same(model: Model) -> 
 
 
 SHOTS = (Shot(21), Shot(15, Memory.KEEP), Shot(6, Memory.CLEAR), Shot(8, Memory.KEEP))
-PROMPTS = ("a cat", "a dog", "a fox", "an owl")
-
-
-@dataclass(frozen=True)
-class Stages:
-    """Both stages, and a video of several shots that goes through them."""
-
-    model: Model
-    plan: Sequence[Unit]
-    sequence: str = "job"
-
-    def make(
-        self,
-        units: Iterator[Unit],
-        denoise: DenoiseStage,
-        decode: DecodeStage,
-        past: Sequence[Tensors],
-        settings: Settings,
-    ) -> Iterator[tuple[Tensors, torch.Tensor]]:
-        """Checkpoint and frames of each of the units that follow those in `past`."""
-        known, start = [*past], True
-        for unit in units:
-            prompt = PROMPTS[unit.shot]
-            wanted = replace(settings, prompt=prompt)
-            turns = [
-                Turn(self.sequence, start, end=False, past=[known[index] for index in needed] if start else ())
-                for needed in (unit.needs, unit.decode)
-            ]
-            conditions = self.model.conditioner.encode(Conditioning(prompt, AWAY))
-            request = UnitRequest(unit, wanted, unit.needs if start else ())
-            made = denoise.make(turns[0], request, conditions, lambda: None).tensors
-            frames = decode.make(
-                turns[1], replace(request, past=unit.decode if start else ()), made, lambda: None
-            ).frames
-            known.append(made)
-            start = False
-            yield made, frames
-
-
-def stages(model: Model) -> tuple[DenoiseStage, DecodeStage]:
-    return (
-        DenoiseStage(model.generator, Sequences(4, 60.0, lambda: 0.0)),
-        DecodeStage(model.decoder, Sequences(4, 60.0, lambda: 0.0)),
-    )
 
 
 def test_a_video_of_several_shots_goes_on_from_any_unit_as_if_never_interrupted(plain: Model) -> None:
     """Under a new prompt with the old overlap where the shot keeps it, without where it does not."""
     plan, settings = units(*SHOTS, steps=2), replace(SETTINGS, guidance_scale=4.0)
-    job = Stages(plain, plan)
-    whole = [*job.make(iter(plan), *stages(plain), [], settings)]
-    checkpoints = [made for made, _ in whole]
+    whole = [*run(plain.server(), "job", plan, settings)]
 
     assert [unit.shot for unit in plan] == [0, 0, 1, 1, 2, 3]
     assert [unit.history for unit in plan] == [0, 2, 2, 2, 0, 2]
     for first in range(1, len(plan)):
-        rest = [*job.make(iter(plan[first:]), *stages(plain), checkpoints[:first], settings)]
-        for (made, frames), (made_before, frames_before) in zip(rest, whole[first:], strict=True):
-            assert pack(made) == pack(made_before)
-            assert torch.equal(frames, frames_before)
+        assert same([*run(plain.server(), "job", plan, settings, whole[:first])], whole[first:])
 
 
 def test_two_sequences_interleaved_give_what_each_gives_alone(plain: Model) -> None:
-    settings = [replace(SETTINGS, guidance_scale=4.0), replace(SETTINGS, seed=8, width=48, guidance_scale=4.0)]
-    plan = units(*SHOTS, steps=2)
-    jobs = [Stages(plain, plan, f"job-{number}") for number in range(2)]
-    alone = [[*job.make(iter(plan), *stages(plain), [], each)] for job, each in zip(jobs, settings, strict=True)]
-    shared = stages(plain)
-    mixed = zip(
-        *(job.make(iter(plan), *shared, [], each) for job, each in zip(jobs, settings, strict=True)), strict=True
-    )
-    for pair, expected in zip(mixed, zip(*alone, strict=True), strict=True):
-        for (made, frames), (made_alone, frames_alone) in zip(pair, expected, strict=True):
-            assert pack(made) == pack(made_alone)
-            assert torch.equal(frames, frames_alone)
+    plan, server = units(*SHOTS, steps=2), plain.server()
+    jobs = {"a": replace(SETTINGS, guidance_scale=4.0), "b": replace(SETTINGS, seed=8, width=48, guidance_scale=4.0)}
+    alone = [[*run(plain.server(), name, plan, settings)] for name, settings in jobs.items()]
+    mixed = zip(*(run(server, name, plan, settings) for name, settings in jobs.items()), strict=True)
+    assert all(same(*pair) for pair in zip(mixed, zip(*alone, strict=True), strict=True))
 
 
 def test_conditions_are_the_pipelines(plain: Model) -> None:

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from videojob.families.causal import CausalChunks
 from videojob.families.clips import WholeClips
+from videojob.families.history import ChunksWithHistory
 from videojob.families.plan import Chunking, Memory, Piece, Plan, Shot, ShotPlan, Unit, Video
 from videojob.families.rate import NTSC, frame_rate
 from videojob.families.windows import OverlappingWindows
@@ -40,6 +41,8 @@ class FamilyName(StrEnum):
 
     ANYFLOW_FAR = "AnyFlowFAR"
     """`AnyFlowFARPipeline`: causal, chunk by chunk, Wan 2.1 VAE."""
+    HELIOS = "Helios"
+    """`HeliosPipeline`: chunk by chunk from the first latent and a history of 19, Wan 2.1 VAE."""
     SKYREELS_V2_DIFFUSION_FORCING = "SkyReelsV2DiffusionForcing"
     """`SkyReelsV2DiffusionForcingPipeline`: window by window over the last latents of the one before, Wan 2.1 VAE."""
     WAN = "Wan"
@@ -95,6 +98,7 @@ class Family(Protocol):
 FAMILIES: Final[Mapping[FamilyName, Family]] = {
     # 38 latents, for the four stages and two residual blocks of a Wan 2.1 VAE: `look_back` of the decoder counts them.
     FamilyName.ANYFLOW_FAR: CausalChunks(frames_per_latent=4, tail_latents=38),
+    FamilyName.HELIOS: ChunksWithHistory(frames_per_latent=4, latents=9, history=19),
     FamilyName.SKYREELS_V2_DIFFUSION_FORCING: OverlappingWindows(frames_per_latent=4, tail_latents=38),
     FamilyName.WAN: WholeClips(frames_per_latent=4),
 }

@@ -108,6 +108,7 @@ class _FamilyModule(Protocol):
 
 _MODULES = {
     FamilyName.ANYFLOW_FAR: "videojob.models.anyflow_far",
+    FamilyName.HELIOS: "videojob.models.helios",
     FamilyName.SKYREELS_V2_DIFFUSION_FORCING: "videojob.models.skyreels_v2",
     FamilyName.WAN: "videojob.models.wan",
 }

@@ -6,7 +6,8 @@ a list of their own, and new noise between its steps: at timestep t they see (1 
 FastVideo looks t / 1000 up in a table of 1000 shifted values, and takes the nearest.
 
 Sources: UniPC (arXiv:2302.04867), DMD2 (arXiv:2405.14867), FastVideo `denoising_dmd_strategy.py`, diffusers 0.42.1
-`scheduling_unipc_multistep.py`, `scheduling_flow_match_euler_discrete.py` and `scheduling_flow_match_lcm.py`.
+`scheduling_unipc_multistep.py`, `scheduling_flow_match_euler_discrete.py`, `scheduling_flow_match_lcm.py` and
+`scheduling_helios.py`.
 """
 
 from collections.abc import Mapping
@@ -14,15 +15,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, UniPCMultistepScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, HeliosScheduler, UniPCMultistepScheduler
 
 from videojob.families import FamilyName, SamplerName, Unit
 from videojob.models.tensors import Tensors
 from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.settings import Sampling
 
+_UNIPC = ("model_outputs", "timestep_list", "last_sample", "lower_order_nums", "this_order")
 _MEMORY: Final[Mapping[type, tuple[str, ...]]] = {
-    UniPCMultistepScheduler: ("model_outputs", "timestep_list", "last_sample", "lower_order_nums", "this_order"),
+    UniPCMultistepScheduler: _UNIPC,
+    HeliosScheduler: ("_step_index", *_UNIPC),  # it heeds no begin index
     FlowMatchEulerDiscreteScheduler: (),
     FlowMatchLCMScheduler: (),
 }
@@ -82,7 +85,9 @@ def remembered(scheduler: Any) -> Tensors:
     """What the scheduler takes to its next step, by name: items of lists as `NAME.INDEX`, numbers as int64 scalars."""
     kept: dict[str, torch.Tensor] = {}
     for name in _MEMORY[type(scheduler)]:
-        match getattr(scheduler, name):
+        match getattr(scheduler, name, None):
+            case None:
+                pass
             case list() as items:
                 kept |= {f"{name}.{index}": item for index, item in enumerate(items) if item is not None}
             case value:

@@ -1,0 +1,125 @@
+"""Families that make a video chunk by chunk, each from a history of latents, and decode each chunk by itself.
+
+A chunk is a unit, and always whole. Chunks that go on from each other, in one shot or in several, are a stream, whose
+first chunk each of them sees a part of; the decoder begins anew with every chunk.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from videojob.families.cuts import LONGEST_PIECE, frames_of, pieces
+from videojob.families.plan import Chunking, Computed, Memory, Piece, Plan, ShotPlan, Unit, Video
+
+
+@dataclass(frozen=True)
+class ChunksWithHistory:
+    """The arithmetic of such a family. How long chunk and history are is the model's: of `Chunking` nothing counts."""
+
+    frames_per_latent: int
+    latents: int
+    """Of a chunk."""
+    history: int
+    """Latents of the recent past that a chunk is made from."""
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        """See `videojob.families.Family`."""
+        return (Memory.KEEP, Memory.REFRESH, Memory.CLEAR)
+
+    @property
+    def frames(self) -> int:
+        """Of a chunk."""
+        return frames_of(self.latents, self.frames_per_latent)
+
+    def plan(self, chunking: Chunking, video: Video) -> Plan:
+        """Each shot has the smallest number of chunks that make its frames; the last one may make more.
+
+        A shot that the next one keeps ends where a chunk does, as near as can be to its own end. What such a shot has
+        too many or too few, the next one makes up for, as far as each of them has a chunk, and the last one a frame.
+        """
+        return _Cutter(self, video).plan()
+
+    def most_frames(self, chunking: Chunking, fps: int) -> int:
+        """A chunk, or two seconds where that is less; at least a latent."""
+        return max(self.frames_per_latent, min(self.frames, LONGEST_PIECE * fps))
+
+
+@dataclass(frozen=True)
+class _Shot(ShotPlan):
+    """A shot in its stream."""
+
+    stream: int
+    """The stream's first unit."""
+    recent: int
+    """The first unit that the history may hold."""
+
+
+class _Cutter:
+    """Cuts one video."""
+
+    def __init__(self, family: ChunksWithHistory, video: Video) -> None:
+        self._family = family
+        self._video = video
+        self._pieces = pieces(range(family.latents), video.fps, family.frames_per_latent)
+        """The frames of each piece of a chunk, counted from its first."""
+        self._shots = self._placed()
+
+    def plan(self) -> Plan:
+        """Of the whole video."""
+        last = self._shots[-1]
+        return Plan(self._shots, Computed(last.units.stop, self._unit), Computed(last.pieces.stop, self._piece))
+
+    def _placed(self) -> Sequence[_Shot]:
+        shots: list[_Shot] = []
+        stream = recent = unit = piece = frame = due = 0
+        for index, shot in enumerate(self._video.shots):
+            if index == 0 or shot.memory is Memory.CLEAR:
+                stream = recent = unit
+            elif shot.memory is Memory.REFRESH:
+                recent = unit
+            due += shot.frames
+            following = self._video.shots[index + 1 : index + 2]
+            kept = bool(following) and following[0].memory is Memory.KEEP
+            count, made = self._length(max(1, due - frame), whole=kept)
+            of_last = sum(1 for each in self._pieces if each.start < made - (count - 1) * self._family.frames)
+            ends = frame + made, unit + count, piece + (count - 1) * len(self._pieces) + of_last
+            shots.append(_Shot(range(frame, ends[0]), range(unit, ends[1]), range(piece, ends[2]), stream, recent))
+            frame, unit, piece = ends
+            due = due if kept else frame
+        return shots
+
+    def _length(self, wanted: int, *, whole: bool) -> tuple[int, int]:
+        """Chunks and frames of a shot that is to have so many frames."""
+        chunk = self._family.frames
+        count = -(-wanted // chunk)
+        if not whole:
+            return count, wanted
+        too_many = count * chunk - wanted
+        count -= count > 1 and chunk - too_many < too_many
+        return count, count * chunk
+
+    def _unit(self, index: int) -> Unit:
+        number = bisect_right(self._shots, index, key=lambda shot: shot.units.start) - 1
+        shot = self._shots[number]
+        history = min(self._family.history, (index - shot.recent) * self._family.latents)
+        first = index - -(-history // self._family.latents)
+        start = shot.frames.start + (index - shot.units.start) * self._family.frames
+        return Unit(
+            index=index,
+            shot=number,
+            steps=self._video.steps,
+            latents=range(self._family.latents),
+            needs=tuple(sorted({*range(shot.stream, min(shot.stream + 1, index)), *range(first, index)})),
+            decode=(),
+            frames=range(start, start + self._family.frames),
+            history=history,
+        )
+
+    def _piece(self, index: int) -> Piece:
+        shot = self._shots[bisect_right(self._shots, index, key=lambda shot: shot.pieces.start) - 1]
+        chunk, within = divmod(index - shot.pieces.start, len(self._pieces))
+        start = shot.frames.start + chunk * self._family.frames
+        made = self._pieces[within]
+        frames = range(start + made.start, min(start + made.stop, shot.frames.stop))
+        return Piece(index, units=(shot.units.start + chunk,), frames=frames)
