@@ -16,11 +16,15 @@ import torch
 from diffusers import (
     AnyFlowFARPipeline,
     AnyFlowFARTransformer3DModel,
+    AutoencoderKLLTXVideo,
     AutoencoderKLWan,
     FlowMapEulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     HeliosPipeline,
     HeliosScheduler,
     HeliosTransformer3DModel,
+    LTXPipeline,
+    LTXVideoTransformer3DModel,
     SkyReelsV2DiffusionForcingPipeline,
     SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
@@ -28,7 +32,7 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
 _SEED = 2026
 _TEXT_DIM = 32
@@ -131,6 +135,44 @@ def _helios(size: Size) -> Any:
     )
 
 
+def _ltx(size: Size, **decoder: Any) -> Any:
+    """As LTX-Video 0.9.0."""
+    inner = size.heads * size.head_dim
+    return LTXPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=T5EncoderModel(
+            T5Config(vocab_size=258, d_model=_TEXT_DIM, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+        ),
+        transformer=LTXVideoTransformer3DModel(
+            num_attention_heads=size.heads,
+            attention_head_dim=size.head_dim,
+            cross_attention_dim=inner,
+            num_layers=size.layers,
+            caption_channels=_TEXT_DIM,
+        ),
+        vae=AutoencoderKLLTXVideo(
+            block_out_channels=(size.vae_dim,) * 4,
+            layers_per_block=(1,) * 5,
+            decoder_block_out_channels=(size.vae_dim,) * 4,
+            decoder_layers_per_block=(1,) * 5,
+            **decoder,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True,
+            base_shift=0.95,
+            max_shift=2.05,
+            base_image_seq_len=1024,
+            max_image_seq_len=4096,
+            shift_terminal=0.1,
+        ),
+    )
+
+
+def _ltx_timestep(size: Size) -> Any:
+    """Whose VAE has timestep conditioning, as that of LTX-Video 0.9.5."""
+    return _ltx(size, timestep_conditioning=True, decoder_inject_noise=(False,) * 5)
+
+
 def _skyreels_v2_df(size: Size) -> Any:
     """As SkyReels-V2 DF 1.3B."""
     return SkyReelsV2DiffusionForcingPipeline(
@@ -145,6 +187,8 @@ def _skyreels_v2_df(size: Size) -> Any:
 KINDS: Final[Mapping[str, Callable[[Size], Any]]] = {
     "anyflow-far": _anyflow_far,
     "helios": _helios,
+    "ltx": _ltx,
+    "ltx-timestep": _ltx_timestep,
     "skyreels-v2-df": _skyreels_v2_df,
     "wan": _wan,
     "wan-a14b": _wan_a14b,

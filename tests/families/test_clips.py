@@ -23,6 +23,12 @@ def test_three_clips_of_81_frames_are_81_each_and_not_84() -> None:
     ]
 
 
+@pytest.mark.parametrize(("frames", "latents"), [(1, 1), (2, 2), (9, 2), (10, 3), (160, 21), (161, 21)])
+def test_a_clip_of_ltx_has_the_smallest_8k_plus_1_frames(frames: int, latents: int) -> None:
+    (unit,) = FAMILIES[FamilyName.LTX].plan(CHUNKING, Video((Shot(frames),), 25, steps=50)).units
+    assert (unit.latents, unit.frames) == (range(latents), range(8 * latents - 7))
+
+
 @pytest.mark.parametrize(
     ("shots", "fps", "pieces"),
     [

@@ -23,12 +23,14 @@ SETTINGS = Settings("a cat", seed=7, width=32, height=32, fps=16.0, guidance_sca
 KINDS = {
     FamilyName.ANYFLOW_FAR: "anyflow-far",
     FamilyName.HELIOS: "helios",
+    FamilyName.LTX: "ltx-timestep",
     FamilyName.SKYREELS_V2_DIFFUSION_FORCING: "skyreels-v2-df",
     FamilyName.WAN: "wan-a14b",
 }
 FRAMES = {
     FamilyName.ANYFLOW_FAR: 40,
     FamilyName.HELIOS: 40,
+    FamilyName.LTX: 9,
     FamilyName.SKYREELS_V2_DIFFUSION_FORCING: 40,
     FamilyName.WAN: 9,
 }

@@ -43,6 +43,8 @@ class FamilyName(StrEnum):
     """`AnyFlowFARPipeline`: causal, chunk by chunk, Wan 2.1 VAE."""
     HELIOS = "Helios"
     """`HeliosPipeline`: chunk by chunk from the first latent and a history of 19, Wan 2.1 VAE."""
+    LTX = "LTX"
+    """`LTXPipeline`: text to video, a whole clip a shot, 8k+1 frames, a VAE that is not causal."""
     SKYREELS_V2_DIFFUSION_FORCING = "SkyReelsV2DiffusionForcing"
     """`SkyReelsV2DiffusionForcingPipeline`: window by window over the last latents of the one before, Wan 2.1 VAE."""
     WAN = "Wan"
@@ -99,6 +101,7 @@ FAMILIES: Final[Mapping[FamilyName, Family]] = {
     # 38 latents, for the four stages and two residual blocks of a Wan 2.1 VAE: `look_back` of the decoder counts them.
     FamilyName.ANYFLOW_FAR: CausalChunks(frames_per_latent=4, tail_latents=38),
     FamilyName.HELIOS: ChunksWithHistory(frames_per_latent=4, latents=9, history=19),
+    FamilyName.LTX: WholeClips(frames_per_latent=8),
     FamilyName.SKYREELS_V2_DIFFUSION_FORCING: OverlappingWindows(frames_per_latent=4, tail_latents=38),
     FamilyName.WAN: WholeClips(frames_per_latent=4),
 }

@@ -109,6 +109,7 @@ class _FamilyModule(Protocol):
 _MODULES = {
     FamilyName.ANYFLOW_FAR: "videojob.models.anyflow_far",
     FamilyName.HELIOS: "videojob.models.helios",
+    FamilyName.LTX: "videojob.models.ltx",
     FamilyName.SKYREELS_V2_DIFFUSION_FORCING: "videojob.models.skyreels_v2",
     FamilyName.WAN: "videojob.models.wan",
 }

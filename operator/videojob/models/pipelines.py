@@ -79,22 +79,26 @@ def load_component(part: Part, model: Any, device: torch.device | None = None) -
     return loaded.to(device or part.device)
 
 
+def require_tokens(tokenizer: Any, text: str, name: str, limit: int) -> None:
+    """Raises ChunkError (PromptTooLong), which calls the text by its name, where it has more tokens than are read."""
+    tokens, limit = len(tokenizer(text, truncation=False).input_ids), min(limit, tokenizer.model_max_length)
+    if tokens > limit:
+        raise ChunkError(
+            ErrorCode.PROMPT_TOO_LONG,
+            f"The {name} has {tokens} tokens; this model takes at most {limit}. Shorten the {name}.",
+        )
+
+
 class PromptEncoder:
-    """UMT5 (or T5) encoder with a pipeline's own cleaning and padding."""
+    """UMT5 encoder with a pipeline's own cleaning and padding."""
 
     def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline
-        self._limit = min(_PROMPT_TOKENS, pipeline.tokenizer.model_max_length)
 
     @torch.inference_mode()
     def embeds(self, text: str, name: str = "prompt") -> torch.Tensor:
-        """`[1, 512, D]`. Raises ChunkError (PromptTooLong), which calls the text by its name."""
-        tokens = len(self._pipeline.tokenizer(prompt_clean(text), truncation=False).input_ids)
-        if tokens > self._limit:
-            raise ChunkError(
-                ErrorCode.PROMPT_TOO_LONG,
-                f"The {name} has {tokens} tokens; this model takes at most {self._limit}. Shorten the {name}.",
-            )
+        """`[1, 512, D]`. Raises ChunkError (PromptTooLong)."""
+        require_tokens(self._pipeline.tokenizer, prompt_clean(text), name, _PROMPT_TOKENS)
         embeds: torch.Tensor
         embeds, _ = self._pipeline.encode_prompt(
             text, do_classifier_free_guidance=False, max_sequence_length=_PROMPT_TOKENS
