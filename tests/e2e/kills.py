@@ -13,12 +13,21 @@ from videojob.api.videojob import Phase, VideoJobStatus
 from videojob.families import ComponentName
 
 REPLICA = "blue"
-KINDS = {"AnyFlowFAR": "anyflow-far", "Wan": "wan"}
+KINDS = {
+    "AnyFlowFAR": "anyflow-far",
+    "Helios": "helios",
+    "LTX": "ltx",
+    "SkyReelsV2DiffusionForcing": "skyreels-v2-df",
+    "Wan": "wan",
+}
 """Of the tiny model, by family."""
 FOX: dict[str, Any] = {"prompt": "a red fox", "seconds": 2}
 OWL: dict[str, Any] = {"prompt": "a grey owl", "seconds": 1}
 JOBS: dict[str, dict[str, Any]] = {
     "AnyFlowFAR": {"steps": 40, "shots": [FOX, OWL | {"memory": "Keep"}, OWL | {"memory": "Clear"}]},
+    "Helios": {"steps": 30, "shots": [FOX, OWL | {"memory": "Keep"}, OWL | {"memory": "Refresh"}]},
+    "LTX": {"steps": 100, "width": 64, "height": 64, "shots": [FOX, OWL, OWL]},
+    "SkyReelsV2DiffusionForcing": {"steps": 40, "shots": [FOX, OWL | {"memory": "Keep"}, OWL | {"memory": "Clear"}]},
     "Wan": {
         "steps": 200,
         "negativePrompt": "blurred, low quality",
