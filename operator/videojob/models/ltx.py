@@ -6,8 +6,9 @@ is decoded whole, before its first frame is given. To stream it, the plan would 
 waits for; `vae.enable_tiling()` decodes in overlapping tiles instead, whose frames are not those of the whole clip.
 
 A VAE with timestep conditioning (from LTX-Video 0.9.1 on) makes the last step of denoising itself. For it the
-documentation of diffusers recommends a `decode_timestep` of 0.05 and a `decode_noise_scale` of 0.025, which are taken;
-the pipeline's own default is 0. The noise that is mixed in travels with the checkpoint: the decoder knows no seed.
+documentation of diffusers recommends a `decode_timestep` of 0.05, with which examples have a `decode_noise_scale` of
+0.025: these are taken, where the pipeline's own default is 0. The noise that is mixed in travels with the checkpoint:
+the decoder knows no seed.
 
 Sources: LTX-Video (arXiv:2501.00103), diffusers 0.42.1 `pipeline_ltx.py`.
 """
