@@ -73,7 +73,8 @@ def checked(directory: Path, family: FamilyName, scheduler: Any, *served: type) 
     Raises ValueError where it is none of `served`, all of which are known here, or draws noise of its own.
     """
     if type(scheduler) not in served or scheduler.config.get("stochastic_sampling"):
-        known = " or ".join(each.__name__ for each in served)
+        *others, last = (each.__name__ for each in served)
+        known = f"{', '.join(others)} or {last}" if others else last
         raise ValueError(
             f"{directory} samples with {type(scheduler).__name__}; the family {family} serves {known}, without "
             "stochastic_sampling: it knows what they remember between steps."
