@@ -42,14 +42,18 @@ class Turns:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """One request of the actor whose task this is, or of a task that it has begun."""
-        turn = asyncio.Event()
-        self._waiting.setdefault(_ACTOR.get(), []).append(turn)
+        turn, waiting = asyncio.Event(), self._waiting.setdefault(_ACTOR.get(), [])
+        waiting.append(turn)
         self._news.set()
-        await turn.wait()
         try:
+            await turn.wait()
             yield
         finally:
-            self._under_way -= 1
+            # A request that its actor cancels, because another one has failed, may not have come to its turn.
+            if turn.is_set():
+                self._under_way -= 1
+            else:
+                waiting.remove(turn)
             self._news.set()
 
     async def play(self, actors: list[Coroutine[Any, Any, None]]) -> None:
