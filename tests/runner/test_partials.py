@@ -35,7 +35,7 @@ WEIGHTS = "sha256:1"
         (StoppedError(Reason.DELETED, lost=False), False),
         (StoppedError(Reason.DEADLINE_EXCEEDED, lost=False), False),
         (StoppedError(Reason.SUSPENDED, lost=True), False),
-        (ChunkError(ErrorCode.MODEL_FAILED, "It failed."), False),
+        (ChunkError(ErrorCode.MODEL_FAILED, "It failed."), True),  # Another stage: the sequence starts again.
         (TritonGoneError("It is gone."), False),
     ],
     ids=lambda value: str(value) if isinstance(value, Exception) else "",
