@@ -177,14 +177,20 @@ async def test_a_job_that_does_not_go_on_here_leaves_nothing(held: Held, ask: Ca
     assert held.steps(1) == HELD
 
 
-async def test_a_decoder_that_fails_costs_no_step_of_the_unit_that_is_denoised(held: Held, quiet: Kept) -> None:
-    kept = Kept()
-    held.faults.fail("vae_decoder", 0)
+async def test_frames_that_fail_cost_no_step_of_the_unit_that_is_denoised(held: Held, quiet: Kept) -> None:
+    kept, gate = Kept(), asyncio.Event()
+
+    async def fail(made: object) -> None:
+        await gate.wait()
+        raise ChunkError(ErrorCode.MODEL_FAILED, "The frames are broken.")
+
+    kept.before_piece = fail
     with pytest.raises(ChunkError) as raised:
-        await held.stopped_within(1, what("undecoded-1"), kept, lambda _: None)
+        await held.stopped_within(1, what("undecoded-1"), kept, lambda _: gate.set())
     assert raised.value.reason is ErrorCode.MODEL_FAILED
     assert [(made.index, made.step) for made in kept.paused] == [(1, MADE)]
 
+    kept.before_piece = lambda made: None
     await held.run(what("undecoded-1", run=2), kept, partial=Partial(MADE, kept.paused[0].checkpoint))
 
     assert (kept.checkpoints, kept.segments) == (quiet.checkpoints, quiet.segments)
