@@ -4,13 +4,13 @@ A chunk is a unit. Chunks that go on from each other, in one shot or in several,
 a break: its first latent becomes one frame, so its first chunk has fewer frames than the others.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
 from videojob.families.cuts import LONGEST_PIECE, frames_of, latents_for, part, parts_for, pieces
-from videojob.families.plan import Chunking, Computed, Memory, Piece, Plan, ShotPlan, Unit, Video
+from videojob.families.plan import Chunking, Computed, Memory, Piece, Plan, Unit, Video
+from videojob.families.streams import Before, Length, place_shots, shot_of_piece, shot_of_unit
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,7 @@ class CausalChunks:
     def plan(self, chunking: Chunking, video: Video) -> Plan:
         """Each shot has the smallest number of chunks that make its frames; the last one may make more.
 
-        A shot that the next one keeps ends where a chunk does, as near as can be to its own end: else the motion would
-        skip what its last chunk makes beyond it. What such a shot has too many or too few, the next one makes up for,
-        as far as each of them has a chunk, and the last one a frame.
+        A shot that the next one keeps ends where a chunk does (see `streams`).
         """
         return _Cutter(self, chunking, video).plan()
 
@@ -46,21 +44,6 @@ class CausalChunks:
         return frames_of(latents, self.frames_per_latent)
 
 
-@dataclass(frozen=True)
-class _Shot(ShotPlan):
-    """A shot in its stream."""
-
-    stream: int
-    """The stream's first unit."""
-    window: int
-    """The first unit that the window may hold."""
-
-    @property
-    def place(self) -> int:
-        """Of its first unit in the stream."""
-        return self.units.start - self.stream
-
-
 class _Cutter:
     """Cuts one video. The place of a unit is counted from the first of its stream."""
 
@@ -68,41 +51,24 @@ class _Cutter:
         self._family = family
         self._chunking = chunking
         self._video = video
-        self._shots = self._placed()
+        self._shots = place_shots(video, self._length)
 
     def plan(self) -> Plan:
         """Of the whole video."""
         last = self._shots[-1]
         return Plan(self._shots, Computed(last.units.stop, self._unit), Computed(last.pieces.stop, self._piece))
 
-    def _placed(self) -> Sequence[_Shot]:
-        shots: list[_Shot] = []
-        stream = window = unit = piece = frame = due = 0
-        for index, shot in enumerate(self._video.shots):
-            if index == 0 or shot.memory is Memory.CLEAR:
-                stream = window = unit
-            elif shot.memory is Memory.REFRESH:
-                window = unit
-            due += shot.frames
-            following = self._video.shots[index + 1 : index + 2]
-            kept = bool(following) and following[0].memory is Memory.KEEP
-            count, made = self._length(unit - stream, max(1, due - frame), whole=kept)
-            ends = frame + made, unit + count, piece + self._count_pieces(unit - stream, count, made)
-            shots.append(_Shot(range(frame, ends[0]), range(unit, ends[1]), range(piece, ends[2]), stream, window))
-            frame, unit, piece = ends
-            due = due if kept else frame
-        return shots
-
-    def _length(self, place: int, wanted: int, *, whole: bool) -> tuple[int, int]:
-        """Chunks and frames of a shot that begins at this place, and is to have so many frames."""
+    def _length(self, before: Before, wanted: int, whole: bool) -> Length:
+        place = before.units
         begin = self._frames(place).start
         latents = latents_for(begin + wanted, self._family.frames_per_latent)
-        count = parts_for(self._chunking.first, self._chunking.later, latents) - place
-        if not whole:
-            return count, wanted
-        more = self._frames(place + count - 1).stop - begin
-        less = self._frames(place + count - 1).start - begin
-        return (count - 1, less) if count > 1 and wanted - less < more - wanted else (count, more)
+        count, frames = parts_for(self._chunking.first, self._chunking.later, latents) - place, wanted
+        if whole:
+            last = self._frames(place + count - 1)
+            less, frames = last.start - begin, last.stop - begin
+            if count > 1 and wanted - less < frames - wanted:
+                count, frames = count - 1, less
+        return Length(count, self._count_pieces(place, count, frames), frames)
 
     def _latents(self, place: int) -> range:
         return part(self._chunking.first, self._chunking.later, place)
@@ -123,7 +89,7 @@ class _Cutter:
         return last + (0 if chunks == 1 else len(self._pieces(place)) + (chunks - 2) * len(self._pieces(place + 1)))
 
     def _unit(self, index: int) -> Unit:
-        number = bisect_right(self._shots, index, key=lambda shot: shot.units.start) - 1
+        number = shot_of_unit(self._shots, index)
         shot = self._shots[number]
         place, frames = index - shot.stream, self._frames(index - shot.stream)
         shift = shot.frames.start - self._frames(shot.place).start
@@ -132,13 +98,13 @@ class _Cutter:
             shot=number,
             steps=self._video.steps,
             latents=self._latents(place),
-            needs=tuple(shot.stream + each for each in self._memory(place, shot.window - shot.stream)),
+            needs=tuple(shot.stream + each for each in self._memory(place, shot.recent - shot.stream)),
             decode=tuple(shot.stream + each for each in self._tail(place)),
             frames=range(frames.start + shift, frames.stop + shift),
         )
 
     def _piece(self, index: int) -> Piece:
-        shot = self._shots[bisect_right(self._shots, index, key=lambda shot: shot.pieces.start) - 1]
+        shot = self._shots[shot_of_piece(self._shots, index)]
         chunk, within = 0, index - shot.pieces.start
         if within >= (first := len(self._pieces(shot.place))):
             chunk, within = divmod(within - first, len(self._pieces(shot.place + 1)))

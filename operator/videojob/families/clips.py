@@ -4,7 +4,6 @@ A clip is a unit. It has the smallest number of latents that make the frames of 
 surplus, of each shot its own.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,6 +11,7 @@ from functools import partial
 
 from videojob.families.cuts import frames_of, latents_for, part, parts_for, second
 from videojob.families.plan import Chunking, Computed, Memory, Piece, Plan, ShotPlan, Unit, Video
+from videojob.families.streams import shot_of_piece
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class WholeClips:
         )
 
     def _piece(self, shots: Sequence[ShotPlan], fps: Fraction | int, index: int) -> Piece:
-        unit = bisect_right(shots, index, key=lambda shot: shot.pieces.start) - 1
+        unit = shot_of_piece(shots, index)
         shot = shots[unit]
         latents = part(*second(fps, self.frames_per_latent), index - shot.pieces.start)
         start, stop = (frames_of(each, self.frames_per_latent) for each in (latents.start, latents.stop))

@@ -4,12 +4,11 @@ A chunk is a unit, and always whole. Chunks that go on from each other, in one s
 first chunk each of them sees a part of; the decoder begins anew with every chunk.
 """
 
-from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from videojob.families.cuts import LONGEST_PIECE, frames_of, pieces
-from videojob.families.plan import Chunking, Computed, Memory, Piece, Plan, ShotPlan, Unit, Video
+from videojob.families.plan import Chunking, Computed, Memory, Piece, Plan, Unit, Video
+from videojob.families.streams import Before, Length, place_shots, shot_of_piece, shot_of_unit
 
 
 @dataclass(frozen=True)
@@ -35,24 +34,13 @@ class ChunksWithHistory:
     def plan(self, chunking: Chunking, video: Video) -> Plan:
         """Each shot has the smallest number of chunks that make its frames; the last one may make more.
 
-        A shot that the next one keeps ends where a chunk does, as near as can be to its own end. What such a shot has
-        too many or too few, the next one makes up for, as far as each of them has a chunk, and the last one a frame.
+        A shot that the next one keeps ends where a chunk does (see `streams`).
         """
         return _Cutter(self, video).plan()
 
     def most_frames(self, chunking: Chunking, fps: int) -> int:
         """A chunk, or two seconds where that is less; at least a latent."""
         return max(self.frames_per_latent, min(self.frames, LONGEST_PIECE * fps))
-
-
-@dataclass(frozen=True)
-class _Shot(ShotPlan):
-    """A shot in its stream."""
-
-    stream: int
-    """The stream's first unit."""
-    recent: int
-    """The first unit that the history may hold."""
 
 
 class _Cutter:
@@ -63,44 +51,25 @@ class _Cutter:
         self._video = video
         self._pieces = pieces(range(family.latents), video.fps, family.frames_per_latent)
         """The frames of each piece of a chunk, counted from its first."""
-        self._shots = self._placed()
+        self._shots = place_shots(video, self._length)
 
     def plan(self) -> Plan:
         """Of the whole video."""
         last = self._shots[-1]
         return Plan(self._shots, Computed(last.units.stop, self._unit), Computed(last.pieces.stop, self._piece))
 
-    def _placed(self) -> Sequence[_Shot]:
-        shots: list[_Shot] = []
-        stream = recent = unit = piece = frame = due = 0
-        for index, shot in enumerate(self._video.shots):
-            if index == 0 or shot.memory is Memory.CLEAR:
-                stream = recent = unit
-            elif shot.memory is Memory.REFRESH:
-                recent = unit
-            due += shot.frames
-            following = self._video.shots[index + 1 : index + 2]
-            kept = bool(following) and following[0].memory is Memory.KEEP
-            count, made = self._length(max(1, due - frame), whole=kept)
-            of_last = sum(1 for each in self._pieces if each.start < made - (count - 1) * self._family.frames)
-            ends = frame + made, unit + count, piece + (count - 1) * len(self._pieces) + of_last
-            shots.append(_Shot(range(frame, ends[0]), range(unit, ends[1]), range(piece, ends[2]), stream, recent))
-            frame, unit, piece = ends
-            due = due if kept else frame
-        return shots
-
-    def _length(self, wanted: int, *, whole: bool) -> tuple[int, int]:
-        """Chunks and frames of a shot that is to have so many frames."""
-        chunk = self._family.frames
+    def _length(self, before: Before, wanted: int, whole: bool) -> Length:
+        chunk, frames = self._family.frames, wanted
         count = -(-wanted // chunk)
-        if not whole:
-            return count, wanted
-        too_many = count * chunk - wanted
-        count -= count > 1 and chunk - too_many < too_many
-        return count, count * chunk
+        if whole:
+            too_many = count * chunk - wanted
+            count -= count > 1 and chunk - too_many < too_many
+            frames = count * chunk
+        of_last = sum(1 for piece in self._pieces if piece.start < frames - (count - 1) * chunk)
+        return Length(count, (count - 1) * len(self._pieces) + of_last, frames)
 
     def _unit(self, index: int) -> Unit:
-        number = bisect_right(self._shots, index, key=lambda shot: shot.units.start) - 1
+        number = shot_of_unit(self._shots, index)
         shot = self._shots[number]
         history = min(self._family.history, (index - shot.recent) * self._family.latents)
         first = index - -(-history // self._family.latents)
@@ -117,7 +86,7 @@ class _Cutter:
         )
 
     def _piece(self, index: int) -> Piece:
-        shot = self._shots[bisect_right(self._shots, index, key=lambda shot: shot.pieces.start) - 1]
+        shot = self._shots[shot_of_piece(self._shots, index)]
         chunk, within = divmod(index - shot.pieces.start, len(self._pieces))
         start = shot.frames.start + chunk * self._family.frames
         made = self._pieces[within]

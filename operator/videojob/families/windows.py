@@ -4,13 +4,13 @@ What a window adds is a unit. Windows that go on from each other, in one shot or
 decoded without a break. A window may have fewer latents than the model takes, so a shot ends with any latent.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
 from videojob.families.cuts import LONGEST_PIECE, frames_of, latents_for, part, parts_for, pieces
-from videojob.families.plan import Chunking, Computed, Memory, Piece, Plan, ShotPlan, Unit, Video
+from videojob.families.plan import Chunking, Computed, Memory, Piece, Plan, Unit, Video
+from videojob.families.streams import Before, Length, StreamShot, place_shots, shot_of_piece, shot_of_unit
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class OverlappingWindows:
     def plan(self, chunking: Chunking, video: Video) -> Plan:
         """Each shot has the smallest number of latents that make its frames.
 
-        A shot that the next one keeps ends where a latent does, as near as can be to its own end. What such a shot has
-        too many or too few, the next one makes up for, as far as each of them has a latent.
+        A shot that the next one keeps ends where a latent does (see `streams`).
         """
         return _Cutter(self, chunking, video).plan()
 
@@ -54,18 +53,6 @@ def _whole(chunking: Chunking) -> int:
     return chunking.later + _overlap(chunking)
 
 
-@dataclass(frozen=True)
-class _Shot(ShotPlan):
-    """A shot in its stream."""
-
-    stream: int
-    """The stream's first unit."""
-    latents: range
-    """Counted from the first of the stream."""
-    shift: int
-    """Of a frame's position in the video from that in the stream."""
-
-
 class _Cutter:
     """Cuts one video."""
 
@@ -75,49 +62,36 @@ class _Cutter:
         self._whole = _whole(chunking)
         self._later = chunking.later
         self._video = video
-        self._shots = self._placed()
+        self._shots = place_shots(video, self._length)
 
     def plan(self) -> Plan:
         """Of the whole video."""
         last = self._shots[-1]
         return Plan(self._shots, Computed(last.units.stop, self._unit), Computed(last.pieces.stop, self._piece))
 
-    def _placed(self) -> Sequence[_Shot]:
-        shots: list[_Shot] = []
-        stream = latent = unit = piece = frame = due = 0
-        for index, shot in enumerate(self._video.shots):
-            if index == 0 or shot.memory is Memory.CLEAR:
-                stream, latent = unit, 0
-            due += shot.frames
-            following = self._video.shots[index + 1 : index + 2]
-            kept = bool(following) and following[0].memory is Memory.KEEP
-            latents, made = self._length(latent, max(1, due - frame), whole=kept)
-            units = parts_for(self._size(latent), self._later, len(latents))
-            ends = frame + made, unit + units, piece + self._count_pieces(latents, units, made)
-            shift = frame - self._frames(latents).start
-            spans = range(frame, ends[0]), range(unit, ends[1]), range(piece, ends[2])
-            shots.append(_Shot(*spans, stream, latents, shift))
-            (frame, unit, piece), latent = ends, latents.stop
-            due = due if kept else frame
-        return shots
+    def _length(self, before: Before, wanted: int, whole: bool) -> Length:
+        latents, frames = self._shot_latents(before.frames, before.frames + wanted), wanted
+        if whole:
+            frames, less = len(self._frames(latents)), len(self._frames(latents[:-1]))
+            if less and wanted - less < frames - wanted:
+                latents, frames = latents[:-1], less
+        units = parts_for(self._size(latents.start), self._later, len(latents))
+        return Length(units, self._count_pieces(latents, units, frames), frames)
 
-    def _length(self, latent: int, wanted: int, *, whole: bool) -> tuple[range, int]:
-        """Latents and frames of a shot that begins with this latent, and is to have so many frames."""
-        begin = frames_of(latent, self._family.frames_per_latent)
-        latents = range(latent, latents_for(begin + wanted, self._family.frames_per_latent))
-        if not whole:
-            return latents, wanted
-        more, less = len(self._frames(latents)), len(self._frames(latents[:-1]))
-        return (latents[:-1], less) if less and wanted - less < more - wanted else (latents, more)
+    def _shot_latents(self, start: int, stop: int) -> range:
+        """Of a shot of these frames; both are counted from the first of the stream."""
+        per_latent = self._family.frames_per_latent
+        return range(latents_for(start, per_latent) if start else 0, latents_for(stop, per_latent))
 
     def _size(self, latent: int) -> int:
         """Of a shot's first unit, where it begins with this latent: the first window of a stream overlaps none."""
         return self._later if latent else self._whole
 
-    def _latents(self, shot: _Shot, index: int) -> range:
+    def _latents(self, shot: StreamShot, index: int) -> range:
         """Of a unit, counted from the first of the stream."""
-        within = part(self._size(shot.latents.start), self._later, index - shot.units.start)
-        return shot.latents[within.start : within.stop]
+        all_of_shot = self._shot_latents(shot.frames.start - shot.begins, shot.frames.stop - shot.begins)
+        within = part(self._size(all_of_shot.start), self._later, index - shot.units.start)
+        return all_of_shot[within.start : within.stop]
 
     def _frames(self, latents: range) -> range:
         """That come out of these latents, counted from the first of the stream."""
@@ -137,11 +111,8 @@ class _Cutter:
         of_last = sum(1 for piece in last if piece.start < end)
         return of_last + (0 if units == 1 else len(first) + (units - 2) * len(second))
 
-    def _shot(self, unit: int) -> int:
-        return bisect_right(self._shots, unit, key=lambda shot: shot.units.start) - 1
-
     def _unit(self, index: int) -> Unit:
-        number = self._shot(index)
+        number = shot_of_unit(self._shots, index)
         shot = self._shots[number]
         latents = self._latents(shot, index)
         frames = self._frames(latents)
@@ -152,25 +123,25 @@ class _Cutter:
             latents=latents,
             needs=self._back(shot, index, self._overlap),
             decode=self._back(shot, index, self._family.tail_latents),
-            frames=range(frames.start + shot.shift, frames.stop + shot.shift),
+            frames=range(frames.start + shot.begins, frames.stop + shot.begins),
             history=min(self._overlap, latents.start),
         )
 
-    def _back(self, shot: _Shot, index: int, latents: int) -> tuple[int, ...]:
+    def _back(self, shot: StreamShot, index: int, latents: int) -> tuple[int, ...]:
         """The last units of the stream before this one that cover so many latents: all where there are not as many."""
         first = self._latents(shot, index).start - latents
         back = takewhile(
-            lambda unit: self._latents(self._shots[self._shot(unit)], unit).stop > first,
+            lambda unit: self._latents(self._shots[shot_of_unit(self._shots, unit)], unit).stop > first,
             range(index - 1, shot.stream - 1, -1),
         )
         return tuple(reversed([*back]))
 
     def _piece(self, index: int) -> Piece:
-        shot = self._shots[bisect_right(self._shots, index, key=lambda shot: shot.pieces.start) - 1]
+        shot = self._shots[shot_of_piece(self._shots, index)]
         unit, within = shot.units.start, index - shot.pieces.start
         if within >= (first := len(self._pieces(self._latents(shot, unit)))):
             more, within = divmod(within - first, len(self._pieces(self._latents(shot, unit + 1))))
             unit += 1 + more
         frames = self._pieces(self._latents(shot, unit))[within]
-        made = range(frames.start + shot.shift, min(frames.stop + shot.shift, shot.frames.stop))
+        made = range(frames.start + shot.begins, min(frames.stop + shot.begins, shot.frames.stop))
         return Piece(index, units=(unit,), frames=made)
