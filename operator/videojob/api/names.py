@@ -49,6 +49,8 @@ QueueName = Annotated[
     str,
     _name(MAX_NAME, SUBDOMAIN, f"this is the name of a VideoQueue (kubectl get videoqueues): it has only {CHARACTERS}"),
 ]
+Folder = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^/")]
+"""An absolute path on the replicas."""
 AdapterName = Annotated[
     str, _name(MAX_NAME, SUBDOMAIN, f"the name of an adapter of the VideoModel has only {CHARACTERS}")
 ]

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from videojob import families
 from videojob.api.meta import ObjectMeta
-from videojob.api.names import FPS, MAX_ADAPTERS, MAX_FPS, MAX_SECONDS, AdapterName, Side, Steps
+from videojob.api.names import FPS, MAX_ADAPTERS, MAX_FPS, MAX_SECONDS, AdapterName, Folder, Side, Steps
 from videojob.api.schema import MAP_BY_NAME, Resource, immutable_but, rules
 from videojob.families import ADAPTED, FAMILIES, SAMPLED, Chunking, ComponentName, FamilyName, Plan, SamplerName, Video
 
@@ -32,11 +32,8 @@ class Source(Resource):
     """Location of the weights."""
 
     directory: Annotated[
-        str,
+        Folder,
         Field(
-            min_length=1,
-            max_length=1024,
-            pattern=r"^/",
             description="Absolute path, on the replicas, of a folder written by the pipeline's save_pretrained.",
         ),
     ]
@@ -54,11 +51,8 @@ class Component(Resource):
 
     name: ComponentName
     directory: Annotated[
-        str | None,
+        Folder | None,
         Field(
-            min_length=1,
-            max_length=1024,
-            pattern=r"^/",
             description="Absolute path, on the replicas, of a folder written by the component's own save_pretrained. "
             "It is taken in place of the one in source.directory, which is not read; several models may name it.",
         ),
@@ -78,11 +72,8 @@ class Adapter(Resource):
 
     name: Annotated[AdapterName, Field(description="What jobs call it.")]
     directory: Annotated[
-        str,
+        Folder,
         Field(
-            min_length=1,
-            max_length=1024,
-            pattern=r"^/",
             description="Absolute path, on the replicas, of the folder with its safetensors file.",
         ),
     ]

@@ -13,21 +13,22 @@ Sources: Helios (arXiv:2603.04379), diffusers 0.42.1 `pipeline_helios.py`.
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import torch
 from diffusers import HeliosPipeline, HeliosScheduler
-from diffusers.pipelines.helios.pipeline_helios import calculate_shift
 
 from videojob.families import ComponentName, FamilyName, Unit
 from videojob.models.family import Step
+from videojob.models.guidance import guided
 from videojob.models.history import LATENTS, History, recent, remember, require_size, started
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.pipelines import NEGATIVE, PROMPT, PromptConditioner, load, read_index
-from videojob.models.schedulers import checked, remembered, restore
-from videojob.models.sizes import require_multiples
+from videojob.models.schedulers import checked, dynamic_shift, remembered, restore
+from videojob.models.sizes import latent_shape
 from videojob.models.tensors import Tensors
 from videojob.models.wan_vae import ClipDecoder
 from videojob.triton.wire import Settings
@@ -90,11 +91,8 @@ class Generator:
         yield made
 
         for step, t in enumerate(scheduler.timesteps[made.done :], made.done + 1):
-            # The pipeline's arithmetic: the prediction and its guidance in the model's dtype.
-            predicted = self._predict(latents, t, embeds[0], history)
-            if settings.guidance_scale > 1.0:
-                away = self._predict(latents, t, embeds[1], history)
-                predicted = away + settings.guidance_scale * (predicted - away)
+            predict = partial(self._predict, latents, t, history)
+            predicted = guided(predict, embeds, settings.guidance_scale)
             latents = scheduler.step(predicted, t, latents, return_dict=False)[0]
             made = Step(step, {LATENTS: latents, **(remembered(scheduler) if step < unit.steps else {})})
             yield made
@@ -127,19 +125,13 @@ class Generator:
         scheduler = deepcopy(self._scheduler)  # as loaded: it remembers the unit before
         across_time, down, across = self._transformer.config.patch_size
         tokens = shape[2] * shape[3] * shape[4] // (across_time * down * across)
-        mu = calculate_shift(
-            tokens,
-            scheduler.config.get("base_image_seq_len", 256),
-            scheduler.config.get("max_image_seq_len", 4096),
-            scheduler.config.get("base_shift", 0.5),
-            scheduler.config.get("max_shift", 1.15),
-        )
         sigmas = np.linspace(0.999, 0.0, unit.steps + 1)[:-1]
+        mu = dynamic_shift(scheduler, tokens)
         scheduler.set_timesteps(unit.steps, device=self._device, sigmas=sigmas, mu=mu)
         return scheduler
 
     def _predict(
-        self, latents: torch.Tensor, t: torch.Tensor, embeds: torch.Tensor, history: dict[str, torch.Tensor]
+        self, latents: torch.Tensor, t: torch.Tensor, history: dict[str, torch.Tensor], embeds: torch.Tensor
     ) -> torch.Tensor:
         predicted: torch.Tensor
         (predicted,) = self._transformer(
@@ -152,11 +144,8 @@ class Generator:
         return predicted
 
     def latent_shape(self, unit: Unit, settings: Settings) -> tuple[int, int, int, int, int]:
-        """`[1, C, T, h, w]` of a unit. Raises ChunkError (InvalidRequest) where the model cannot make that size."""
-        config = self._transformer.config
-        require_multiples(settings, _SPATIAL_FACTOR * config.patch_size[1])
-        size = settings.height // _SPATIAL_FACTOR, settings.width // _SPATIAL_FACTOR
-        return (1, config.in_channels, len(unit.latents), *size)
+        """See `videojob.models.sizes.latent_shape`."""
+        return latent_shape(unit, settings, self._transformer.config, _SPATIAL_FACTOR)
 
 
 class Decoder(ClipDecoder):

@@ -21,7 +21,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LTXPipeline
-from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
 
 from videojob.families import ComponentName, FamilyName, Unit
 from videojob.models.family import Conditioning, Step
@@ -29,7 +28,7 @@ from videojob.models.history import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.pipelines import NEGATIVE, PROMPT, load, load_component, read_index, require_tokens
-from videojob.models.schedulers import checked
+from videojob.models.schedulers import checked, dynamic_shift
 from videojob.models.sizes import require_multiples
 from videojob.models.tensors import Tensors
 from videojob.triton.wire import Settings
@@ -123,10 +122,8 @@ class Generator:
         """See `videojob.models.family.Generator`."""
         shape = self.latent_shape(unit, settings)
         guided = settings.guidance_scale > 1.0
-        embeds, mask = (
-            self._batch(conditions, (NEGATIVE, PROMPT)),
-            self._batch(conditions, (NEGATIVE_MASK, PROMPT_MASK)),
-        )
+        embeds = self._batch(conditions, (NEGATIVE, PROMPT))
+        mask = self._batch(conditions, (NEGATIVE_MASK, PROMPT_MASK))
         scheduler = self._scheduled(unit, shape)
         made = resume or Step(0, {LATENTS: noise(shape)})
         scheduler.set_begin_index(made.done)
@@ -163,13 +160,7 @@ class Generator:
     def _scheduled(self, unit: Unit, shape: tuple[int, ...]) -> Any:
         """The scheduler for as many steps, whose shift may depend on the number of latents."""
         scheduler = deepcopy(self._scheduler)
-        mu = calculate_shift(
-            shape[2] * shape[3] * shape[4],
-            scheduler.config.get("base_image_seq_len", 256),
-            scheduler.config.get("max_image_seq_len", 4096),
-            scheduler.config.get("base_shift", 0.5),
-            scheduler.config.get("max_shift", 1.15),
-        )
+        mu = dynamic_shift(scheduler, shape[2] * shape[3] * shape[4])
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / unit.steps, unit.steps), device=self._device, mu=mu)
         return scheduler
 

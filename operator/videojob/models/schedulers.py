@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, HeliosScheduler, UniPCMultistepScheduler
+from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
 
 from videojob.families import FamilyName, SamplerName, Unit
 from videojob.models.tensors import Tensors
@@ -80,6 +81,19 @@ def checked(directory: Path, family: FamilyName, scheduler: Any, *served: type) 
             "stochastic_sampling: it knows what they remember between steps."
         )
     return scheduler
+
+
+def dynamic_shift(scheduler: Any, tokens: int) -> float:
+    """The shift for so many tokens, as the scheduler's folder configures it: `mu` of its `set_timesteps`."""
+    config = scheduler.config
+    mu: float = calculate_shift(
+        tokens,
+        config.get("base_image_seq_len", 256),
+        config.get("max_image_seq_len", 4096),
+        config.get("base_shift", 0.5),
+        config.get("max_shift", 1.15),
+    )
+    return mu
 
 
 def remembered(scheduler: Any) -> Tensors:

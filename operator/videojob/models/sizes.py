@@ -1,7 +1,19 @@
 """Sizes of videos that a model can make. Pipelines of diffusers round some of the others; here each is refused."""
 
+from typing import Any
+
+from videojob.families import Unit
 from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.wire import Settings
+
+
+def latent_shape(unit: Unit, settings: Settings, config: Any, factor: int) -> tuple[int, int, int, int, int]:
+    """`[1, C, T, h, w]` of a unit for the transformer of that configuration, over a VAE of that spatial factor.
+
+    Raises ChunkError (InvalidRequest) where the model cannot make that size.
+    """
+    require_multiples(settings, factor * config.patch_size[1])
+    return (1, config.in_channels, len(unit.latents), settings.height // factor, settings.width // factor)
 
 
 def require_multiples(settings: Settings, multiple: int, least: int = 0) -> None:

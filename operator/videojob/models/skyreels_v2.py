@@ -15,6 +15,7 @@ Sources: SkyReels-V2 (arXiv:2504.13074), Diffusion Forcing (arXiv:2407.01392), d
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -22,12 +23,13 @@ from diffusers import SkyReelsV2DiffusionForcingPipeline, UniPCMultistepSchedule
 
 from videojob.families import ComponentName, FamilyName, Unit
 from videojob.models.family import Step
+from videojob.models.guidance import guided
 from videojob.models.history import LATENTS, History, recent, remember, require_size, started
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.pipelines import NEGATIVE, PROMPT, PromptConditioner, load, read_index
 from videojob.models.schedulers import checked, remembered, restore
-from videojob.models.sizes import require_multiples
+from videojob.models.sizes import latent_shape
 from videojob.models.tensors import Tensors
 from videojob.models.wan_vae import StreamDecoder
 from videojob.triton.wire import Settings
@@ -102,10 +104,8 @@ class Generator:
                 added = noise((*shape[:2], begun, *shape[3:]), CONDITION, step).to(device, dtype)
                 factor = 0.001 * ADDED_NOISE
                 seen[:, :, :begun] = seen[:, :, :begun] * (1.0 - factor) + added * factor
-            predicted = self._predict(seen, timestep, embeds[0], settings)
-            if settings.guidance_scale > 1.0:
-                away = self._predict(seen, timestep, embeds[1], settings)
-                predicted = away + settings.guidance_scale * (predicted - away)
+            predict = partial(self._predict, seen, timestep, settings)
+            predicted = guided(predict, embeds, settings.guidance_scale)
             for index, scheduler in schedulers.items():
                 # As the pipeline does it, in place: what UniPC keeps of the first sample becomes the second one.
                 latents[:, :, index] = scheduler.step(
@@ -128,7 +128,7 @@ class Generator:
         return schedulers
 
     def _predict(
-        self, latents: torch.Tensor, timestep: torch.Tensor, embeds: torch.Tensor, settings: Settings
+        self, latents: torch.Tensor, timestep: torch.Tensor, settings: Settings, embeds: torch.Tensor
     ) -> torch.Tensor:
         predicted: torch.Tensor
         (predicted,) = self._transformer(
@@ -142,11 +142,8 @@ class Generator:
         return predicted
 
     def latent_shape(self, unit: Unit, settings: Settings) -> tuple[int, int, int, int, int]:
-        """`[1, C, T, h, w]` of a unit. Raises ChunkError (InvalidRequest) where the model cannot make that size."""
-        config = self._transformer.config
-        require_multiples(settings, _SPATIAL_FACTOR * config.patch_size[1])
-        size = settings.height // _SPATIAL_FACTOR, settings.width // _SPATIAL_FACTOR
-        return (1, config.in_channels, len(unit.latents), *size)
+        """See `videojob.models.sizes.latent_shape`."""
+        return latent_shape(unit, settings, self._transformer.config, _SPATIAL_FACTOR)
 
 
 class Decoder(StreamDecoder):

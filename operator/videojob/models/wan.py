@@ -10,6 +10,7 @@ Sources: Wan (arXiv:2503.20314), diffusers 0.42.1 `pipeline_wan.py`.
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,12 +27,13 @@ from videojob.families import ComponentName, FamilyName, Unit
 from videojob.models.adapters import Adapters
 from videojob.models.experts import Experts
 from videojob.models.family import Step
+from videojob.models.guidance import guided
 from videojob.models.history import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.pipelines import NEGATIVE, PROMPT, PromptConditioner, load, read_index
 from videojob.models.schedulers import checked, remembered, restore, sampler, step, take_steps
-from videojob.models.sizes import require_multiples
+from videojob.models.sizes import latent_shape
 from videojob.models.tensors import Tensors
 from videojob.models.wan_vae import ClipDecoder
 from videojob.triton.wire import Settings
@@ -111,7 +113,7 @@ class Generator:
     ) -> Iterator[Step]:
         """See `videojob.models.family.Generator`."""
         shape = self.latent_shape(unit, settings)
-        guided = settings.guidance_scale > 1.0
+        embeds = [conditions[name] for name in (PROMPT, NEGATIVE) if name in conditions]
         scheduler = deepcopy(self._scheduler)  # as loaded: it remembers the unit before
         take_steps(scheduler, unit, self._sampling, self._device)
         made = resume or Step(0, {LATENTS: noise(shape)})
@@ -125,10 +127,7 @@ class Generator:
             timestep = self._timestep(t, shape)
             self._adapters.choose(settings.adapters)  # here: another unit may be made in between
             # The pipeline's arithmetic: the prediction and its guidance in the model's dtype, the step in float32.
-            predicted = _predict(expert, latents, timestep, conditions[PROMPT])
-            if guided:
-                away = _predict(expert, latents, timestep, conditions[NEGATIVE])
-                predicted = away + settings.guidance_scale * (predicted - away)
+            predicted = guided(partial(_predict, expert, latents, timestep), embeds, settings.guidance_scale)
             latents = step(scheduler, predicted.to(self._device), t, latents, noise.generator(RENOISED, number))
             yield Step(number, {LATENTS: latents, **(remembered(scheduler) if number < unit.steps else {})})
 
@@ -141,10 +140,8 @@ class Generator:
         return t.to(torch.float32).expand(1, tokens)
 
     def latent_shape(self, unit: Unit, settings: Settings) -> tuple[int, int, int, int, int]:
-        """`[1, C, T, h, w]` of a unit. Raises ChunkError (InvalidRequest) where the model cannot make that size."""
-        config, height, width = self._config, settings.height, settings.width
-        require_multiples(settings, self._factor * config.patch_size[1])
-        return (1, config.in_channels, len(unit.latents), height // self._factor, width // self._factor)
+        """See `videojob.models.sizes.latent_shape`."""
+        return latent_shape(unit, settings, self._config, self._factor)
 
 
 class Decoder(ClipDecoder):
