@@ -177,7 +177,7 @@ def test_a_prompt_beyond_the_limit_is_refused_with_both_counts(stream: Open) -> 
     ("request_", "past", "words"),
     [
         (UnitRequest(PLAN.units[0], replace(SETTINGS, width=40)).to_json(), [], "multiples of 16"),
-        (b'{"unit": {}}', [], "REQUEST is no request of version 1: unit.index: Field required"),
+        (b'{"unit": {}}', [], "REQUEST is no request of version 2: unit.index: Field required"),
         (UnitRequest(PLAN.units[3], SETTINGS).to_json(), [], r"needs the checkpoints of the units [0, 1, 2]"),
         (UnitRequest(PLAN.units[1], SETTINGS, (0,)).to_json(), [b"text"], "PAST is no safetensors file"),
     ],

@@ -74,7 +74,7 @@ def changed(**changes: Any) -> bytes:
         (b"[]", "should be an object"),
         (b"{}", "unit: Field required; settings: Field required"),
         (b'{"end": false}', "end: Input should be True"),
-        (changed(version=2), "of version 1: version: Input should be 1"),
+        (changed(version=1), "of version 2: version: Input should be 2"),
         (changed(unit__steps=0), "unit.steps: Input should be greater than or equal to 1"),
         (changed(unit__index=-2), "unit.index: Input should be greater than or equal to 0"),
         (changed(unit__latents=[3, 3]), "unit.latents: Value error, it must be a start and a stop beyond it"),

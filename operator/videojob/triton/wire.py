@@ -12,7 +12,7 @@ from videojob.families import Unit
 from videojob.families.plan import Span
 from videojob.triton.contract import ChunkError, ErrorCode
 
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
 """Of REQUEST. A server refuses another one: runner and models come from one image or one release."""
 
 
@@ -48,7 +48,7 @@ class UnitRequest:
     """Which of the frames that come out of the unit the decoder is to give, counted from 0; all where it is None."""
     resume: int | None = None
     """The steps of the unit that are made: PARTIAL brings what came of them. Only where a sequence starts."""
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
 
     def to_json(self) -> bytes:
         """As REQUEST holds it."""
@@ -60,7 +60,7 @@ class End:
     """Nothing to make: the sequence ends, whatever state each model is in."""
 
     end: Literal[True] = True
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
 
     def to_json(self) -> bytes:
         """As REQUEST holds it."""
