@@ -1,12 +1,16 @@
-"""Videos of several shots that go through the real stages, from any of their units on."""
+"""Models beside their pipelines, and videos of several shots through the real stages, from any of their units on."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from videojob.families import Unit
-from videojob.models.family import Conditioner, Conditioning, Decoder, Generator
+from videojob.families import FamilyName, Unit
+from videojob.models.family import Conditioner, Conditioning, Decoder, Generator, Step, family_module
+from videojob.models.noise import Noise
+from videojob.models.parts import Parts
 from videojob.models.stages import DecodeStage, DenoiseStage, Turn
 from videojob.models.tensors import Tensors, pack
 from videojob.triton.sequences import Sequences
@@ -34,6 +38,48 @@ class Server:
         )
 
 
+@dataclass(frozen=True)
+class Model:
+    """A family's classes over a folder, beside the pipeline's own."""
+
+    pipeline: Any  # diffusers has no types
+    conditioner: Conditioner
+    generator: Generator
+    decoder: Decoder
+    prompt: str
+    negative_prompt: str
+
+    @classmethod
+    def of(cls, family: FamilyName, pipeline: Any, folder: Path, dtype: torch.dtype, *prompts: str) -> "Model":
+        """Loaded from the folder on the CPU; the prompts are what is wanted and what is not."""
+        loaded = pipeline.from_pretrained(folder, dtype=dtype)
+        loaded.set_progress_bar_config(disable=True)
+        module, parts = family_module(family), Parts(folder, torch.device("cpu"), dtype)
+        return cls(loaded, module.Conditioner(parts), module.Generator(parts), module.Decoder(parts), *prompts)
+
+    def steps(
+        self, unit: Unit, settings: Settings, past: Sequence[Tensors], resume: Step | None = None
+    ) -> Iterator[Step]:
+        """Of a sequence that starts with the unit; `past` has the checkpoint of every unit before it."""
+        guided = settings.guidance_scale > 1
+        conditions = self.conditioner.encode(Conditioning(self.prompt, self.negative_prompt if guided else None))
+        state = self.generator.start(unit, settings, [past[index] for index in unit.needs])
+        noise = Noise(settings.seed, unit.shot, unit.index)
+        return self.generator.run(unit, settings, state, conditions, noise, resume)
+
+    def server(self) -> Server:
+        """The stages over it."""
+        return Server.of(self.conditioner, self.generator, self.decoder)
+
+    def made(self, plan: Sequence[Unit], settings: Settings) -> list[Tensors]:
+        """The checkpoints of all units."""
+        made: list[Tensors] = []
+        for unit in plan:
+            *_, last = self.steps(unit, settings, made)
+            made.append(last.tensors)
+        return made
+
+
 def run(
     server: Server, sequence: str, plan: Sequence[Unit], settings: Settings, past: Sequence[Made] = ()
 ) -> Iterator[Made]:
@@ -41,7 +87,10 @@ def run(
     known, start = [checkpoint for checkpoint, _ in past], True
     for unit in plan[len(past) :]:
         wanted = replace(settings, prompt=f"{settings.prompt} {unit.shot}")
-        conditions = server.conditioner.encode(Conditioning(wanted.prompt, wanted.negative_prompt))
+        conditions = None
+        if start or unit.shot != plan[unit.index - 1].shot:  # As a runner does it.
+            away = wanted.negative_prompt if wanted.guidance_scale > 1 else None
+            conditions = server.conditioner.encode(Conditioning(wanted.prompt, away))
         needs, tail = (unit.needs, unit.decode) if start else ((), ())
         brought, rebuilt = ([known[index] for index in needed] for needed in (needs, tail))
         made = server.denoise.make(

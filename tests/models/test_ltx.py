@@ -1,8 +1,8 @@
 """LTX-Video against diffusers' own pipeline, on real classes with random weights."""
 
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, LTXPipeline, UniPCMultist
 
 from dev.tiny_model import SIZES, make_model
 from tests.models.fixtures import change, with_scheduler
-from tests.models.jobs import Server, run, same
+from tests.models.jobs import Model, run, same
 from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Unit, Video
-from videojob.models.family import Conditioning, Step, family_module
+from videojob.models.family import Conditioning, Step
 from videojob.models.history import LATENTS
 from videojob.models.ltx import (
     DECODE,
@@ -22,8 +22,6 @@ from videojob.models.ltx import (
     DECODE_TIMESTEP,
     NEGATIVE_MASK,
     PROMPT_MASK,
-    Conditioner,
-    Decoder,
     Generator,
 )
 from videojob.models.noise import Noise
@@ -45,25 +43,8 @@ def units(*shots: int, steps: int = 3) -> list[Unit]:
     return [*FAMILIES[FamilyName.LTX].plan(CHUNKING, Video(tuple(map(Shot, shots)), 25, steps)).units]
 
 
-@dataclass(frozen=True)
-class Model:
-    """A folder, and all that is loaded from it."""
-
-    pipeline: Any  # diffusers has no types
-    conditioner: Conditioner
-    generator: Generator
-    decoder: Decoder
-
-    def steps(self, unit: Unit, settings: Settings, resume: Step | None = None) -> Iterator[Step]:
-        conditions = self.conditioner.encode(Conditioning(TEXT, AWAY if settings.guidance_scale > 1 else None))
-        self.generator.start(unit, settings, [])
-        return self.generator.run(unit, settings, None, conditions, Noise(7, unit.shot, unit.index), resume)
-
-    def server(self) -> Server:
-        return Server.of(self.conditioner, self.generator, self.decoder)
-
-    def frames(self, checkpoint: Tensors) -> torch.Tensor:
-        return torch.cat([*self.decoder.run(checkpoint, None)], dim=2)
+def frames_of(model: Model, checkpoint: Tensors) -> torch.Tensor:
+    return torch.cat([*model.decoder.run(checkpoint, None)], dim=2)
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +62,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 )
 def model(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Model:
     kind, dtype = request.param
-    pipeline = LTXPipeline.from_pretrained(folders[kind], dtype=dtype)
-    pipeline.set_progress_bar_config(disable=True)
-    parts = Parts(folders[kind], CPU, dtype)
-    module = family_module(FamilyName.LTX)
-    assert (module.Conditioner, module.Generator, module.Decoder) == (Conditioner, Generator, Decoder)
-    return Model(pipeline, Conditioner(parts), Generator(parts), Decoder(parts))
+    return Model.of(FamilyName.LTX, LTXPipeline, folders[kind], dtype, TEXT, AWAY)
 
 
 @pytest.mark.parametrize(("guidance_scale", "fps"), [(1.0, 25.0), (4.0, 24000 / 1001)])
@@ -94,6 +70,7 @@ def test_latents_and_frames_are_the_pipelines(
     monkeypatch: pytest.MonkeyPatch, model: Model, guidance_scale: float, fps: float
 ) -> None:
     """For the same noise, in both precisions, also the noise that the decoder starts from, where it has a timestep."""
+    assert isinstance(model.generator, Generator)
     (unit,) = units(17)
     settings = replace(SETTINGS, guidance_scale=guidance_scale, fps=fps)
     noise, shape = Noise(7, 0, 0), model.generator.latent_shape(unit, settings)
@@ -132,14 +109,14 @@ def test_latents_and_frames_are_the_pipelines(
         callback_on_step_end=seen,
     )
 
-    made = list(model.steps(unit, settings))
+    made = list(model.steps(unit, settings, ()))
     with_timestep = model.pipeline.vae.config.timestep_conditioning
     assert made[-1].tensors.keys() == {LATENTS, *([DECODE] if with_timestep else [])}
     assert all(
         torch.equal(LTXPipeline._pack_latents(step.tensors[LATENTS]), expected)
         for step, expected in zip(made[1:], steps, strict=True)
     )
-    frames = model.frames(made[-1].tensors)
+    frames = frames_of(model, made[-1].tensors)
     assert frames.shape == (1, 3, 17, settings.height, settings.width)
     assert bool(torch.isfinite(frames).all())
     assert torch.equal(frames, decoded[0].clamp(-1, 1))
@@ -148,13 +125,13 @@ def test_latents_and_frames_are_the_pipelines(
 def test_a_unit_that_goes_on_from_any_of_its_steps_is_the_same(model: Model) -> None:
     """Also in another process, and while another unit is made: nothing is left in the scheduler."""
     (unit,), settings = units(9), replace(SETTINGS, guidance_scale=4.0)
-    made = list(model.steps(unit, settings))
+    made = list(model.steps(unit, settings, ()))
     assert [step.done for step in made] == list(range(unit.steps + 1))
-    other = model.steps(unit, replace(settings, guidance_scale=9.0))
+    other = model.steps(unit, replace(settings, guidance_scale=9.0), ())
     for step in made:
         resumed = Step(step.done, unpack(pack(step.tensors), "it"))
         rest = []
-        for each in model.steps(unit, settings, resumed):
+        for each in model.steps(unit, settings, (), resumed):
             rest.append(each)
             next(other, None)
         assert [each.done for each in rest] == list(range(step.done, unit.steps + 1))
@@ -162,9 +139,9 @@ def test_a_unit_that_goes_on_from_any_of_its_steps_is_the_same(model: Model) -> 
 
 
 def test_clips_are_made_and_decoded_each_by_itself(model: Model) -> None:
-    made = [[*model.steps(unit, SETTINGS)][-1].tensors for unit in units(9, 2)]
-    frames = [model.frames(checkpoint) for checkpoint in made]
-    again = [model.frames(unpack(pack(checkpoint), "it")) for checkpoint in reversed(made)]
+    made = [[*model.steps(unit, SETTINGS, ())][-1].tensors for unit in units(9, 2)]
+    frames = [frames_of(model, checkpoint) for checkpoint in made]
+    again = [frames_of(model, unpack(pack(checkpoint), "it")) for checkpoint in reversed(made)]
     assert [each.shape[2] for each in frames] == [9, 9], "the smallest 8k+1 that has the shot's frames"
     assert all(torch.equal(*pair) for pair in zip(frames, reversed(again), strict=True))
     assert not torch.equal(made[0][LATENTS], made[1][LATENTS]), "noise of its own"

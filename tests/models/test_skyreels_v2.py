@@ -1,8 +1,8 @@
 """SkyReels-V2 with diffusion forcing against diffusers' own pipeline, on real classes with random weights."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SkyReelsV2DiffusionForcin
 
 from dev.tiny_model import SIZES, make_model
 from tests.models.fixtures import change, whole_clip, with_scheduler
-from tests.models.jobs import Server, run, same
+from tests.models.jobs import Model, run, same
 from videojob.families import FAMILIES, Chunking, FamilyName, Memory, Shot, Unit, Video
-from videojob.models.family import Conditioning, Step, family_module
+from videojob.models.family import Conditioning, Step
 from videojob.models.history import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
-from videojob.models.skyreels_v2 import ADDED_NOISE, CONDITION, Conditioner, Decoder, Generator
-from videojob.models.tensors import Tensors, pack, unpack
+from videojob.models.skyreels_v2 import ADDED_NOISE, CONDITION, Generator
+from videojob.models.tensors import pack, unpack
 from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.wire import Settings
 
@@ -39,41 +39,6 @@ def units(*shots: Shot, steps: int = 3) -> Sequence[Unit]:
     return FAMILIES[FAMILY].plan(CHUNKING, Video(shots or (Shot(FRAMES),), 24, steps)).units
 
 
-@dataclass(frozen=True)
-class Model:
-    """A folder, and all that is loaded from it."""
-
-    pipeline: Any  # diffusers has no types
-    conditioner: Conditioner
-    generator: Generator
-    decoder: Decoder
-
-    def steps(
-        self,
-        unit: Unit,
-        settings: Settings,
-        past: Sequence[Tensors],
-        resume: Step | None = None,
-    ) -> Iterator[Step]:
-        """Of a sequence that starts with the unit; `past` has the checkpoint of every unit before it."""
-        guided = settings.guidance_scale > 1
-        conditions = self.conditioner.encode(Conditioning(TEXT, AWAY if guided else None))
-        state = self.generator.start(unit, settings, [past[index] for index in unit.needs])
-        noise = Noise(settings.seed, unit.shot, unit.index)
-        return self.generator.run(unit, settings, state, conditions, noise, resume)
-
-    def server(self) -> Server:
-        return Server.of(self.conditioner, self.generator, self.decoder)
-
-    def made(self, plan: Sequence[Unit], settings: Settings) -> list[Tensors]:
-        """The checkpoints of all units."""
-        made: list[Tensors] = []
-        for unit in plan:
-            *_, last = self.steps(unit, settings, made)
-            made.append(last.tensors)
-        return made
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("skyreels") / "model"
@@ -82,12 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loaded(folder: Path, dtype: torch.dtype) -> Model:
-    parts = Parts(folder, CPU, dtype)
-    pipeline = SkyReelsV2DiffusionForcingPipeline.from_pretrained(folder, dtype=dtype)
-    pipeline.set_progress_bar_config(disable=True)
-    module = family_module(FAMILY)
-    assert (module.Conditioner, module.Generator, module.Decoder) == (Conditioner, Generator, Decoder)
-    return Model(pipeline, Conditioner(parts), Generator(parts), Decoder(parts))
+    return Model.of(FAMILY, SkyReelsV2DiffusionForcingPipeline, folder, dtype, TEXT, AWAY)
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])

@@ -66,13 +66,14 @@ async def test_a_store_that_does_not_answer_does_not_hold_up_the_video(
 ) -> None:
     job = of(world, "MP4")
     await job.chunks_are_made()
-    asked = 0
+    asked, resolved = 0, job.job.status.resolved
+    assert resolved is not None
     read = JobStore.read_segment
 
     async def silent(self: JobStore, record: PieceRecord) -> bytes:
         nonlocal asked
         asked += 1
-        if asked <= job.job.status.resolved.chunks:  # type: ignore[union-attr]
+        if asked <= resolved.chunks:
             return await read(self, record)
         await asyncio.Event().wait()
         raise CorruptObject("never")
