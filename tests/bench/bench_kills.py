@@ -1,4 +1,4 @@
-"""What kills cost: runner or Triton at random moments, in both families and both number formats.
+"""What kills cost: runner or Triton at random moments, in every family and both number formats.
 
 VIDEOJOB_BENCH_KILLS sets the number of moments of each, VIDEOJOB_BENCH_SEED which ones.
 """
