@@ -79,8 +79,8 @@ def test_all_but_the_mutable_fields_are_immutable() -> None:
     assert [message for _, message, *_ in rules] == [
         f"{field} is immutable: advice"
         for field in (
-            *("family", "source", "precision", "components", "chunk", "windowLatents", "sinkLatents", "memory"),
-            "estimate",
+            *("family", "source", "precision", "components", "adapters", "sampling"),
+            *("chunk", "windowLatents", "sinkLatents", "memory", "estimate"),
         )
     ]
     with pytest.raises(ValueError, match="has no window"):
