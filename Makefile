@@ -5,7 +5,7 @@ PYTHON := $(firstword $(foreach name,python3.11 python3 python,\
 RUN := .venv/bin/python
 
 .PHONY: help setup up down demo cluster cluster-down test lint bench generate lock environment programs cluster-programs \
-	all-programs browser
+	all-programs browser test-systems test-parts
 
 help: ## Print the targets
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { split($$1, names, " "); for (i in names) printf "make %-14s %s\n", names[i], $$2 }' Makefile
@@ -30,8 +30,18 @@ down cluster-down:
 	@$(MAKE) --no-print-directory environment
 	@$(RUN) -m dev $@
 
+# Tests of whole systems wait more than they compute, so they run beside the others. Lines of the two are told apart.
+SYSTEM_TESTS := tests/cluster tests/e2e tests/kwok tests/observability
 test: setup lint ## Set everything up, and pass all checks and tests
-	@$(RUN) -m pytest
+	@$(MAKE) --no-print-directory --keep-going -j2 test-systems test-parts
+
+test-systems test-parts: SHELL := bash
+test-systems test-parts: .SHELLFLAGS := -o pipefail -c
+test-systems:
+	@$(RUN) -m pytest $(SYSTEM_TESTS) 2>&1 | sed --unbuffered 's/^/systems | /'
+
+test-parts:
+	@$(RUN) -m pytest tests $(SYSTEM_TESTS:%=--ignore=%) 2>&1 | sed --unbuffered 's/^/parts   | /'
 
 # One run of mypy for code, tools and tests: its cache makes the second one take seconds.
 lint: .venv/made environment ## Check format, style, types and layers

@@ -244,6 +244,7 @@ async def test_a_video_that_is_finished_is_adopted_without_a_chunk(system: Syste
     await system.submit("finished")
     made = (await system.job("finished")).metadata.uid
     await system.until_finished("finished")
+    await system.until(lambda: system.has_only_its_video(made), "its parts are not deleted")
     await system.submit("unsaid", suspend=True)
     system.copy_output(made, (await system.job("unsaid")).metadata.uid)
     system.replicas["blue"].faults.clear()

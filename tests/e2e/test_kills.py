@@ -15,7 +15,7 @@ from videojob.kube.client import GPU_POOLS
 
 pytestmark = pytest.mark.timeout(900)
 
-MOMENTS = 5
+MOMENTS = 3
 
 
 IN_BFLOAT16 = ("AnyFlowFAR", "Wan")
