@@ -5,6 +5,8 @@
         latents/<unit>.json                                its record: the unit counts from the moment this exists
         attempts/<attempt>/<piece>.mp4                     the segment of a piece
         segments/<piece>.json                              its record, which names the checkpoints that it comes from
+        attempts/<attempt>/<index>.image                   an image that a shot begins or ends with
+        images/<index>.json                                its record: 2 n is the first of shot n, 2 n + 1 the last
         partial/<unit>/<attempt>-<step>-<sha256>           what a unit has come to that was paused after that step
         output/playlist.m3u8                               what there is of the video, where it is asked for as HLS
         output/<attempt>.mp4, output/<attempt>.m3u8        the video, in each format that is asked for
@@ -12,12 +14,13 @@
         output.json                                        its record
         closed/<attempt>                                   attempts up to the highest of these have lost the job
         after/<attempt>/latents/, segments/, output.json   the records of those that came after it
+    <store>/<namespace>/inputs/                            what people put there: images
 
 A record is put create-only and never changes, so of two writers one wins and the other learns who did. See `JobStore`.
 """
 
 from videojob.store.check import check_store
-from videojob.store.errors import CorruptObject, JobClosed, StoreError
+from videojob.store.errors import CorruptObject, JobClosed, ObjectTooLarge, StoreError
 from videojob.store.jobs import JobStore
 from videojob.store.location import open_store
 from videojob.store.objects import Store
@@ -43,6 +46,7 @@ __all__ = [
     "JobClosed",
     "JobStore",
     "LayoutRecord",
+    "ObjectTooLarge",
     "Origin",
     "OutputRecord",
     "Partial",

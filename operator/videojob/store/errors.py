@@ -33,6 +33,17 @@ class CorruptObject(StoreError):  # noqa: N818  # it names what was found, as `S
         super().__init__(sentence, retryable=False)
 
 
+class ObjectTooLarge(StoreError):  # noqa: N818  # as above
+    """An object that somebody has put there is larger than it may be."""
+
+    unavailable = False
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"It has {size} bytes.", retryable=False)
+        self.size = size
+        """Bytes."""
+
+
 class JobClosed(StoreError):  # noqa: N818  # as above
     """The job was taken from the attempt that wants to write; it has lost the job, and stops."""
 

@@ -1,8 +1,12 @@
-"""A folder of a store: its objects by keys relative to it, compared with what their records say of them."""
+"""A folder of a store: its objects by keys relative to it, compared with what their records say of them.
+
+A local folder is not synced to the disk at every write, so a file may be torn after a power failure. Reading compares
+each with its sha256: this shows as CorruptObject, never as a wrong video.
+"""
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -23,6 +27,7 @@ DELETE_ROUNDS: Final = 5
 
 R = TypeVar("R", bound=BaseModel)
 K = TypeVar("K")
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -70,9 +75,9 @@ class Folder:
         await self._objects.upload(self._key(stored.key), path, size)
         return stored
 
-    async def get(self, key: str) -> bytes | None:
-        """An object, compared with nothing; None if it is missing."""
-        return await self._objects.get(self._key(key))
+    async def get(self, key: str, most: int | None = None) -> bytes | None:
+        """An object, compared with nothing; None if it is missing. ObjectTooLarge if it has more than `most` bytes."""
+        return await self._objects.get(self._key(key), most)
 
     async def read(self, stored: StoredObject) -> bytes | None:
         """An object, compared with its sha256; None if it is missing."""
@@ -125,6 +130,13 @@ async def side_by_side(read: Callable[[K], Awaitable[T]], keys: Iterable[K]) -> 
     tasks = [asyncio.create_task(one(key)) for key in keys]
     await all_done(tasks)
     return [task.result() for task in tasks]
+
+
+async def both(first: Coroutine[Any, Any, S], second: Coroutine[Any, Any, T]) -> tuple[S, T]:
+    """What both give, made at the same time. The first error ends the other."""
+    tasks = asyncio.create_task(first), asyncio.create_task(second)
+    await all_done(tasks)
+    return tasks[0].result(), tasks[1].result()
 
 
 async def all_done(tasks: Sequence[asyncio.Task[Any]]) -> None:

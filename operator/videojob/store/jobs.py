@@ -29,32 +29,25 @@ A killed upload is never seen; on S3, let a lifecycle rule of the bucket abort i
 
 **Round trips.** The commit of a unit or a piece is two: its object, then its record. `closed` is looked for while the
 record is put. So a closing that came before the commit began is seen by it, and one that comes during it by the next
-commit. Until then a runner may take for committed what nobody else sees; it does nothing on the strength of that but
-go on, and write a status, which is fenced by the attempt. Only for a video is something irreversible done, the job is
-ended and its parts are deleted; so that commit looks for `closed` after its record, and confirms all before it.
-
-**Partial checkpoints** (see `Partials`) have no part in this: each says what it comes from, which is compared before
-anybody goes on from it, so it makes no difference which attempt has left it, or whether that was closed.
+commit. Until then a runner may take for committed what nobody else sees, and only goes on with it, and writes a status,
+which is fenced by the attempt. Only a video ends the job and deletes its parts; so that commit looks for `closed` after
+its record, and confirms all before it.
 
 **Playlists.** The playlist of the finished video is committed as its MP4 is, and with it the segments that it names
 belong to the output. The one that grows meanwhile is no part of this protocol (see `LivePlaylist`).
-
-**Power failures.** A local folder is not synced to the disk at every write, so a file may be torn afterwards. Reading
-compares each file with its sha256: this shows as CorruptObject, never as a wrong video.
 """
 
-import asyncio
 import json
 import re
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from tenacity import AsyncRetrying
 
 from videojob.store import layout
 from videojob.store.errors import CorruptObject, JobClosed, StoreError
-from videojob.store.folder import Folder, all_done, side_by_side
+from videojob.store.folder import Folder, both, side_by_side
 from videojob.store.live import LivePlaylist
 from videojob.store.objects import Store
 from videojob.store.partial import Partials
@@ -62,6 +55,7 @@ from videojob.store.prefix import Committed, committed, unbroken
 from videojob.store.records import (
     Commit,
     EntryT,
+    ImageRecord,
     LayoutRecord,
     OutputRecord,
     PieceRecord,
@@ -73,8 +67,6 @@ from videojob.store.records import (
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 R = TypeVar("R", bound=Record)
-S = TypeVar("S")
-T = TypeVar("T")
 
 
 class JobStore:
@@ -84,10 +76,10 @@ class JobStore:
         """Raises ValueError if namespace or uid could lead out of the job's folder."""
         for name in (namespace, uid):
             if not _NAME.fullmatch(name):
-                raise ValueError(
-                    f"{name!r} cannot be part of a path in the store: it is no Kubernetes namespace or uid."
-                )
+                raise ValueError(f"{name!r} is no Kubernetes namespace or uid: it cannot be in a path in the store.")
         self._folder = Folder(store, f"{namespace}/{uid}", retrying)
+        self.given = Folder(store, namespace, retrying)
+        """What people have put into the job's namespace."""
         self._after: int | None = None
         self.partials = Partials(self._folder)
         """What units have come to that were paused."""
@@ -183,6 +175,18 @@ class JobStore:
                 f"Piece {index} of {self.uri()} was made from other checkpoints than the job's units have."
             )
         return commit
+
+    async def keep_image(self, *, index: int, attempt: int, image: bytes) -> None:
+        """Have the job made from this image, unless there is one of that index already. Raises JobClosed."""
+        after = await self._opened(attempt)
+        stored = await self._folder.put(layout.object_name(attempt, index), ".image", image)
+        await self._append(after, layout.IMAGES, ImageRecord(index=index, attempt=attempt, image=stored))
+
+    async def image(self, index: int) -> bytes | None:
+        """The image that was kept first; None if none was."""
+        key = layout.entry_key(await self._opened(), layout.IMAGES, index)
+        record = await self._folder.read_record(key, ImageRecord)
+        return None if record is None else await self._read(record.image)
 
     async def read_segment(self, record: PieceRecord) -> bytes:
         """The piece's segment, compared with its sha256."""
@@ -346,7 +350,7 @@ class JobStore:
 
     async def _append(self, after: int, log: str, record: EntryT) -> Commit[EntryT]:
         key = layout.entry_key(after, log, record.index)
-        created, closed = await _both(self._folder.create(key, _json(record)), self.closed())
+        created, closed = await both(self._folder.create(key, _json(record)), self.closed())
         winner = await self._committed(after, key, record, created, closed)
         return Commit(winner, adopted=winner != record)
 
@@ -387,13 +391,6 @@ class JobStore:
         if self._after is not None and (closed := await self.closed()) > self._after:
             return JobClosed(self.uri(), closed)
         return CorruptObject(sentence)
-
-
-async def _both(first: Coroutine[Any, Any, S], second: Coroutine[Any, Any, T]) -> tuple[S, T]:
-    """What both give, made at the same time. The first error ends the other."""
-    tasks = asyncio.create_task(first), asyncio.create_task(second)
-    await all_done(tasks)
-    return tasks[0].result(), tasks[1].result()
 
 
 def _json(record: Record) -> bytes:

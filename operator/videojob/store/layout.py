@@ -17,6 +17,8 @@ PIECES: Final = "segments"
 """The log of what is encoded."""
 PARTIAL: Final = "partial"
 """What units have come to that were paused."""
+IMAGES: Final = "images"
+"""The log of what the shots begin with, and end with."""
 LIVE: Final = "output/playlist.m3u8"
 """The playlist that grows with the video: of all objects, the only one that is written over with something else."""
 

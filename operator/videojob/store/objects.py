@@ -13,7 +13,7 @@ from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore, S3Store
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_exponential_jitter
 
-from videojob.store.errors import StoreError, border, error_code
+from videojob.store.errors import ObjectTooLarge, StoreError, border, error_code
 
 T = TypeVar("T")
 Store = LocalStore | S3Store
@@ -104,12 +104,14 @@ class Objects:
 
         await self._run(f"write {key}", action, size / SLOWEST)
 
-    async def get(self, key: str) -> bytes | None:
-        """The object, or None if there is none of that key."""
+    async def get(self, key: str, most: int | None = None) -> bytes | None:
+        """The object, or None if there is none of that key. Raises ObjectTooLarge beyond `most` bytes."""
 
         async def action(limit: asyncio.Timeout) -> bytes | None:
             try:
                 answer = await obstore.get_async(self._store, key)
+                if most is not None and answer.meta["size"] > most:
+                    raise ObjectTooLarge(answer.meta["size"])
                 _extend(limit, answer.meta["size"] / SLOWEST)
                 return bytes(await answer.bytes_async())
             except FileNotFoundError as error:

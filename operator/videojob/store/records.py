@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraint
 Key = Annotated[
     str,
     StringConstraints(
-        pattern=re.compile(r"^(attempts/\d+|output)/\d+(-[a-z]+)?(-[0-9a-f]{16})?\.(mp4|safetensors|m3u8|jpg)$")
+        pattern=re.compile(r"^(attempts/\d+|output)/\d+(-[a-z]+)?(-[0-9a-f]{16})?\.(mp4|safetensors|m3u8|jpg|image)$")
     ),
 ]
 Sha256 = Annotated[str, StringConstraints(pattern=re.compile(r"^[0-9a-f]{64}$"))]
@@ -39,10 +39,21 @@ class Record(_Immutable):
     """The assignment that made it."""
 
 
-class Entry(Record):
-    """A record in one of the two logs."""
+class Indexed(Record):
+    """A record in a log."""
 
     index: Count
+
+
+class ImageRecord(Indexed):
+    """An image that the job is made from: whatever becomes of the one that it was copied from."""
+
+    image: StoredObject
+
+
+class Entry(Indexed):
+    """A record of something that was made."""
+
     stage_seconds: dict[str, FiniteFloat]
     """Seconds that each stage took for it."""
 
@@ -91,7 +102,7 @@ class OutputRecord(Record, StoredObject):
     contact_sheet: StoredObject | None = None
 
 
-EntryT = TypeVar("EntryT", bound=Entry)
+EntryT = TypeVar("EntryT", bound=Indexed)
 
 
 @dataclass(frozen=True)
