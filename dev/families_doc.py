@@ -11,12 +11,13 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 
 from dev.errors import DevError
-from videojob.families import ADAPTED, FAMILIES, SAMPLED, Chunking, FamilyName, Memory, Shot, Video
+from videojob.families import ADAPTED, BEGUN_WITH_IMAGES, FAMILIES, SAMPLED, Chunking, FamilyName, Memory, Shot, Video
 from videojob.models.family import family_module
 
 _TABLE = re.compile(r"(?<=<!-- families -->\n).*?(?=<!-- end -->)", re.DOTALL)
 _HEADER = (
-    "| `family` | pipeline of diffusers | of two shots of 10 s it makes | a shot may | `sampling` | `adapters` |\n"
+    "| `family` | pipelines of diffusers | of two shots of 10 s it makes | a shot may | `sampling` | `adapters` "
+    "| `images` |\n|---|---|---|---|---|---|---|\n"
 )
 _CHUNKING = Chunking(first=1, later=3, sink=1, window=12)
 """A VideoModel's defaults."""
@@ -35,18 +36,19 @@ def document(page: str) -> str:
 def _row(name: FamilyName) -> str:
     usual, *others = FAMILIES[name].memories
     memories = ", ".join([f"**{usual}**", *others])
-    cells = (f"`{name}`", f"`{_pipeline(name)}`", _units(name), memories, _may(name in SAMPLED), _may(name in ADAPTED))
+    able = [_may(name in each) for each in (SAMPLED, ADAPTED, BEGUN_WITH_IMAGES)]
+    cells = (f"`{name}`", _pipelines(name), _units(name), memories, *able)
     return f"| {' | '.join(cells)} |\n"
 
 
-def _pipeline(name: FamilyName) -> str:
-    """The one that the family's module loads folders of."""
-    (found,) = {
+def _pipelines(name: FamilyName) -> str:
+    """Those that the family's module loads folders of."""
+    found = {
         value.__name__
         for value in vars(family_module(name)).values()
         if inspect.isclass(value) and issubclass(value, DiffusionPipeline) and value is not DiffusionPipeline
     }
-    return found
+    return ", ".join(f"`{pipeline}`" for pipeline in sorted(found))
 
 
 def _units(name: FamilyName) -> str:

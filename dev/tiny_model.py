@@ -28,11 +28,21 @@ from diffusers import (
     SkyReelsV2DiffusionForcingPipeline,
     SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 _SEED = 2026
 _TEXT_DIM = 32
@@ -123,6 +133,54 @@ def _wan_ti2v(size: Size) -> Any:
     )
 
 
+def _wan_i2v(size: Size, **transformer: Any) -> Any:
+    """As Wan 2.1 I2V 14B: an image encoder sees the image."""
+    return WanImageToVideoPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=_text_encoder(),
+        image_encoder=CLIPVisionModel(
+            CLIPVisionConfig(
+                hidden_size=_TEXT_DIM,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                image_size=32,
+                patch_size=16,
+            )
+        ),
+        image_processor=CLIPImageProcessor(crop_size=32, size={"shortest_edge": 32}),
+        transformer=WanTransformer3DModel(
+            **_transformer(size),
+            in_channels=36,
+            out_channels=16,
+            image_dim=_TEXT_DIM,
+            added_kv_proj_dim=size.heads * size.head_dim,
+            **transformer,
+        ),
+        vae=_vae(size.vae_dim),
+        scheduler=_unipc(shift=3.0),
+    )
+
+
+def _wan_flf2v(size: Size) -> Any:
+    """As Wan 2.1 FLF2V 14B: it sees two images, of 5 tokens each here."""
+    return _wan_i2v(size, pos_embed_seq_len=2 * 5)
+
+
+def _wan_i2v_a14b(size: Size) -> Any:
+    """As Wan 2.2 I2V A14B."""
+    channels = {"in_channels": 36, "out_channels": 16}
+    return WanImageToVideoPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=_text_encoder(),
+        transformer=WanTransformer3DModel(**_transformer(size), **channels),
+        transformer_2=WanTransformer3DModel(**_transformer(size), **channels),
+        vae=_vae(size.vae_dim),
+        scheduler=_unipc(shift=3.0),
+        boundary_ratio=0.9,
+    )
+
+
 def _helios(size: Size) -> Any:
     """As Helios-Base."""
     pair = size.head_dim // 4 - size.head_dim // 4 % 2
@@ -192,6 +250,9 @@ KINDS: Final[Mapping[str, Callable[[Size], Any]]] = {
     "skyreels-v2-df": _skyreels_v2_df,
     "wan": _wan,
     "wan-a14b": _wan_a14b,
+    "wan-flf2v": _wan_flf2v,
+    "wan-i2v": _wan_i2v,
+    "wan-i2v-a14b": _wan_i2v_a14b,
     "wan-ti2v": _wan_ti2v,
 }
 

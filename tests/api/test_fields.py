@@ -79,7 +79,7 @@ def test_all_but_the_mutable_fields_are_immutable() -> None:
     assert [message for _, message, *_ in rules] == [
         f"{field} is immutable: advice"
         for field in (
-            *("family", "source", "precision", "components", "adapters", "sampling"),
+            *("family", "source", "precision", "components", "adapters", "sampling", "images"),
             *("chunk", "windowLatents", "sinkLatents", "memory", "estimate"),
         )
     ]

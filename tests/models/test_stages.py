@@ -325,7 +325,7 @@ def test_a_cached_prompt_costs_nothing_and_the_cache_is_bounded() -> None:
     conditioner: Any = CountingConditioner()
     stage = TextStage(conditioner, limit=2, stopwatch=of_clock(conditioner.clock))
     prompts = ("a", "a", "bb", "a", "ccc", "bb")
-    seconds = [stage.encode(replace(SETTINGS, prompt=prompt)).seconds for prompt in prompts]
+    seconds = [stage.encode(UnitRequest(PLAN.units[0], replace(SETTINGS, prompt=prompt))).seconds for prompt in prompts]
     assert seconds == [1.0, 0.0, 1.0, 0.0, 1.0, 1.0]
     assert [each.prompt for each in conditioner.encoded] == ["a", "bb", "ccc", "bb"]
 
@@ -335,7 +335,8 @@ def test_the_negative_prompt_is_encoded_where_there_is_guidance() -> None:
     stage = TextStage(conditioner, stopwatch=of_clock(conditioner.clock))
     for scale in (1.0, 3.0, 4.0):
         for negative in ("", "blurred"):
-            stage.encode(replace(SETTINGS, guidance_scale=scale, negative_prompt=negative))
+            settings = replace(SETTINGS, guidance_scale=scale, negative_prompt=negative)
+            stage.encode(UnitRequest(PLAN.units[0], settings))
     assert conditioner.encoded == [Conditioning("a cat", negative) for negative in (None, "", "blurred")]
 
 

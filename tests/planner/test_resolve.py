@@ -6,7 +6,7 @@ from tests.planner.builders import RESOLVED, book, job, model
 from tests.planner.deciding import brief, decided
 from videojob.api.reasons import Reason
 from videojob.api.shots import ResolvedShot
-from videojob.api.videomodel import Adapter
+from videojob.api.videomodel import Adapter, Images, Use
 from videojob.families import FamilyName, Memory
 from videojob.planner.decisions import Assign, Wait
 from videojob.planner.facts import ReplicaKey, WantedShot
@@ -91,6 +91,41 @@ def test_an_adapter_is_one_of_the_models(wanted: tuple[str, ...], words: str | N
     else:
         assert isinstance(decision, Wait) and decision.reason is Reason.ADAPTER_NOT_FOUND
         assert decision.message == f"VideoModel tiny {words}"
+
+
+REQUIRED, OPTIONAL = Use.REQUIRED, Use.OPTIONAL
+TAKES_NO_IMAGE = (Reason.IMAGE_UNSUPPORTED, "takes no image. Create the job again without shots[1].image,")
+TAKES_NO_LAST = (Reason.IMAGE_UNSUPPORTED, "takes no lastImage. Create the job again without shots[1].lastImage,")
+NEEDS_IMAGE = (Reason.IMAGE_MISSING, "needs image of each shot. Create the job again with shots[1].image.")
+NEEDS_LAST = (Reason.IMAGE_MISSING, "needs lastImage of each shot. Create the job again with shots[1].lastImage.")
+
+
+@pytest.mark.parametrize(
+    ("taken", "refusals"),
+    [
+        (None, (None, TAKES_NO_IMAGE, TAKES_NO_IMAGE)),
+        (Images(first=OPTIONAL), (None, None, TAKES_NO_LAST)),
+        (Images(first=REQUIRED), (NEEDS_IMAGE, None, TAKES_NO_LAST)),
+        (Images(first=OPTIONAL, last=OPTIONAL), (None, None, None)),
+        (Images(first=REQUIRED, last=OPTIONAL), (NEEDS_IMAGE, None, None)),
+        (Images(first=REQUIRED, last=REQUIRED), (NEEDS_IMAGE, NEEDS_LAST, None)),
+    ],
+    ids=str,
+)
+def test_images_are_those_that_the_model_takes(
+    taken: Images | None, refusals: tuple[tuple[Reason, str] | None, ...]
+) -> None:
+    """For a shot with none, with the first and with both; the shot before has what the model needs."""
+    fitting = 0 if taken is None else 1 + (taken.last is REQUIRED)
+    for count, refused in enumerate(refusals):
+        shots = (WantedShot(1.0, images=fitting), WantedShot(1.0, images=count))
+        (decision,) = decided(book(job(shots=shots), models=[model(family=FamilyName.WAN, images=taken)]))
+        if refused is None:
+            assert isinstance(decision, Assign)
+        else:
+            assert isinstance(decision, Wait)
+            assert decision.reason is refused[0]
+            assert refused[1] in decision.message
 
 
 def test_all_shots_together_are_as_long_as_the_model_allows() -> None:

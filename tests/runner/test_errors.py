@@ -5,6 +5,7 @@ import pytest
 from videojob.api.reasons import Reason
 from videojob.media import DiskError, MediaError
 from videojob.runner.errors import End, HandBackError, Outcome, outcome, restartable
+from videojob.runner.images import ImageRefusedError
 from videojob.runner.triton import TritonGoneError, TritonRefusedError
 from videojob.store import CorruptObject, StoreError
 from videojob.triton.contract import ChunkError, ErrorCode, StageGoneError
@@ -28,6 +29,8 @@ R, F, X = End.RETURNED, End.FAILED, End.FINAL
         (StoreError("It is full.", retryable=True), R, Reason.STORE_UNAVAILABLE, "It is full.", False),
         (CorruptObject("It is torn."), F, Reason.STORE_CORRUPT, "It is torn.", False),
         (DiskError("It is full."), R, Reason.DISK_UNAVAILABLE, "Replica r: It is full.", False),
+        (ImageRefusedError(Reason.IMAGE_INVALID, "No PNG."), X, Reason.IMAGE_INVALID, "No PNG.", False),
+        (ImageRefusedError(Reason.IMAGE_NOT_FOUND, "Gone."), X, Reason.IMAGE_NOT_FOUND, "Gone.", False),
         (MediaError("No frames."), F, Reason.RUNNER_ERROR, "No frames.", False),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",

@@ -6,12 +6,12 @@ from videojob.models.stages import TextStage
 from videojob.models.stopwatch import stopwatch_on
 from videojob.models.tensors import pack
 from videojob.triton import contract
-from videojob.triton.backend import Instance, answer, binary, requested
+from videojob.triton.backend import Instance, answer, binary, contents, requested
 from videojob.triton.wire import End, Report
 
 
 class TritonPythonModel:
-    """A job's settings to the conditions of its units."""
+    """A job's settings and images to the conditions of its units."""
 
     def initialize(self, args):
         """Load the model; Triton calls it once."""
@@ -34,6 +34,6 @@ class TritonPythonModel:
             conditions, seconds = b"", 0.0
         else:
             with self._progress.on(wanted), chunk_errors("The text encoder"):
-                made = self._stage.encode(wanted.settings)
+                made = self._stage.encode(wanted, contents(request, contract.IMAGES))
             conditions, seconds = pack(made.tensors), made.seconds
         return [binary(contract.CONDITIONS, conditions), binary(contract.REPORT, Report(seconds).to_json())]

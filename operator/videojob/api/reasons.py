@@ -19,6 +19,8 @@ class Reason(StrEnum):
     EXCEEDS_MODEL_LIMITS = "ExceedsModelLimits"
     MEMORY_UNSUPPORTED = "MemoryUnsupported"
     ADAPTER_NOT_FOUND = "AdapterNotFound"
+    IMAGE_UNSUPPORTED = "ImageUnsupported"
+    IMAGE_MISSING = "ImageMissing"
     PRECISION_UNSUPPORTED = "PrecisionUnsupported"
     INSUFFICIENT_MEMORY = "InsufficientMemory"
     WEIGHTS_CHANGED = "WeightsChanged"
@@ -45,6 +47,8 @@ class Reason(StrEnum):
     SUCCEEDED = "Succeeded"
     PROMPT_TOO_LONG = "PromptTooLong"
     INVALID_REQUEST = "InvalidRequest"
+    IMAGE_NOT_FOUND = "ImageNotFound"
+    IMAGE_INVALID = "ImageInvalid"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     REPLICA_LOSS_LIMIT_EXCEEDED = "ReplicaLossLimitExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
@@ -163,6 +167,12 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType({
     Reason.ADAPTER_NOT_FOUND: ReasonInfo(_WAITING, _OWNER, YES, NO, NO, NO, NO, NO, NO,
         "The job names an adapter that its model does not have.",
         "Create the job again with adapters that the condition names, or with another model."),
+    Reason.IMAGE_UNSUPPORTED: ReasonInfo(_WAITING, _OWNER, YES, NO, NO, NO, NO, NO, NO,
+        "A shot of the job has an image, and its model takes none there.",
+        "Create the job again without it, or with a model that takes images: [images](run-a-job.md#images)"),
+    Reason.IMAGE_MISSING: ReasonInfo(_WAITING, _OWNER, YES, NO, NO, NO, NO, NO, NO,
+        "The model begins each shot with an image, or ends it with one, and a shot of the job has none.",
+        "Create the job again with the image that the condition names: [images](run-a-job.md#images)"),
     Reason.PRECISION_UNSUPPORTED: ReasonInfo(_WAITING | _POOL, _ADMIN, YES, NO, NO, NO, NO, NO, NO,
         "The model's precision does not run on the pool's accelerator: a cpu pool runs float32 models only.",
         "Use a float32 model, or a pool with an accelerator: `kubectl get videomodels,gpupools`"),
@@ -230,6 +240,12 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType({
     Reason.INVALID_REQUEST: ReasonInfo(_ENDED, _OWNER, YES, NO, YES, YES, NO, NO, NO,
         "The model refuses the request; the message has the value.",
         "Create the job again with other values."),
+    Reason.IMAGE_NOT_FOUND: ReasonInfo(_ENDED, _OWNER, YES, NO, YES, YES, NO, NO, NO,
+        "The pool's store has no such object in the job's namespace; the message has its URI.",
+        "Put the image there, then create the job again: [images](run-a-job.md#images)"),
+    Reason.IMAGE_INVALID: ReasonInfo(_ENDED, _OWNER, YES, NO, YES, YES, NO, NO, NO,
+        "An image is no PNG or JPEG, is damaged, or is too large; the message has which, and why.",
+        "Create the job again with another image."),
     Reason.BACKOFF_LIMIT_EXCEEDED: ReasonInfo(_ENDED, _OWNER, YES, NO, NO, YES, NO, NO, NO,
         "The job itself failed more often than `spec.backoffLimit`; the message has the last failure.",
         "Remove the cause, then create the job again."),

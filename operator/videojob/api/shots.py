@@ -5,12 +5,46 @@ from typing import Annotated
 
 from pydantic import Field
 
-from videojob.api.names import Seconds, Seed
+from videojob.api.names import Seconds, Seed, sentence
 from videojob.api.schema import Resource, rules
 from videojob.families import Memory
 
 MAX_PROMPT = 4000
 MAX_SHOTS = 64
+MAX_INLINE = -(-(256 << 10) // 3) * 4
+"""Characters, of 256 KiB in base64, of all images that are in a job: what is in a job is in every list of jobs."""
+_IMAGE_RULES = rules(
+    (
+        "has(self.store) != has(self.inline)",
+        "an image is either an object in the pool's store (store) or in the job (inline): write one of the two",
+    ),
+)
+_STORE_KEY = r"^inputs(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$"
+StoreKey = Annotated[
+    str,
+    Field(
+        max_length=512,
+        pattern=_STORE_KEY,
+        json_schema_extra=sentence(
+            _STORE_KEY, "this is an object of the job's namespace in the pool's store, such as inputs/fox.png"
+        ),
+    ),
+]
+
+
+class ShotImage(Resource):
+    """A picture, PNG or JPEG: in the pool's store, or in the job itself."""
+
+    store: Annotated[
+        StoreKey | None, Field(description="Key of an object below the job's namespace in the pool's store.")
+    ] = None
+    inline: Annotated[
+        str | None,
+        Field(
+            max_length=MAX_INLINE,
+            description="The file as `base64` prints it. All images in a job together have at most 256 KiB.",
+        ),
+    ] = None
 
 
 class Shot(Resource):
@@ -43,6 +77,38 @@ class Shot(Resource):
         str | None, Field(max_length=MAX_PROMPT, description="In place of the job's negativePrompt.")
     ] = None
     seed: Annotated[Seed | None, Field(description="In place of the job's seed.")] = None
+    image: Annotated[
+        ShotImage | None,
+        Field(
+            json_schema_extra=_IMAGE_RULES,
+            description="The shot's first frame, where the model begins with one. It is scaled, without distortion, to "
+            "cover the frame, and cut at the edges.",
+        ),
+    ] = None
+    last_image: Annotated[
+        ShotImage | None,
+        Field(json_schema_extra=_IMAGE_RULES, description="Likewise the shot's last frame."),
+    ] = None
+
+    @property
+    def images(self) -> tuple[ShotImage, ...]:
+        """The first frame and the last one, as far as they are given."""
+        return tuple(image for image in (self.image, self.last_image) if image is not None)
+
+
+SHOT_RULES = rules(("!has(self.lastImage) || has(self.image)", "lastImage comes with image: write that as well"))
+_INLINE = "(has(s.{0}) && has(s.{0}.inline) ? s.{0}.inline.size() : 0)"
+SHOTS_RULES = rules(
+    (
+        "!has(self[0].memory) || self[0].memory == 'Clear'",
+        "there is nothing before the first shot that it could keep: leave its memory out",
+    ),
+    (
+        f"self.map(s, {_INLINE.format('image')} + {_INLINE.format('lastImage')}).sum() <= {MAX_INLINE}",
+        "the images in the job have more than 256 KiB in all: put them into the pool's store, and write image.store in "
+        "place of image.inline",
+    ),
+)
 
 
 class ResolvedShot(Resource):

@@ -25,7 +25,7 @@ from videojob.api.names import (
     Steps,
 )
 from videojob.api.schema import MAP_BY_TYPE, SET, Resource, immutable_but, rules
-from videojob.api.shots import MAX_PROMPT, MAX_SHOTS, ResolvedShot, Shot, ShotProgress
+from videojob.api.shots import MAX_PROMPT, MAX_SHOTS, SHOT_RULES, SHOTS_RULES, ResolvedShot, Shot, ShotProgress
 from videojob.families import Memory, Video, frame_rate
 
 MAX_EARLIER_STORES = 16
@@ -79,17 +79,12 @@ class VideoJobSpec(Resource):
     model: Annotated[ModelName, Field(description="Name of the VideoModel.")]
     queue_name: Annotated[QueueName, Field(description="Name of the VideoQueue, in the job's namespace.")] = "default"
     shots: Annotated[
-        tuple[Shot, ...],
+        tuple[Annotated[Shot, Field(json_schema_extra=SHOT_RULES)], ...],
         Field(
             min_length=1,
             max_length=MAX_SHOTS,
             description="The shots of the video, in order.",
-            json_schema_extra=rules(
-                (
-                    "!has(self[0].memory) || self[0].memory == 'Clear'",
-                    "there is nothing before the first shot that it could keep: leave its memory out",
-                )
-            ),
+            json_schema_extra=SHOTS_RULES,
         ),
     ]
     width: Annotated[Side | None, Field(description="In pixels, a multiple of 16. The model's default if omitted.")] = (

@@ -9,7 +9,18 @@ from videojob import families
 from videojob.api.meta import ObjectMeta
 from videojob.api.names import FPS, MAX_ADAPTERS, MAX_FPS, MAX_SECONDS, AdapterName, Folder, Side, Steps
 from videojob.api.schema import MAP_BY_NAME, Resource, immutable_but, rules
-from videojob.families import ADAPTED, FAMILIES, SAMPLED, Chunking, ComponentName, FamilyName, Plan, SamplerName, Video
+from videojob.families import (
+    ADAPTED,
+    BEGUN_WITH_IMAGES,
+    FAMILIES,
+    SAMPLED,
+    Chunking,
+    ComponentName,
+    FamilyName,
+    Plan,
+    SamplerName,
+    Video,
+)
 
 OTHER_MODEL = "create a VideoModel of another name instead"
 
@@ -124,6 +135,30 @@ SAMPLING_RULES = rules(
 )
 
 
+class Use(StrEnum):
+    """Whether jobs give something."""
+
+    REQUIRED = "Required"
+    OPTIONAL = "Optional"
+
+
+class Images(Resource):
+    """What images the model takes for each shot."""
+
+    first: Annotated[Use, Field(description="The first frame, `image` of a shot.")] = Use.REQUIRED
+    last: Annotated[
+        Use | None, Field(description="The last frame, `lastImage` of a shot. If omitted, the model takes none.")
+    ] = None
+
+
+IMAGES_RULES = rules(
+    (
+        "!has(self.last) || self.last != 'Required' || self.first == 'Required'",
+        "a last image comes with a first one: where last is Required, make first Required",
+    ),
+)
+
+
 class Chunk(Resource):
     """Size of chunks, where the family makes a video chunk by chunk. Others take no notice."""
 
@@ -207,6 +242,13 @@ class VideoModelSpec(Resource):
     sampling: Annotated[
         Sampling | None, Field(json_schema_extra=SAMPLING_RULES, description="As the folder says where it is omitted.")
     ] = None
+    images: Annotated[
+        Images | None,
+        Field(
+            json_schema_extra=IMAGES_RULES,
+            description="What images jobs give. If omitted, the model makes videos from text alone.",
+        ),
+    ] = None
     chunk: Chunk = Chunk()
     window_latents: Annotated[
         int, Field(ge=1, le=1024, description="Latents of the recent past in a chunk's memory, in whole chunks.")
@@ -253,6 +295,10 @@ SPEC_RULES = rules(
     (
         f"!has(self.sampling) || self.family in {[*map(str, SAMPLED)]}",
         f"models of this family sample as their folders say: remove sampling, which is for {', '.join(SAMPLED)}",
+    ),
+    (
+        f"!has(self.images) || self.family in {[*map(str, BEGUN_WITH_IMAGES)]}",
+        f"models of this family take no images yet: remove images, which are for {', '.join(BEGUN_WITH_IMAGES)}",
     ),
     (
         "!has(self.sampling) || !has(self.sampling.timesteps) || self.sampling.timesteps.size() == 0 || "

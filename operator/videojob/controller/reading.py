@@ -66,7 +66,7 @@ def slim(found: VideoJob, seed: int, status: bytes) -> Job:
         created=metadata.creation_timestamp or EPOCH,
         queue=spec.queue_name,
         model=spec.model,
-        shots=tuple(WantedShot(shot.seconds, shot.memory, shot.seed) for shot in spec.shots),
+        shots=tuple(WantedShot(shot.seconds, shot.memory, shot.seed, len(shot.images)) for shot in spec.shots),
         seed=seed,
         width=spec.width,
         height=spec.height,

@@ -17,6 +17,7 @@ from videojob.families.windows import OverlappingWindows
 
 __all__ = [
     "ADAPTED",
+    "BEGUN_WITH_IMAGES",
     "FAMILIES",
     "NTSC",
     "SAMPLED",
@@ -48,7 +49,8 @@ class FamilyName(StrEnum):
     SKYREELS_V2_DIFFUSION_FORCING = "SkyReelsV2DiffusionForcing"
     """`SkyReelsV2DiffusionForcingPipeline`: window by window over the last latents of the one before, Wan 2.1 VAE."""
     WAN = "Wan"
-    """`WanPipeline`: text to video, a whole clip a shot, one transformer or two, VAE of Wan 2.1 or of 2.2."""
+    """`WanPipeline`, `WanImageToVideoPipeline`: from text, or from an image or two as well, a whole clip a shot, one
+    transformer or two, VAE of Wan 2.1 or of 2.2."""
 
 
 class ComponentName(StrEnum):
@@ -59,6 +61,8 @@ class ComponentName(StrEnum):
     TRANSFORMER_2 = "transformer_2"
     """Of the last steps, where a pipeline has two."""
     VAE = "vae"
+    IMAGE_ENCODER = "image_encoder"
+    """Of models that see an image as well as begin with it."""
 
 
 class SamplerName(StrEnum):
@@ -78,6 +82,10 @@ SAMPLED: Final = (FamilyName.WAN,)
 
 ADAPTED: Final = (FamilyName.WAN,)
 """The families whose models may have adapters."""
+
+
+BEGUN_WITH_IMAGES: Final = (FamilyName.WAN,)
+"""The families that have models whose shots begin with an image."""
 
 
 class Family(Protocol):

@@ -7,7 +7,7 @@ To add a family: a module with three classes like those of `anyflow_far`, a line
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 
@@ -47,6 +47,18 @@ class Conditioner(Protocol):
         """Conditions, under names that the family's generator knows.
 
         Raises ChunkError (PromptTooLong) with both counts where a text has more tokens than the model takes.
+        """
+        ...
+
+
+@runtime_checkable
+class ImageConditioner(Conditioner, Protocol):
+    """One whose models may take images."""
+
+    def encode_images(self, unit: Unit, settings: Settings, images: Sequence[torch.Tensor]) -> Tensors:
+        """Further conditions of a unit that begins with the first of these, uint8 `[H, W, 3]`, and ends with the other.
+
+        Raises ChunkError (InvalidRequest) where the model cannot make that size, or takes other images.
         """
         ...
 

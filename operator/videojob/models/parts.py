@@ -8,7 +8,7 @@ import torch
 
 from videojob.families import ComponentName
 from videojob.models.runtime import DTYPES
-from videojob.triton.settings import Adapters, Components, ModelSettings, Sampling
+from videojob.triton.settings import Adapters, Components, Images, ModelSettings, Sampling
 
 HOST: Final = torch.device("cpu")
 
@@ -34,6 +34,7 @@ class Parts:
     """Those that differ from this."""
     adapters: Adapters = ()
     sampling: Sampling | None = None
+    images: Images | None = None
 
     @classmethod
     def of(cls, model: ModelSettings, device: str) -> "Parts":
@@ -45,6 +46,7 @@ class Parts:
             components=model.components,
             adapters=model.adapters,
             sampling=model.sampling,
+            images=model.images,
         )
 
     def __getitem__(self, name: ComponentName) -> Part:

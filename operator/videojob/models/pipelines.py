@@ -24,25 +24,32 @@ NEGATIVE: Final = "negative_prompt_embeds"
 _PROMPT_TOKENS: Final = 512
 
 
-def read_index(directory: Path, family: FamilyName, pipeline: type) -> Mapping[str, Any]:
-    """The `model_index.json` of a folder. Raises FileNotFoundError, and ValueError where another pipeline wrote it."""
+def read_index(directory: Path, family: FamilyName, *pipelines: type) -> Mapping[str, Any]:
+    """The `model_index.json` of a folder. Raises FileNotFoundError, and ValueError where none of these wrote it."""
     path = directory / "model_index.json"
     if not path.is_file():
         raise FileNotFoundError(f"{directory} is no diffusers pipeline folder: it has no model_index.json.")
     index: dict[str, Any] = json.loads(path.read_text())
-    if (found := index.get("_class_name")) != pipeline.__name__:
-        raise ValueError(f"{directory} is a folder of {found}; the family {family} needs one of {pipeline.__name__}.")
+    names = [pipeline.__name__ for pipeline in pipelines]
+    if (found := index.get("_class_name")) not in names:
+        needed = " or ".join(names)
+        raise ValueError(f"{directory} is a folder of {found}; the family {family} needs one of {needed}.")
     return index
 
 
 def load(
-    parts: Parts, family: FamilyName, pipeline: Any, *wanted: ComponentName, resting: Sequence[ComponentName] = ()
+    parts: Parts,
+    family: FamilyName,
+    pipeline: Any,
+    *wanted: ComponentName,
+    resting: Sequence[ComponentName] = (),
+    index: Mapping[str, Any] | None = None,
 ) -> Any:
     """The family's pipeline with these of its components, those in `resting` in host memory.
 
-    Raises as `read_index` and `load_component` do.
+    With the folder's `index`, another pipeline may have written it. Raises as `read_index` and `load_component` do.
     """
-    index = read_index(parts.directory, family, pipeline)
+    index = read_index(parts.directory, family, pipeline) if index is None else index
     named = {name for name in ComponentName if any(index.get(name) or ())}
     for name in wanted:
         if name not in named:
@@ -51,12 +58,20 @@ def load(
         if own.name not in named:
             raise ValueError(f"{parts.directory} has no {own.name}: take it out of the model's components.")
     left_out: dict[str, Any] = dict.fromkeys(named)
-    if ComponentName.TEXT_ENCODER not in wanted:
-        left_out["tokenizer"] = None
+    for name, part in _WITHOUT_WEIGHTS.items():
+        if name not in wanted and index.get(part):
+            left_out[part] = None
     loaded = {
         name: load_component(parts[name], _class(*index[name]), HOST if name in resting else None) for name in wanted
     }
     return pipeline.from_pretrained(parts.directory, local_files_only=True, **(left_out | loaded))
+
+
+_WITHOUT_WEIGHTS: Final = {
+    ComponentName.TEXT_ENCODER: "tokenizer",
+    ComponentName.IMAGE_ENCODER: "image_processor",
+}
+"""What pipelines have beside a component, of use to nobody else."""
 
 
 def _class(library: str, name: str) -> Any:

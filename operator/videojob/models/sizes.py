@@ -13,7 +13,7 @@ def latent_shape(unit: Unit, settings: Settings, config: Any, factor: int) -> tu
     Raises ChunkError (InvalidRequest) where the model cannot make that size.
     """
     require_multiples(settings, factor * config.patch_size[1])
-    return (1, config.in_channels, len(unit.latents), settings.height // factor, settings.width // factor)
+    return (1, config.out_channels, len(unit.latents), settings.height // factor, settings.width // factor)
 
 
 def require_multiples(settings: Settings, multiple: int, least: int = 0) -> None:

@@ -4,6 +4,7 @@ Each stage runs in a process of its own and makes one unit at a time. Denoiser a
 next; what they give depends only on the requests of that sequence. None knows what a family's tensors hold.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,13 @@ from typing import Any
 import torch
 
 from videojob.families import Unit
-from videojob.models.family import Conditioner, Conditioning, Decoder, Generator, Step
+from videojob.models.family import Conditioner, Conditioning, Decoder, Generator, ImageConditioner, Step
 from videojob.models.noise import Noise
 from videojob.models.stopwatch import BY_CLOCK, Stopwatch
 from videojob.models.tensors import Tensors
 from videojob.triton.contract import ChunkError, ErrorCode, Mark
 from videojob.triton.sequences import Sequences
-from videojob.triton.wire import Settings, UnitRequest
+from videojob.triton.wire import UnitRequest
 
 Asked = Callable[[], Mark | None]
 """Returns how to stop, if at all. Called between two steps of work."""
@@ -56,7 +57,7 @@ class Decoded:
 
 
 class TextStage:
-    """Conditions of a unit; those of the last `limit` jobs are cached."""
+    """Conditions of a unit; those that come of the prompts of the last `limit` jobs are cached."""
 
     def __init__(self, conditioner: Conditioner, limit: int = 64, stopwatch: Stopwatch = BY_CLOCK) -> None:
         self._conditioner = conditioner
@@ -64,9 +65,12 @@ class TextStage:
         self._stopwatch = stopwatch
         self._cache: OrderedDict[Conditioning, Tensors] = OrderedDict()
 
-    def encode(self, settings: Settings) -> Made:
-        """The conditions on the CPU, in 0 seconds where they were cached. Raises ChunkError (PromptTooLong)."""
-        seconds = self._stopwatch()
+    def encode(self, request: UnitRequest, images: Sequence[bytes] = ()) -> Made:
+        """The conditions on the CPU, in 0 seconds where they were cached.
+
+        `images` as IMAGES of the contract has them. Raises ChunkError: PromptTooLong, InvalidRequest.
+        """
+        seconds, settings = self._stopwatch(), request.settings
         guided = settings.guidance_scale > 1.0
         conditioning = Conditioning(settings.prompt, settings.negative_prompt if guided else None)
         cached = conditioning in self._cache
@@ -76,7 +80,20 @@ class TextStage:
         self._cache.move_to_end(conditioning)
         while len(self._cache) > self._limit:
             self._cache.popitem(last=False)
-        return Made(self._cache[conditioning], 0.0 if cached else seconds())
+        conditions = self._cache[conditioning]
+        if images:
+            conditions = {**conditions, **self._encode_images(request, images)}
+        return Made(conditions, 0.0 if cached and not images else seconds())
+
+    def _encode_images(self, request: UnitRequest, images: Sequence[bytes]) -> Tensors:
+        settings, shape = request.settings, (request.settings.height, request.settings.width, 3)
+        if not isinstance(self._conditioner, ImageConditioner):
+            raise ChunkError(ErrorCode.INVALID_REQUEST, "Models of this family take no images.")
+        if any(len(image) != math.prod(shape) for image in images):
+            raise ChunkError(ErrorCode.INVALID_REQUEST, f"Each of IMAGES has to have {list(shape)} bytes.")
+        frames = [torch.frombuffer(bytearray(image), dtype=torch.uint8).view(shape) for image in images]
+        encoded = self._conditioner.encode_images(request.unit, settings, frames)
+        return {name: tensor.cpu() for name, tensor in encoded.items()}
 
 
 class DenoiseStage:

@@ -1,11 +1,11 @@
-"""Wan text-to-video: each shot one clip, over the classes of diffusers' `WanPipeline`.
+"""Wan: each shot one clip, over the classes of diffusers' `WanPipeline` and `WanImageToVideoPipeline`.
 
-Wan 2.1 T2V (1.3B and 14B), Wan 2.2 T2V A14B, and Wan 2.2 TI2V-5B from text alone. Latents and frames are the
-pipeline's, bit for bit, for the same noise. What the folder pins is taken as it is: the scheduler with its shift, where
-the model names no other, whether each token has a timestep of its own, and from which timestep on a second transformer
-takes over.
+Wan 2.1 T2V (1.3B and 14B), I2V and FLF2V, Wan 2.2 T2V and I2V A14B, and Wan 2.2 TI2V-5B. Latents and frames are the
+pipelines', bit for bit, for the same noise and images. What the folder pins is taken as it is: the scheduler with its
+shift, where the model names no other, whether each token has a timestep of its own, and from which timestep on a second
+transformer takes over.
 
-Sources: Wan (arXiv:2503.20314), diffusers 0.42.1 `pipeline_wan.py`.
+Sources: Wan (arXiv:2503.20314), diffusers 0.42.1 `pipeline_wan.py` and `pipeline_wan_i2v.py`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +20,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FlowMatchLCMScheduler,
     UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
     WanPipeline,
 )
 
@@ -35,7 +36,9 @@ from videojob.models.pipelines import NEGATIVE, PROMPT, PromptConditioner, load,
 from videojob.models.schedulers import checked, remembered, restore, sampler, step, take_steps
 from videojob.models.sizes import latent_shape
 from videojob.models.tensors import Tensors
+from videojob.models.wan_images import CONDITION, SEEN, Beginning, ImageEncoder, check_images
 from videojob.models.wan_vae import ClipDecoder
+from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.wire import Settings
 
 RENOISED: Final = "renoised"
@@ -44,7 +47,7 @@ RENOISED: Final = "renoised"
 
 def _index(directory: Path) -> Mapping[str, Any]:
     """The folder's index. Raises ValueError where it has one transformer of two, or nothing says when they change."""
-    index = read_index(directory, FamilyName.WAN, WanPipeline)
+    index = read_index(directory, FamilyName.WAN, WanPipeline, WanImageToVideoPipeline)
     ratio, second = index.get("boundary_ratio"), any(index.get(ComponentName.TRANSFORMER_2) or ())
     if second and ratio is None:
         raise ValueError(
@@ -60,11 +63,19 @@ def _index(directory: Path) -> Mapping[str, Any]:
 
 
 class Conditioner(PromptConditioner):
-    """The pipeline's text encoder."""
+    """The pipeline's text encoder and, where the model takes images, what encodes those."""
 
     def __init__(self, parts: Parts) -> None:
-        _index(parts.directory)
-        super().__init__(load(parts, FamilyName.WAN, WanPipeline, ComponentName.TEXT_ENCODER))
+        index = _index(parts.directory)
+        check_images(parts.directory, index, parts.images)
+        super().__init__(load(parts, FamilyName.WAN, _pipeline(index), ComponentName.TEXT_ENCODER))
+        self._images = ImageEncoder(parts, index) if parts.images else None
+
+    def encode_images(self, unit: Unit, settings: Settings, images: Sequence[torch.Tensor]) -> Tensors:
+        """See `videojob.models.family.ImageConditioner`."""
+        if self._images is None:
+            raise ChunkError(ErrorCode.INVALID_REQUEST, "This model takes no images.")
+        return self._images.encode(unit, settings, images)
 
 
 class Generator:
@@ -74,9 +85,11 @@ class Generator:
     """
 
     def __init__(self, parts: Parts) -> None:
-        second = any(_index(parts.directory).get(ComponentName.TRANSFORMER_2) or ())
+        index = _index(parts.directory)
+        check_images(parts.directory, index, parts.images)
+        second = any(index.get(ComponentName.TRANSFORMER_2) or ())
         names = (ComponentName.TRANSFORMER, ComponentName.TRANSFORMER_2)[: 1 + second]
-        pipeline = load(parts, FamilyName.WAN, WanPipeline, *names, resting=names[1:])
+        pipeline = load(parts, FamilyName.WAN, _pipeline(index), *names, resting=names[1:])
         self._experts = Experts([getattr(pipeline, name) for name in names], [parts[name].device for name in names])
         self._adapters = Adapters(pipeline, parts.adapters, {name: getattr(pipeline, name) for name in names})
         self._config = pipeline.transformer.config
@@ -89,6 +102,7 @@ class Generator:
             FlowMatchEulerDiscreteScheduler,
             FlowMatchLCMScheduler,
         )
+        self._images = parts.images
         self._timestep_per_token = pipeline.config.expand_timesteps
         ratio = pipeline.config.boundary_ratio
         self._boundary = None if ratio is None else ratio * self._scheduler.config.num_train_timesteps
@@ -112,7 +126,7 @@ class Generator:
         resume: Step | None = None,
     ) -> Iterator[Step]:
         """See `videojob.models.family.Generator`."""
-        shape = self.latent_shape(unit, settings)
+        shape, beginning = self.latent_shape(unit, settings), self._beginning(conditions)
         embeds = [conditions[name] for name in (PROMPT, NEGATIVE) if name in conditions]
         scheduler = deepcopy(self._scheduler)  # as loaded: it remembers the unit before
         take_steps(scheduler, unit, self._sampling, self._device)
@@ -124,20 +138,23 @@ class Generator:
 
         for number, t in enumerate(scheduler.timesteps[made.done :], made.done + 1):
             expert = self._experts[int(self._boundary is not None and bool(t < self._boundary))]
-            timestep = self._timestep(t, shape)
+            hidden, timestep = beginning.shown(latents), beginning.timestep(t, latents)
             self._adapters.choose(settings.adapters)  # here: another unit may be made in between
             # The pipeline's arithmetic: the prediction and its guidance in the model's dtype, the step in float32.
-            predicted = guided(partial(_predict, expert, latents, timestep), embeds, settings.guidance_scale)
+            predicted = guided(
+                partial(_predict, expert, hidden, timestep, conditions.get(SEEN)), embeds, settings.guidance_scale
+            )
             latents = step(scheduler, predicted.to(self._device), t, latents, noise.generator(RENOISED, number))
+            if number == unit.steps:
+                latents = beginning.kept(latents)
             yield Step(number, {LATENTS: latents, **(remembered(scheduler) if number < unit.steps else {})})
 
-    def _timestep(self, t: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-        """`[1]`, or float32 `[1, N]`: the same for each of the N tokens, none of which is an image's."""
-        if not self._timestep_per_token:
-            return t.expand(1)
-        across_time, down, across = self._config.patch_size
-        tokens = (shape[2] // across_time) * (shape[3] // down) * (shape[4] // across)
-        return t.to(torch.float32).expand(1, tokens)
+    def _beginning(self, conditions: Tensors) -> Beginning:
+        image = conditions.get(CONDITION)
+        if image is None and self._images is not None and self._images.first == "Required":
+            raise ChunkError(ErrorCode.INVALID_REQUEST, "This model begins with an image: IMAGES must come.")
+        patch = self._config.patch_size if self._timestep_per_token else None
+        return Beginning(None if image is None else image.to(self._device), patch)
 
     def latent_shape(self, unit: Unit, settings: Settings) -> tuple[int, int, int, int, int]:
         """See `videojob.models.sizes.latent_shape`."""
@@ -152,13 +169,21 @@ class Decoder(ClipDecoder):
         super().__init__(parts[ComponentName.VAE])
 
 
-def _predict(expert: Any, latents: torch.Tensor, timestep: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+def _pipeline(index: Mapping[str, Any]) -> Any:
+    """The class that wrote the folder."""
+    return next(each for each in (WanPipeline, WanImageToVideoPipeline) if each.__name__ == index["_class_name"])
+
+
+def _predict(
+    expert: Any, hidden: torch.Tensor, timestep: torch.Tensor, seen: torch.Tensor | None, embeds: torch.Tensor
+) -> torch.Tensor:
     """In the expert's dtype."""
     predicted: torch.Tensor
     (predicted,) = expert(
-        hidden_states=latents.to(expert.device, expert.dtype),
+        hidden_states=hidden.to(expert.device, expert.dtype),
         timestep=timestep.to(expert.device),
         encoder_hidden_states=embeds.to(expert.device, expert.dtype),
+        encoder_hidden_states_image=None if seen is None else seen.to(expert.device, expert.dtype),
         return_dict=False,
     )
     return predicted

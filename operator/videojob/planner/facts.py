@@ -41,6 +41,8 @@ class WantedShot(NamedTuple):
     seconds: float
     memory: Memory | None = None
     seed: int | None = None
+    images: int = 0
+    """How many it has: the first frame, and the last one as well."""
 
 
 @dataclass(frozen=True, slots=True)

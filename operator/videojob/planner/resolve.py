@@ -4,7 +4,7 @@ from videojob.api.gpupool import GPUPool
 from videojob.api.reasons import Reason
 from videojob.api.shots import ResolvedShot
 from videojob.api.videojob import Resolved
-from videojob.api.videomodel import VideoModel
+from videojob.api.videomodel import Use, VideoModel
 from videojob.families import Memory, Shot, Video, frame_rate
 from videojob.planner.facts import Job, WantedShot
 
@@ -55,7 +55,8 @@ def store_uri(job: Job, pool: GPUPool) -> str:
 
 def refusal(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
     """What the model cannot do or does not allow, as reason and sentence."""
-    return _unknown_adapters(job, model) or _beyond_memories(job, model) or _beyond_limits(job, model)
+    wrong = _unknown_adapters(job, model) or _beyond_memories(job, model) or _images(job, model)
+    return wrong or _beyond_limits(job, model)
 
 
 def _unknown_adapters(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
@@ -79,6 +80,26 @@ def _beyond_memories(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
                 f"{' or '.join(known)} only, as all of the family {model.spec.family}. Create the job again with that, "
                 "or leave memory out.",
             )
+    return None
+
+
+def _images(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
+    taken = model.spec.images
+    uses = (None, None) if taken is None else (taken.first, taken.last)
+    for index, shot in enumerate(job.shots):
+        for number, (name, use) in enumerate(zip(("image", "lastImage"), uses, strict=True), 1):
+            field = f"shots[{index}].{name}"
+            if use is None and shot.images >= number:
+                return (
+                    Reason.IMAGE_UNSUPPORTED,
+                    f"VideoModel {model.metadata.name} takes no {name}. Create the job again without {field}, or with "
+                    f"a model whose spec.images allows it.",
+                )
+            if use is Use.REQUIRED and shot.images < number:
+                return (
+                    Reason.IMAGE_MISSING,
+                    f"VideoModel {model.metadata.name} needs {name} of each shot. Create the job again with {field}.",
+                )
     return None
 
 

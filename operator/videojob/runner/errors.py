@@ -5,6 +5,7 @@ from enum import Enum, auto
 
 from videojob.api.reasons import OF_REPLICA, REASONS, Reason, of_chunk_error
 from videojob.media import DiskError, MediaError
+from videojob.runner.images import ImageRefusedError
 from videojob.runner.triton import TritonGoneError, TritonRefusedError
 from videojob.store import CorruptObject, StoreError
 from videojob.triton.contract import ChunkError, ErrorCode
@@ -69,6 +70,8 @@ def outcome(error: Exception, replica: str) -> Outcome | None:
     """How the attempt on that replica ends with this error; None where it is none that the runner knows."""
     if isinstance(error, HandBackError):
         return Outcome(End.RETURNED, error.reason, str(error))
+    if isinstance(error, ImageRefusedError):
+        return Outcome(End.FINAL, error.reason, str(error))
     if isinstance(error, ChunkError):
         return _of_chunk(error)
     found = next(((end, reason) for kind, end, reason in _ENDS if isinstance(error, kind)), None)

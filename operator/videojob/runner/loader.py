@@ -21,7 +21,16 @@ from videojob.runner.triton import Triton, TritonGoneError, TritonRefusedError
 from videojob.triton.contract import CONTROL_MODEL, STAGES, model_name
 from videojob.triton.digest import Digests, Weights
 from videojob.triton.repository import Device, is_control_rendered, is_rendered, remove, render, render_control, touch
-from videojob.triton.settings import Adapter, Adapters, Component, Components, ModelSettings, ReplicaSettings, Sampling
+from videojob.triton.settings import (
+    Adapter,
+    Adapters,
+    Component,
+    Components,
+    Images,
+    ModelSettings,
+    ReplicaSettings,
+    Sampling,
+)
 
 log = logging.getLogger(__name__)
 
@@ -317,6 +326,7 @@ def settings_of(model: VideoModel, weights_digest: str) -> ModelSettings:
         components=components_of(model),
         adapters=adapters_of(model),
         sampling=Sampling(**dict(spec.sampling)) if spec.sampling else None,
+        images=Images(**spec.images.wire()) if spec.images else None,
     )
 
 

@@ -171,9 +171,11 @@ class Pipeline:
 
     async def _encode_text(self, unit: Unit) -> tuple[bytes, float]:
         """The conditions of the unit's shot, and the seconds that they took."""
+        images = await self._recipe.images(unit.shot)
         stream = self._stream("text_encoder")
         try:
-            stream.send(Request(UnitRequest(unit, self._recipe.settings[unit.shot])))
+            wanted = UnitRequest(unit, self._recipe.settings[unit.shot])
+            stream.send(Request(wanted, {contract.IMAGES: [*images]}))
             answer = await stream.answer()
             return answer.binary(contract.CONDITIONS), answer.seconds
         finally:

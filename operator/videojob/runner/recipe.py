@@ -1,7 +1,7 @@
 """What a pipeline makes a video from, from where on, and what it gives. Plain data."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -36,6 +36,10 @@ def settings_of(job: VideoJob, resolved: Resolved) -> tuple[Settings, ...]:
     )
 
 
+async def _none(shot: int) -> Sequence[bytes]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a job's video is made from."""
@@ -50,6 +54,8 @@ class Recipe:
     """The estimate of a whole unit, where there is one."""
     run: int = 0
     """Of the sequence, which is run again under its id after an error."""
+    images: Callable[[int], Awaitable[Sequence[bytes]]] = _none
+    """Those of a shot, by its index, as IMAGES has them."""
 
     def shape(self, piece: Piece) -> tuple[int, int, int, int]:
         """Shape `[F, H, W, 3]` of a piece's frames."""

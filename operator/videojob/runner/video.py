@@ -19,6 +19,7 @@ from videojob.runner.delivery import Delivery, delivery, output_status
 from videojob.runner.errors import HandBackError, restartable
 from videojob.runner.events import Events
 from videojob.runner.hold import Standing
+from videojob.runner.images import Images
 from videojob.runner.judge import SUSPICIOUS
 from videojob.runner.partials import Partials
 from videojob.runner.pipeline import Pipeline
@@ -80,6 +81,7 @@ class Video:
         began = services.clock.monotonic()
         self._spent = Spent(began, last_commit=began, viewing=Viewing.of(self._account.timing))
         self._settings = settings_of(job, resolved)
+        self._images = Images(files, job.spec.shots, owner.attempt, resolved.width, resolved.height)
         self._partials = Partials(files, owner.attempt, services.permission, self._settings)
         self._runs = 0
         """Of the sequence in this attempt."""
@@ -105,6 +107,7 @@ class Video:
             return finished
         resolved, permission = self._resolved, self._services.permission
         wanted = (self._job.spec.output.formats, self._files, resolved.rate, self._clock)
+        await self._stop.race(self._images.check(), new=True)
         async with delivery(*wanted, permission, self._watchable, shots=resolved.begins) as self._output:
             await self._make_chunks()
             self._free_slot()
@@ -217,7 +220,8 @@ class Video:
         self._runs += 1
         expected = unit_seconds(served.model, plan, resolved)
         recipe = Recipe(
-            self._model, correlation_id(self._job), self._settings, plan, resolved.rate, expected, self._runs
+            *(self._model, correlation_id(self._job), self._settings, plan, resolved.rate, expected, self._runs),
+            images=self._images.frames,
         )
         now = self._clock.now()
         self._spent.first_request = self._spent.first_request or now

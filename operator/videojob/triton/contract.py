@@ -9,7 +9,10 @@ what only a family understands travels as the bytes of a safetensors file.
 | each         | REQUEST      |             | BYTES [1]          | JSON of `videojob.triton.wire`: a unit and its      |
 |              |              |             |                    | settings, or an end                                 |
 | each         |              | REPORT      | BYTES [1]          | JSON of `videojob.triton.wire.Report`               |
-| text_encoder |              | CONDITIONS  | BYTES [1]          | what the prompts mean to the denoiser               |
+| text_encoder | IMAGES       |             | BYTES [n]          | where the shot begins with an image, and ends with  |
+|              |              |             |                    | one: each uint8 `[H, W, 3]`, RGB, of the video's    |
+|              |              |             |                    | size, one byte after the other                      |
+| text_encoder |              | CONDITIONS  | BYTES [1]          | what prompts and images mean to the denoiser        |
 | denoiser     | CONDITIONS   |             | BYTES [1]          | with START, and whenever they change                |
 | denoiser     | PAST         |             | BYTES [n]          | with START: checkpoints of the units in `past` of   |
 |              |              |             |                    | REQUEST, among them all of `needs`                  |
@@ -22,8 +25,8 @@ what only a family understands travels as the bytes of a safetensors file.
 | vae_decoder  | PAST         |             | BYTES [n]          | with START: likewise, among them all of `decode`    |
 | vae_decoder  |              | FRAMES      | UINT8 [F, H, W, 3] | the wanted frames that come out of the unit, RGB    |
 
-The ensemble `<model>.video_chunk` does all of it for one unit, for clients other than the runner: REQUEST, PAST and
-PARTIAL in, FRAMES, CHECKPOINT and a report of each stage out.
+The ensemble `<model>.video_chunk` does all of it for one unit, for clients other than the runner: REQUEST, IMAGES,
+PAST and PARTIAL in, FRAMES, CHECKPOINT and a report of each stage out.
 
 Requests of a job carry one correlation id (`sequence_id`, the string `<job uid>-<attempt>`) and must reach a model in
 order: send them on one gRPC stream a model, because unary calls may overtake each other. The first request of a
@@ -41,6 +44,7 @@ from enum import StrEnum
 from typing import Final, Literal
 
 REQUEST: Final = "REQUEST"
+IMAGES: Final = "IMAGES"
 PAST: Final = "PAST"
 PARTIAL: Final = "PARTIAL"
 CONDITIONS: Final = "CONDITIONS"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -65,10 +65,23 @@ class Sampling:
     """In place of those that the scheduler would space: one a step, descending."""
 
 
+Use = Literal["Required", "Optional"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """What images come with each shot."""
+
+    first: Use
+    last: Use | None = None
+    """None where there is none."""
+
+
 Components = tuple[Component, ...]
 _COMPONENTS: Final[TypeAdapter[Components]] = TypeAdapter(Components)
 _ADAPTERS: Final[TypeAdapter[Adapters]] = TypeAdapter(Adapters)
 _SAMPLING: Final[TypeAdapter[Sampling | None]] = TypeAdapter(Sampling | None)
+_IMAGES: Final[TypeAdapter[Images | None]] = TypeAdapter(Images | None)
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,8 @@ class ModelSettings:
     adapters: Adapters = ()
     """Likewise."""
     sampling: Sampling | None = None
+    images: Images | None = None
+    """None where it takes none."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +123,7 @@ def to_parameters(model: ModelSettings, replica: ReplicaSettings) -> dict[str, s
         "components": _COMPONENTS.dump_json(model.components).decode(),
         "adapters": _ADAPTERS.dump_json(model.adapters).decode(),
         "sampling": _SAMPLING.dump_json(model.sampling).decode(),
+        "images": _IMAGES.dump_json(model.images).decode(),
     }
 
 
@@ -138,6 +154,7 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[ModelSettings, Repli
         components=components,
         adapters=_ADAPTERS.validate_json(parameters["adapters"]),
         sampling=_SAMPLING.validate_json(parameters["sampling"]),
+        images=_IMAGES.validate_json(parameters["images"]),
     )
     replica = ReplicaSettings(
         control_dir=parameters["control_dir"],

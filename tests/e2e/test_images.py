@@ -1,0 +1,135 @@
+"""Shots that begin and end with images, through the whole system."""
+
+import io
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dev.tiny_model import SIZES, make_model
+from tests.e2e.system import MODEL, System
+from videojob.api.conditions import ConditionType
+from videojob.api.videojob import Phase
+from videojob.kube.client import GPU_POOLS
+
+pytestmark = pytest.mark.timeout(900)
+
+WAN = "wan-i2v-a14b"
+
+
+def png(colour: str) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (80, 48), colour).save(data, "PNG")
+    return data.getvalue()
+
+
+def shot(**images: Any) -> dict[str, Any]:
+    return {"prompt": "a red fox", "seconds": 1, **images}
+
+
+INLINE = {"inline": b64encode(png("red")).decode()}
+IN_STORE = {"store": "inputs/animals/fox.png"}
+SHOTS = [shot(image=INLINE), shot(image=INLINE, lastImage=IN_STORE)]
+
+
+@pytest.fixture(scope="module")
+def wan(installed: System, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The VideoModel of a tiny Wan that begins with an image."""
+    directory: Path = tmp_path_factory.mktemp("models") / WAN
+    make_model(directory, SIZES["tiny"], WAN)
+    installed.cluster.apply(
+        {
+            "apiVersion": "videojob.dev/v1alpha1",
+            "kind": "VideoModel",
+            "metadata": {"name": WAN},
+            "spec": {
+                "family": "Wan",
+                "source": {"directory": str(directory)},
+                "precision": "float32",
+                "images": {"first": "Required", "last": "Optional"},
+                "memory": {"weightsBytes": 1, "perJobBytes": 1},
+                "limits": {"maxWidth": 256, "maxHeight": 256, "maxSeconds": 5, "maxFrames": 81},
+                "defaults": {"width": 64, "height": 48, "fps": 12, "steps": 2},
+            },
+        }
+    )
+
+
+@pytest.fixture
+async def both(system: System, wan: None) -> AsyncIterator[System]:
+    """The system, whose pool has this model too for as long as the test runs."""
+    await system.client.merge_patch(GPU_POOLS, system.pool, {"spec": {"models": [MODEL, WAN]}})
+    yield system
+    await system.client.merge_patch(GPU_POOLS, system.pool, {"spec": {"models": [MODEL]}})
+
+
+def put(system: System, data: bytes) -> Path:
+    path = system.store / system.namespace / IN_STORE["store"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+async def test_a_video_is_made_from_the_images_that_it_began_with(both: System) -> None:
+    """Also where one is changed, and the runner is killed before the shot that ends with it."""
+    put(both, png("blue"))
+    quiet = await both.undisturbed(model=WAN, shots=SHOTS)
+    blue = both.replicas["blue"]
+    blue.faults.clear()
+    blue.faults.hold("denoiser", 0)
+    await both.submit("changed", model=WAN, shots=SHOTS)
+    await both.until(lambda: _true(blue.faults.reached("denoiser")), "the denoiser is not reached")
+    original = put(both, png("green"))
+    both.kill(blue.runner)
+    blue.faults.release("denoiser")
+    both.start("blue")
+    status = await both.until_finished("changed")
+
+    assert (status.phase, status.failures) == (Phase.SUCCEEDED, 0), status
+    assert both.output_sha256(status) == quiet
+    assert original.read_bytes() == png("green")
+    uid = (await both.job("changed")).metadata.uid
+    await both.until(lambda: both.has_only_its_video(uid), "the copy does not go with the parts")
+    await both.submit("anew", model=WAN, shots=SHOTS)
+    assert both.output_sha256(await both.until_finished("anew")) != quiet
+
+
+@pytest.mark.parametrize(
+    ("shots", "reason", "words"),
+    [
+        ([SHOTS[0], shot(image={"store": "inputs/owl.png"})], "ImageNotFound", "shots[1].image is not in the store"),
+        ([SHOTS[0], shot(image={"inline": "R0lGODlh"})], "ImageInvalid", "shots[1].image is no PNG and no JPEG."),
+    ],
+    ids=["missing", "another format"],
+)
+async def test_an_image_that_cannot_be_used_costs_no_step(
+    both: System, shots: list[dict[str, Any]], reason: str, words: str
+) -> None:
+    steps = len(both.replicas["blue"].faults.steps("denoiser"))
+    await both.submit(f"bad-{reason.lower()}", model=WAN, shots=shots)
+    status = await both.until_finished(f"bad-{reason.lower()}")
+    assert (status.phase, status.reason, status.attempts) == (Phase.FAILED, reason, 1)
+    assert words in both.condition(status, ConditionType.FAILED)[2]
+    assert len(both.replicas["blue"].faults.steps("denoiser")) == steps
+
+
+@pytest.mark.parametrize(
+    ("model", "shots", "reason"),
+    [(MODEL, [SHOTS[0]], "ImageUnsupported"), (WAN, [shot()], "ImageMissing")],
+    ids=["a model that takes none", "a model that needs one"],
+)
+async def test_images_that_do_not_fit_the_model_keep_a_job_waiting(
+    both: System, model: str, shots: list[dict[str, Any]], reason: str
+) -> None:
+    name = f"waits-{reason.lower()}"
+    await both.submit(name, model=model, shots=shots)
+    status = await both.until_status(name, lambda status: status.reason == reason, "it does not wait")
+    assert status.phase is Phase.PENDING
+    await both.delete(name)
+
+
+async def _true(value: bool) -> bool:
+    return value

@@ -1,0 +1,222 @@
+"""Clips of Wan that begin, or end as well, with an image, against diffusers' own pipeline, on real classes."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanImageToVideoPipeline
+from PIL import Image
+
+from dev.tiny_model import SIZES, make_model
+from tests.models.fixtures import whole_clip
+from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Unit, Video
+from videojob.models.family import Conditioning, Step
+from videojob.models.history import LATENTS
+from videojob.models.noise import Noise
+from videojob.models.parts import Parts
+from videojob.models.stages import TextStage
+from videojob.models.tensors import Tensors, pack, unpack
+from videojob.models.wan import Conditioner, Decoder, Generator
+from videojob.models.wan_images import CONDITION, SEEN, taken
+from videojob.triton.contract import ChunkError, ErrorCode
+from videojob.triton.settings import Images
+from videojob.triton.wire import Settings, UnitRequest
+
+CPU = torch.device("cpu")
+TEXT, AWAY = "a cat", "blurred"
+SETTINGS = Settings(TEXT, seed=7, width=32, height=64, fps=16.0, guidance_scale=4.0, negative_prompt=AWAY)
+TAKEN = {
+    "wan": None,
+    "wan-a14b": None,
+    "wan-ti2v": Images("Optional"),
+    "wan-i2v": Images("Required"),
+    "wan-flf2v": Images("Required", "Required"),
+    "wan-i2v-a14b": Images("Required", "Optional"),
+}
+"""What each kind of checkpoint takes."""
+CASES = [("wan-ti2v", 1), ("wan-i2v", 1), ("wan-flf2v", 2), ("wan-i2v-a14b", 1), ("wan-i2v-a14b", 2)]
+"""Kinds, and how many images come."""
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def unit_of(frames: int, steps: int = 4) -> Unit:
+    video = Video((Shot(frames),), 16, steps)
+    return FAMILIES[FamilyName.WAN].plan(Chunking(first=1, later=3, sink=1, window=6), video).units[0]
+
+
+def pictures(count: int, seed: int = 0) -> list[torch.Tensor]:
+    """Uint8 `[H, W, 3]`."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (SETTINGS.height, SETTINGS.width, 3)
+    return [torch.randint(256, shape, generator=generator, dtype=torch.uint8) for _ in range(count)]
+
+
+@dataclass(frozen=True)
+class Model:
+    pipeline: Any  # diffusers has no types
+    conditioner: Conditioner
+    generator: Generator
+    decoder: Decoder
+
+    def conditions(self, unit: Unit, images: Sequence[torch.Tensor]) -> Tensors:
+        encoded = self.conditioner.encode(Conditioning(TEXT, AWAY))
+        return {**encoded, **self.conditioner.encode_images(unit, SETTINGS, images)}
+
+    def steps(self, unit: Unit, conditions: Tensors, resume: Step | None = None) -> Iterator[Step]:
+        self.generator.start(unit, SETTINGS, [])
+        return self.generator.run(unit, SETTINGS, None, conditions, Noise(7, 0, 0), resume)
+
+
+def loaded(folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> Model:
+    pipeline = WanImageToVideoPipeline.from_pretrained(folder / kind, dtype=dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    parts = Parts(folder / kind, CPU, dtype, images=TAKEN[kind])
+    return Model(pipeline, Conditioner(parts), Generator(parts), Decoder(parts))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    parent = tmp_path_factory.mktemp("wan-images")
+    for kind in TAKEN:
+        make_model(parent / kind, SIZES["tiny"], kind)
+    return parent
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(("kind", "count"), CASES)
+def test_latents_and_frames_are_the_pipelines(folder: Path, kind: str, count: int, dtype: torch.dtype) -> None:
+    """For the same noise and images, in both precisions: every operation is the same."""
+    model, unit, images = loaded(folder, kind, dtype), unit_of(9), pictures(count)
+    first, *last = (Image.fromarray(image.numpy()) for image in images)
+    noise = Noise(7, 0, 0)(model.generator.latent_shape(unit, SETTINGS))
+    expected = model.pipeline(
+        first,
+        TEXT,
+        negative_prompt=AWAY,
+        last_image=next(iter(last), None),
+        height=SETTINGS.height,
+        width=SETTINGS.width,
+        num_frames=len(unit.frames),
+        num_inference_steps=unit.steps,
+        guidance_scale=SETTINGS.guidance_scale,
+        latents=noise,
+        output_type="latent",
+    ).frames
+
+    *_, made = model.steps(unit, model.conditions(unit, images))
+    frames = torch.cat(list(model.decoder.run(made.tensors, None)), dim=2)
+
+    assert torch.equal(made.tensors[LATENTS], expected)
+    assert bool(torch.isfinite(expected).all())
+    assert torch.equal(frames, whole_clip(model.pipeline, expected))
+
+
+@pytest.mark.parametrize(("kind", "count"), CASES)
+def test_a_clip_depends_on_each_of_its_images(folder: Path, kind: str, count: int) -> None:
+    model, unit = loaded(folder, kind), unit_of(5, steps=2)
+    images, others = pictures(count), pictures(count, seed=1)
+
+    def clip(given: Sequence[torch.Tensor]) -> bytes:
+        *_, last = model.steps(unit, model.conditions(unit, given))
+        return pack(last.tensors)
+
+    changed = [[*images[:place], others[place], *images[place + 1 :]] for place in range(count)]
+    assert len({clip(given) for given in (images, *changed)}) == 1 + count
+    assert clip(images) == clip(images)
+
+
+@pytest.mark.parametrize(("kind", "count"), CASES)
+def test_a_clip_goes_on_from_any_of_its_steps(folder: Path, kind: str, count: int) -> None:
+    model, unit = loaded(folder, kind), unit_of(5)
+    conditions = unpack(pack(model.conditions(unit, pictures(count))), "it")
+    made = list(model.steps(unit, conditions))
+    for step in made:
+        rest = list(model.steps(unit, conditions, Step(step.done, unpack(pack(step.tensors), "it"))))
+        assert [pack(each.tensors) for each in rest] == [pack(each.tensors) for each in made[step.done :]]
+
+
+def test_what_begins_with_an_image_keeps_its_latents(folder: Path) -> None:
+    """Where tokens have timesteps of their own: those of the image are never noise."""
+    model, unit = loaded(folder, "wan-ti2v"), unit_of(9)
+    conditions = model.conditions(unit, pictures(1))
+    *_, last = model.steps(unit, conditions)
+    assert torch.equal(last.tensors[LATENTS][:, :, :1], conditions[CONDITION])
+    *_, free = model.steps(unit, {name: conditions[name] for name in conditions.keys() - {CONDITION}})
+    assert not torch.equal(free.tensors[LATENTS][:, :, :1], conditions[CONDITION])
+
+
+def test_only_models_with_an_image_encoder_see_images(folder: Path) -> None:
+    for kind, count in CASES:
+        conditions = loaded(folder, kind).conditions(unit_of(5), pictures(count))
+        assert (SEEN in conditions) == (kind in {"wan-i2v", "wan-flf2v"})
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_a_folder_says_what_images_it_takes(folder: Path, kind: str) -> None:
+    assert taken(folder / kind, json.loads((folder / kind / "model_index.json").read_text())) == TAKEN[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "declared", "words"),
+    [
+        ("wan", Images("Required"), "takes no images: in the VideoModel, leave images out"),
+        ("wan-ti2v", Images("Required", "Optional"), "images has to be {first: Optional}"),
+        ("wan-i2v", None, "images has to be {first: Required}"),
+        ("wan-i2v", Images("Optional"), "images has to be {first: Required}"),
+        ("wan-i2v", Images("Required", "Optional"), "images has to be {first: Required}"),
+        ("wan-flf2v", Images("Required", "Optional"), "images has to be {first: Required, last: Required}"),
+        ("wan-i2v-a14b", Images("Optional", "Optional"), "images has to be {first: Required, last: Optional}"),
+    ],
+)
+def test_a_model_that_is_declared_otherwise_is_not_loaded(
+    folder: Path, kind: str, declared: Images | None, words: str
+) -> None:
+    """Neither by the stage that reads images nor by the one that denoises."""
+    for part in (Conditioner, Generator):
+        with pytest.raises(ValueError, match=words.replace("{", r"\{")):
+            part(Parts(folder / kind, CPU, torch.float32, images=declared))
+
+
+@pytest.mark.parametrize(
+    ("kind", "declared"),
+    [
+        ("wan-ti2v", None),
+        ("wan-ti2v", Images("Required")),
+        ("wan-i2v-a14b", Images("Required")),
+        ("wan-i2v-a14b", Images("Required", "Required")),
+    ],
+)
+def test_a_model_may_be_declared_to_take_less(folder: Path, kind: str, declared: Images | None) -> None:
+    for part in (Conditioner, Generator):
+        part(Parts(folder / kind, CPU, torch.float32, images=declared))
+
+
+def test_images_of_another_number_or_size_are_refused(folder: Path) -> None:
+    model, unit = loaded(folder, "wan-i2v"), unit_of(5)
+    stage, request = TextStage(model.conditioner), UnitRequest(unit, SETTINGS)
+    image = bytes(pictures(1)[0].numpy())
+    assert CONDITION in stage.encode(request, [image]).tensors
+    for images, words in (([image[:-1]], r"\[64, 32, 3\] bytes"), ([image, image], "takes 1 to 1")):
+        with pytest.raises(ChunkError, match=words) as refused:
+            stage.encode(request, images)
+        assert refused.value.reason is ErrorCode.INVALID_REQUEST
+    with pytest.raises(ChunkError, match="IMAGES must come"):
+        list(model.steps(unit, stage.encode(request).tensors))
+    plain = TextStage(Conditioner(Parts(folder / "wan", CPU, torch.float32)))
+    with pytest.raises(ChunkError, match="takes no images"):
+        plain.encode(request, [image])
+
+
+def test_prompts_are_cached_and_images_are_not(folder: Path) -> None:
+    model, unit = loaded(folder, "wan-i2v"), unit_of(5)
+    stage, request = TextStage(model.conditioner), UnitRequest(unit, SETTINGS)
+    first, second = (bytes(image.numpy()) for image in pictures(2))
+    made = [stage.encode(request, [image]) for image in (first, second, first)]
+    assert pack(made[0].tensors) == pack(made[2].tensors) != pack(made[1].tensors)
+    assert all(each.seconds > 0 for each in made)
+    assert stage.encode(replace(request, settings=replace(SETTINGS, width=16)), ()).seconds == 0
