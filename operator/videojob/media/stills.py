@@ -31,7 +31,7 @@ def picture(segment: bytes, position: int) -> Picture:
     with explained("read a frame of a segment"), av.open(io.BytesIO(segment), "r", format="mp4") as source:
         for number, frame in enumerate(source.decode(video=0)):
             if number == position:
-                return _rgb(frame, frame.width, frame.height)
+                return scaled(frame, frame.width, frame.height)
     raise MediaError(f"The segment has no frame {position}.")
 
 
@@ -42,7 +42,7 @@ def thumbnail(of: Picture, shots: int) -> Picture:
     scale = min(1.0, side / max(width, height))
     frame = av.VideoFrame.from_ndarray(of, format="rgb24")
     with explained("scale a picture"):
-        return _rgb(frame, max(1, round(width * scale)), max(1, round(height * scale)))
+        return scaled(frame, max(1, round(width * scale)), max(1, round(height * scale)))
 
 
 def columns(shots: int) -> int:
@@ -79,8 +79,9 @@ def jpeg(of: Picture) -> bytes:
         return b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None)))
 
 
-def _rgb(frame: av.VideoFrame, width: int, height: int) -> Picture:
-    scaled = frame.reformat(
+def scaled(frame: av.VideoFrame, width: int, height: int) -> Picture:
+    """The frame in RGB and of that size: of the pixels that it loses the mean, the same on every CPU."""
+    made = frame.reformat(
         width,
         height,
         format="rgb24",
@@ -90,4 +91,4 @@ def _rgb(frame: av.VideoFrame, width: int, height: int) -> Picture:
         interpolation=_SCALED,
         threads=1,
     )
-    return scaled.to_ndarray().astype(np.uint8, copy=False)
+    return made.to_ndarray().astype(np.uint8, copy=False)
