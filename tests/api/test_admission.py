@@ -38,12 +38,14 @@ FULL: Json = {
     "backoffLimit": 1,
     "activeDeadlineSeconds": 60,
     "ttlSecondsAfterFinished": 60,
+    "driftPolicy": "Stop",
     "managedBy": "example.com/other",
     "output": {"formats": ["MP4", "HLS"], "deletionPolicy": "Delete"},
 }
 
 
 BAD_JOBS = [
+    ("driftPolicy", "Ignore", 'supported values: "Report", "Stop"'),
     ("shots", None, "spec.shots: Required value"),
     ("shots", [], "should have at least 1 items"),
     ("shots", [GOOD["shots"][0]] * 65, "must have at most 64 item"),
@@ -167,6 +169,10 @@ def test_a_job_name_that_fits_no_label_is_refused(cluster: Cluster, namespace: s
         ("VideoModel", WAN, "sampling", LCM | {"timesteps": [1000, 757, 522]}, "make defaults.steps their number"),
         ("VideoModel", WAN, "sampling", LCM | {"timesteps": [1001]}, "should be less than or equal to 1000"),
         ("VideoModel", WAN, "limits", {"maxGuidanceScale": 0.5}, "guidanceScale is beyond limits.maxGuidanceScale"),
+        ("VideoModel", MODEL, "drift", {}, "should have at least 1 properties"),
+        ("VideoModel", MODEL, "drift", {"motion": 0}, "should be greater than 0"),
+        ("VideoModel", MODEL, "drift", {"motion": 1.1}, "should be less than or equal to 1"),
+        ("VideoModel", MODEL, "drift", {"flicker": 0.5}, 'unknown field "spec.drift.flicker"'),
         ("VideoModel", MODEL, "windowLatents", 2, "windowLatents must hold at least one chunk"),
         ("VideoModel", MODEL, "limits", {"maxWidth": 64}, "the default size is beyond limits"),
         ("GPUPool", POOL, "jobsPerReplica", 2, "are for managed pools: remove them, or endpoints"),
@@ -258,6 +264,7 @@ CHANGED: Json = {
     "adapters": ["watercolour"],
     "backoffLimit": 2,
     "activeDeadlineSeconds": 61,
+    "driftPolicy": "Report",
     "managedBy": "example.com/third",
     "output": {"deletionPolicy": "Retain"},
 }
@@ -276,7 +283,7 @@ def test_what_is_made_cannot_be_changed_added_or_removed(cluster: Cluster, names
     for field in WITHOUT_DEFAULT:
         with pytest.raises(DevError, match=f"{field} is immutable"):
             patch(cluster, namespace, {field: None})
-    for field in ("queueName", "backoffLimit", "managedBy", "output"):
+    for field in ("queueName", "backoffLimit", "driftPolicy", "managedBy", "output"):
         # Removing a field that has a default gives it the default: which is a change.
         with pytest.raises(DevError, match=f"{field} is immutable"):
             patch(cluster, namespace, {field: None})

@@ -75,7 +75,7 @@ def test_the_largest_seed_is_the_last_that_a_double_can_distinguish_from_the_bou
 
 
 def test_all_but_the_mutable_fields_are_immutable() -> None:
-    rules = immutable_but(VideoModelSpec, ("limits", "defaults"), "advice")
+    rules = immutable_but(VideoModelSpec, ("limits", "defaults", "drift"), "advice")
     assert [message for _, message, *_ in rules] == [
         f"{field} is immutable: advice"
         for field in (

@@ -173,6 +173,7 @@ def report(status: VideoJobStatus, chunks_done: int, generation: int = 1) -> Vid
         progress=Progress(chunks_done=chunks_done, chunks_total=2),
         timing=Timing(),
         cost=Cost(),
+        drift=None,
         estimated_completion_time=None,
         generation=generation,
     )

@@ -31,6 +31,7 @@ def test_no_metric_has_a_label_for_a_job_a_user_or_a_prompt() -> None:
         "reason",
         "replica",
         "result",
+        "signal",
         "stage",
         "state",
         "type",

@@ -4,6 +4,7 @@ import pytest
 
 from tests.planner.builders import RESOLVED, book, job, model
 from tests.planner.deciding import brief, decided
+from videojob.api.drift import DriftPolicy, DriftThresholds
 from videojob.api.reasons import Reason
 from videojob.api.shots import ResolvedShot
 from videojob.api.videomodel import Adapter, Images, Use
@@ -126,6 +127,35 @@ def test_images_are_those_that_the_model_takes(
             assert isinstance(decision, Wait)
             assert decision.reason is refused[0]
             assert refused[1] in decision.message
+
+
+MOTION = DriftThresholds(motion=0.5)
+
+
+@pytest.mark.parametrize(
+    ("policy", "family", "thresholds", "words"),
+    [
+        (DriftPolicy.REPORT, FamilyName.WAN, None, None),
+        (DriftPolicy.STOP, FamilyName.WAN, MOTION, None),
+        (
+            DriftPolicy.STOP,
+            FamilyName.ANYFLOW_FAR,
+            None,
+            "VideoModel tiny has no drift to judge by: set",
+        ),
+    ],
+)
+def test_drift_is_acted_on_where_the_model_can(
+    policy: DriftPolicy, family: FamilyName, thresholds: DriftThresholds | None, words: str | None
+) -> None:
+    (decision,) = decided(book(job(drift_policy=policy), models=[model(family=family, drift=thresholds)]))
+    if words is None:
+        assert isinstance(decision, Assign)
+        assert decision.resolved.drift == thresholds
+    else:
+        assert isinstance(decision, Wait) and decision.reason is Reason.DRIFT_POLICY_UNSUPPORTED
+        assert decision.message.startswith(f"driftPolicy is {policy}, and {words}")
+        assert decision.message.endswith("Or create the job again with another driftPolicy.")
 
 
 def test_all_shots_together_are_as_long_as_the_model_allows() -> None:

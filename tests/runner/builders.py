@@ -15,7 +15,8 @@ from videojob.api.meta import ObjectMeta
 from videojob.api.shots import Shot
 from videojob.api.videojob import StageSeconds, VideoJob, VideoJobSpec, VideoJobStatus
 from videojob.kube.client import Json
-from videojob.media import encode_segment
+from videojob.media import encode_segment, look
+from videojob.runner.drifting import look_record
 from videojob.runner.recipe import MadePiece, MadeUnit
 from videojob.runner.status import Owner
 from videojob.runner.triton import TritonGoneError
@@ -59,7 +60,7 @@ def made(index: int, shade: int = 0) -> Chunk:
     segment = encode_segment(frames, SMALL.rate, 2 * index)
     return Chunk(
         MadeUnit(index, bytes([shade] * 4), StageSeconds(denoise=1.0)),
-        MadePiece(index, (index,), 2, segment, StageSeconds(vae_decode=1.0), hidden_decode=0.0),
+        MadePiece(index, (index,), 2, segment, look(frames), StageSeconds(vae_decode=1.0), hidden_decode=0.0),
     )
 
 
@@ -76,6 +77,7 @@ async def commit(files: JobStore, chunk: Chunk, attempt: int = 1) -> None:
         segment=piece.segment,
         units=[commit.record],
         stage_seconds=seconds,
+        look=look_record(piece.look),
     )
 
 

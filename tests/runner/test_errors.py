@@ -4,6 +4,7 @@ import pytest
 
 from videojob.api.reasons import Reason
 from videojob.media import DiskError, MediaError
+from videojob.runner.drifting import DriftedError
 from videojob.runner.errors import End, HandBackError, Outcome, outcome, restartable
 from videojob.runner.images import ImageRefusedError
 from videojob.runner.triton import TritonGoneError, TritonRefusedError
@@ -31,6 +32,7 @@ R, F, X = End.RETURNED, End.FAILED, End.FINAL
         (DiskError("It is full."), R, Reason.DISK_UNAVAILABLE, "Replica r: It is full.", False),
         (ImageRefusedError(Reason.IMAGE_INVALID, "No PNG."), X, Reason.IMAGE_INVALID, "No PNG.", False),
         (ImageRefusedError(Reason.IMAGE_NOT_FOUND, "Gone."), X, Reason.IMAGE_NOT_FOUND, "Gone.", False),
+        (DriftedError("Too far."), X, Reason.DRIFTED_TOO_FAR, "Too far.", False),
         (MediaError("No frames."), F, Reason.RUNNER_ERROR, "No frames.", False),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",

@@ -16,12 +16,14 @@ from tests.runner.fakes import Api, Time, fresh
 from tests.runner.test_serving import model
 from videojob.api import transitions
 from videojob.api.conditions import ConditionType, find
+from videojob.api.drift import DriftPolicy, DriftThresholds
 from videojob.api.meta import ObjectMeta
 from videojob.api.reasons import Reason
 from videojob.api.shots import Shot
 from videojob.api.videojob import Phase, VideoJob, VideoJobSpec, VideoJobStatus
 from videojob.runner.accounting import Checkpoints
 from videojob.runner.clock import Clock
+from videojob.runner.drifting import DriftedError
 from videojob.runner.errors import HandBackError
 from videojob.runner.judge import Judge
 from videojob.runner.metrics import RunnerMetrics
@@ -121,15 +123,16 @@ class Joined:
 class Making:
     """A video of two chunks in its second attempt, whose chunks the test makes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, policy: DriftPolicy = DriftPolicy.REPORT) -> None:
         self.time = Time()
         self.hold = self.time.hold()
-        job = assigned_job()
+        job = assigned_job(drift_policy=policy)
         job = job.model_copy(update={"status": job.status.model_copy(update={"attempts": 2})})
         owner = Owner("p", "r", 2)
         self.api = Api(wire(job))
         self.files = JobStore(Stored(folder).store, "team", "u-1")
-        metrics = RunnerMetrics(CollectorRegistry(), "p", "r")
+        self.registry = CollectorRegistry()
+        metrics = RunnerMetrics(self.registry, "p", "r")
         generation, stop = Generation(1), Stop()
         self.stop = stop
         status = StatusWriter(self.api.client, self.time.clock, metrics, job, owner, self.hold, generation, stop.lose)
@@ -144,7 +147,7 @@ class Making:
         self.video = Video(
             cast("Any", services),
             job,
-            SMALL,
+            SMALL.model_copy(update={"drift": DriftThresholds(colour=0.5)}),
             owner,
             self.files,
             status,
@@ -202,6 +205,43 @@ async def test_a_sequence_that_starts_again_joins_what_was_committed_and_nothing
         (0, 2, False),
         (1, 1, True),
     ]
+
+
+@pytest.mark.parametrize("policy", [DriftPolicy.REPORT, DriftPolicy.STOP])
+async def test_drift_is_on_the_status_and_in_the_metrics_of_every_job(tmp_path: Path, policy: DriftPolicy) -> None:
+    making = Making(tmp_path, policy)
+    await making.commit(made(0))
+    assert making.video._status.status.drift is None
+
+    await making.commit(made(1, shade=51))
+
+    drift = making.video._status.status.drift
+    assert drift is not None and drift.colour is not None
+    assert (drift.colour.value, drift.colour.shot, drift.colour.second) == (0.2, 0, round(2 / 12, 3))
+    labels = {"pool": "p", "replica": "r", "model": "tiny", "signal": "colour"}
+    assert making.registry.get_sample_value("videojob_runner_drift_count", labels) == 1
+    assert making.registry.get_sample_value("videojob_runner_drift_sum", labels) == 0.2
+
+
+async def test_a_job_that_drifts_too_far_stops_with_what_it_has(tmp_path: Path) -> None:
+    making = Making(tmp_path, DriftPolicy.STOP)
+    await making.commit(made(0))
+
+    with pytest.raises(DriftedError, match=r"In colour, shots\[0\] has drifted by 0.784 .* the model allows 0.5"):
+        await making.commit(made(1, shade=200))
+
+    assert len((await making.files.committed()).pieces) == 2
+    assert making.video._status.status.drift is not None
+
+
+async def test_an_attempt_that_finds_that_the_one_before_it_drifted_too_far_stops_as_well(tmp_path: Path) -> None:
+    """It was killed between the commit and the status."""
+    making = Making(tmp_path, DriftPolicy.STOP)
+    await commit(making.files, made(0), 1)
+    await commit(making.files, made(1, shade=200), 1)
+
+    with pytest.raises(DriftedError, match=r"by 0\.784"):
+        await making.video._run_sequence()
 
 
 async def test_the_checkpoint_counts_as_well_as_the_frames(making: Making) -> None:

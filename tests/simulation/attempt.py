@@ -164,6 +164,7 @@ class Attempt:
                 progress=progress,
                 timing=Timing(running_seconds=self._runner.clock.monotonic()),
                 cost=Cost(),
+                drift=None,
                 estimated_completion_time=None,
                 generation=self.generation,
             )

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     ADAPTER_NOT_FOUND = "AdapterNotFound"
     IMAGE_UNSUPPORTED = "ImageUnsupported"
     IMAGE_MISSING = "ImageMissing"
+    DRIFT_POLICY_UNSUPPORTED = "DriftPolicyUnsupported"
     PRECISION_UNSUPPORTED = "PrecisionUnsupported"
     INSUFFICIENT_MEMORY = "InsufficientMemory"
     WEIGHTS_CHANGED = "WeightsChanged"
@@ -49,6 +50,7 @@ class Reason(StrEnum):
     INVALID_REQUEST = "InvalidRequest"
     IMAGE_NOT_FOUND = "ImageNotFound"
     IMAGE_INVALID = "ImageInvalid"
+    DRIFTED_TOO_FAR = "DriftedTooFar"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     REPLICA_LOSS_LIMIT_EXCEEDED = "ReplicaLossLimitExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
@@ -173,6 +175,9 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType({
     Reason.IMAGE_MISSING: ReasonInfo(_WAITING, _OWNER, YES, NO, NO, NO, NO, NO, NO,
         "The model begins each shot with an image, or ends it with one, and a shot of the job has none.",
         "Create the job again with the image that the condition names: [images](run-a-job.md#images)"),
+    Reason.DRIFT_POLICY_UNSUPPORTED: ReasonInfo(_WAITING, _OWNER, YES, NO, NO, NO, NO, NO, NO,
+        "The job's `driftPolicy` is Stop, and its model has no thresholds.",
+        "Create the job again with another `driftPolicy`, or set `drift` of the model."),
     Reason.PRECISION_UNSUPPORTED: ReasonInfo(_WAITING | _POOL, _ADMIN, YES, NO, NO, NO, NO, NO, NO,
         "The model's precision does not run on the pool's accelerator: a cpu pool runs float32 models only.",
         "Use a float32 model, or a pool with an accelerator: `kubectl get videomodels,gpupools`"),
@@ -246,6 +251,10 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType({
     Reason.IMAGE_INVALID: ReasonInfo(_ENDED, _OWNER, YES, NO, YES, YES, NO, NO, NO,
         "An image is no PNG or JPEG, is damaged, or is too large; the message has which, and why.",
         "Create the job again with another image."),
+    Reason.DRIFTED_TOO_FAR: ReasonInfo(_ENDED, _OWNER, YES, NO, NO, YES, NO, NO, NO,
+        "A shot has gone further from its first frames than the model's `drift` allows, and `driftPolicy` is Stop; the "
+        "message has the signal, its value, the shot and the second.",
+        "Create the job again with another seed or shorter shots, or with `driftPolicy` Report."),
     Reason.BACKOFF_LIMIT_EXCEEDED: ReasonInfo(_ENDED, _OWNER, YES, NO, NO, YES, NO, NO, NO,
         "The job itself failed more often than `spec.backoffLimit`; the message has the last failure.",
         "Remove the cause, then create the job again."),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from videojob.api.conditions import Condition, ConditionType, find, set_condition
+from videojob.api.drift import DriftStatus
 from videojob.api.reasons import BACKS_OFF, OF_REPLICA, Reason, parse
 from videojob.api.videojob import (
     MAX_EARLIER_STORES,
@@ -103,6 +104,7 @@ def progressed(
     progress: Progress,
     timing: Timing,
     cost: Cost,
+    drift: DriftStatus | None,
     estimated_completion_time: datetime | None,
     generation: int,
 ) -> VideoJobStatus:
@@ -113,6 +115,7 @@ def progressed(
             "progress": progress,
             "timing": timing,
             "cost": cost,
+            "drift": drift,
             "estimated_completion_time": estimated_completion_time,
             "hand_backs": 0 if progress.chunks_done > before else status.hand_backs,
         }

@@ -11,6 +11,7 @@ from pydantic import Field
 from videojob import families
 from videojob.api import MANAGER
 from videojob.api.conditions import Condition
+from videojob.api.drift import DriftPolicy, DriftStatus, DriftThresholds
 from videojob.api.meta import ObjectMeta
 from videojob.api.names import (
     FPS,
@@ -143,6 +144,13 @@ class VideoJobSpec(Resource):
     ttl_seconds_after_finished: Annotated[
         int | None, Field(ge=0, description="Seconds after its end at which the job is deleted; never if omitted.")
     ] = None
+    drift_policy: Annotated[
+        DriftPolicy,
+        Field(
+            description="What happens once a shot has gone further from its first frames than drift of the model "
+            "allows: Report shows it, Stop ends the job as Failed."
+        ),
+    ] = DriftPolicy.REPORT
     managed_by: Annotated[
         ManagerName,
         Field(description=f"The controller that reconciles the job, as a domain-prefixed path, if not {MANAGER}."),
@@ -196,6 +204,9 @@ class Resolved(Resource):
     weights_digest: Annotated[
         str, Field(description="Of the weights that the job is made with; empty until a replica has read them.")
     ]
+    drift: Annotated[
+        DriftThresholds | None, Field(description="How far it may drift, as the model had it when the job began.")
+    ] = None
 
     @property
     def video(self) -> Video:
@@ -356,6 +367,7 @@ class VideoJobStatus(Resource):
     progress: Progress | None = None
     timing: Timing | None = None
     cost: Cost | None = None
+    drift: DriftStatus | None = None
     playlist_uri: Annotated[
         str | None,
         Field(

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from videojob import families
+from videojob.api.drift import DriftThresholds
 from videojob.api.meta import ObjectMeta
 from videojob.api.names import FPS, MAX_ADAPTERS, MAX_FPS, MAX_SECONDS, AdapterName, Folder, Side, Steps
 from videojob.api.schema import MAP_BY_NAME, Resource, immutable_but, rules
@@ -212,11 +213,11 @@ class Estimate(Resource):
     ] = 10
 
 
-MUTABLE = ("limits", "defaults", "estimate")
+MUTABLE = ("limits", "defaults", "estimate", "drift")
 
 
 class VideoModelSpec(Resource):
-    """A model. All but limits, defaults and estimate is immutable, because running jobs depend on it."""
+    """A model. All but limits, defaults, estimate and drift is immutable, because running jobs depend on it."""
 
     family: Annotated[FamilyName, Field(description="The diffusers family.")]
     source: Source
@@ -260,6 +261,14 @@ class VideoModelSpec(Resource):
     limits: Limits = Limits()
     defaults: Defaults = Defaults()
     estimate: Estimate = Estimate()
+    drift: Annotated[
+        DriftThresholds | None,
+        Field(
+            json_schema_extra={"minProperties": 1},
+            description="How far a video may go from the first frames of each shot before driftPolicy of its job "
+            "counts. A job keeps those that it has begun with.",
+        ),
+    ] = None
 
     @property
     def accelerated(self) -> set[Precision]:

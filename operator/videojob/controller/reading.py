@@ -74,6 +74,7 @@ def slim(found: VideoJob, seed: int, status: bytes) -> Job:
         steps=spec.steps,
         guidance_scale=spec.guidance_scale,
         adapters=spec.adapters,
+        drift_policy=spec.drift_policy,
         priority=spec.priority,
         suspend=spec.suspend,
         cancel=spec.cancel,

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from videojob.api import FINALIZER
+from videojob.api.drift import DriftPolicy
 from videojob.api.replica import ReplicaReport
 from videojob.api.videojob import Assignment, EarlierStore, Phase, Resolved
 from videojob.families import Memory
@@ -65,6 +66,7 @@ class Job:
     steps: int | None = None
     guidance_scale: float | None = None
     adapters: tuple[str, ...] = ()
+    drift_policy: DriftPolicy = DriftPolicy.REPORT
     priority: int = 0
     suspend: bool = False
     cancel: bool = False

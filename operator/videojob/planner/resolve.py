@@ -1,5 +1,6 @@
 """What is made for a job, with every default filled in."""
 
+from videojob.api.drift import DriftPolicy
 from videojob.api.gpupool import GPUPool
 from videojob.api.reasons import Reason
 from videojob.api.shots import ResolvedShot
@@ -30,6 +31,7 @@ def resolve(job: Job, model: VideoModel, weights_digest: str) -> Resolved:
         model_uid=model.metadata.uid,
         model_generation=model.metadata.generation,
         weights_digest=weights_digest,
+        drift=model.spec.drift,
     )
 
 
@@ -55,8 +57,13 @@ def store_uri(job: Job, pool: GPUPool) -> str:
 
 def refusal(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
     """What the model cannot do or does not allow, as reason and sentence."""
-    wrong = _unknown_adapters(job, model) or _beyond_memories(job, model) or _images(job, model)
-    return wrong or _beyond_limits(job, model)
+    return (
+        _unknown_adapters(job, model)
+        or _beyond_memories(job, model)
+        or _images(job, model)
+        or _unjudged_drift(job, model)
+        or _beyond_limits(job, model)
+    )
 
 
 def _unknown_adapters(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
@@ -101,6 +108,16 @@ def _images(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
                     f"VideoModel {model.metadata.name} needs {name} of each shot. Create the job again with {field}.",
                 )
     return None
+
+
+def _unjudged_drift(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
+    if job.drift_policy is DriftPolicy.REPORT or model.spec.drift is not None:
+        return None
+    return (
+        Reason.DRIFT_POLICY_UNSUPPORTED,
+        f"driftPolicy is {job.drift_policy}, and VideoModel {model.metadata.name} has no drift to judge by: set its "
+        "thresholds. Or create the job again with another driftPolicy.",
+    )
 
 
 def _beyond_limits(job: Job, model: VideoModel) -> tuple[Reason, str] | None:

@@ -5,6 +5,7 @@ from enum import Enum, auto
 
 from videojob.api.reasons import OF_REPLICA, REASONS, Reason, of_chunk_error
 from videojob.media import DiskError, MediaError
+from videojob.runner.drifting import DriftedError
 from videojob.runner.images import ImageRefusedError
 from videojob.runner.triton import TritonGoneError, TritonRefusedError
 from videojob.store import CorruptObject, StoreError
@@ -53,6 +54,7 @@ _ENDS = (
     # Where the job itself is the cause, the replica still serves others.
     (TritonGoneError, End.RETURNED, Reason.TRITON_UNAVAILABLE),
     (TritonRefusedError, End.RETURNED, Reason.TRITON_UNAVAILABLE),
+    (DriftedError, End.FINAL, Reason.DRIFTED_TOO_FAR),
     (CorruptObject, End.FAILED, Reason.STORE_CORRUPT),
     (StoreError, End.RETURNED, Reason.STORE_UNAVAILABLE),
     (DiskError, End.RETURNED, Reason.DISK_UNAVAILABLE),

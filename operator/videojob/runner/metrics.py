@@ -1,11 +1,13 @@
 """What dashboards see of a runner. Labels are pool, replica, model and a stage: never a job, a user or a prompt."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from videojob import __version__
 from videojob.api.videojob import Timing
+from videojob.media import Drift
 
 LABELS = ("pool", "replica", "model")
 LOAD_SECONDS = (1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0)
@@ -70,6 +72,13 @@ class RunnerMetrics:
             LABELS,
             registry=registry,
             buckets=SECONDS,
+        )
+        self._drift = Histogram(
+            "videojob_runner_drift",
+            "How far a chunk has drifted from the first frames of its shot, by signal: from 0, the same, to 1.",
+            (*LABELS, "signal"),
+            registry=registry,
+            buckets=(0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
         )
         self._chunks = Counter(
             "videojob_runner_chunks_total", "Chunks committed to the store.", LABELS, registry=registry
@@ -175,6 +184,12 @@ class RunnerMetrics:
         self._chunks.labels(*self._place, model).inc()
         if gap_seconds is not None:
             self._chunk_gap.labels(*self._place, model).observe(gap_seconds)
+
+    def drifted(self, model: str, drift: Drift) -> None:
+        """A chunk is in the store, so far from its shot's first."""
+        for signal, value in asdict(drift).items():
+            if value is not None:
+                self._drift.labels(*self._place, model, signal).observe(value)
 
     def first_frame(self, model: str, seconds: float) -> None:
         """A job's first frames are in the store."""

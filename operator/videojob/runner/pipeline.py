@@ -10,10 +10,14 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
 
 from videojob.api.videojob import StageSeconds
 from videojob.families import Piece, Unit
-from videojob.media import encode_segment
+from videojob.media import Look, encode_segment, look
 from videojob.runner.accounting import Span, hidden_decode
 from videojob.runner.buffers import Buffer, FrameBuffers
 from videojob.runner.clock import Clock
@@ -228,7 +232,7 @@ class Pipeline:
                 )
             frames = buffer.frames(shape) if buffer.region else answer.array(contract.FRAMES)
             started = self._clock.monotonic()
-            segment = await asyncio.to_thread(encode_segment, frames, self._recipe.fps, piece.frames.start)
+            segment, looks = await asyncio.to_thread(_encoded, frames, self._recipe.fps, piece.frames.start)
             mux = self._clock.monotonic() - started
             flow.free.put_nowait(buffer)
             spans.append(Span(answer.arrived - answer.seconds, answer.arrived))
@@ -242,7 +246,9 @@ class Pipeline:
                 if (kept := flow.kept.get(index)) is not None:
                     await kept.wait()
             seconds = StageSeconds(vae_decode=answer.seconds, mux=mux)
-            await self._keep_piece(MadePiece(piece.index, piece.units, len(piece.frames), segment, seconds, hidden))
+            await self._keep_piece(
+                MadePiece(piece.index, piece.units, len(piece.frames), segment, looks, seconds, hidden)
+            )
 
     def _is_last(self, piece: Piece) -> bool:
         """Whether no other piece comes from its unit."""
@@ -287,6 +293,11 @@ class Pipeline:
         for ended in await _cancelled(units, pieces, *partial):
             if ended is not error:
                 log.warning("What was finished was not kept: %s", ended)
+
+
+def _encoded(frames: NDArray[np.uint8], fps: Fraction, first_frame: int) -> tuple[bytes, Look]:
+    """The segment of a piece, and what its frames `[F, H, W, 3]` look like. Raises ValueError, MediaError."""
+    return encode_segment(frames, fps, first_frame), look(frames)
 
 
 async def _has_room(flow: _Flow, stop: Stop, workers: asyncio.Task[None]) -> bool:

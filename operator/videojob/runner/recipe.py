@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from videojob.api.videojob import Resolved, StageSeconds, VideoJob
 from videojob.families import Piece, Plan
+from videojob.media import Look
 from videojob.runner.triton import Answer
 from videojob.store import Partial
 from videojob.triton import contract
@@ -118,6 +119,7 @@ class MadePiece:
     """That its frames come from."""
     frames: int
     segment: bytes
+    look: Look
     seconds: StageSeconds
     hidden_decode: float
     """Seconds for which what came before was decoded while its unit was denoised."""

@@ -1,7 +1,6 @@
 """The making of one video in one attempt: from the last commit to the record of the output."""
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,9 @@ from videojob.api.reasons import Reason
 from videojob.api.videojob import Cost, OutputStatus, Resolved, StageSeconds, Timing, VideoJob
 from videojob.families import Plan
 from videojob.runner.accounting import Account, Spent, add_stages, estimated_completion, unit_seconds
+from videojob.runner.adopting import Adopting
 from videojob.runner.delivery import Delivery, delivery, output_status
+from videojob.runner.drifting import Drifting, look_record
 from videojob.runner.errors import HandBackError, restartable
 from videojob.runner.events import Events
 from videojob.runner.hold import Standing
@@ -27,12 +28,11 @@ from videojob.runner.playlist import layout_record
 from videojob.runner.recipe import MadePiece, MadeUnit, Recipe, Resume, correlation_id, settings_of
 from videojob.runner.served import Served
 from videojob.runner.services import Services
-from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
+from videojob.runner.status import Generation, Owner, StatusWriter
 from videojob.runner.stop import Stop
 from videojob.runner.triton import TritonGoneError
 from videojob.runner.viewing import Viewing
-from videojob.store import Entry, JobClosed, JobStore, OutputRecord, PieceRecord, StoredObject, StoreError, UnitRecord
-from videojob.triton import contract
+from videojob.store import Entry, JobClosed, JobStore, OutputRecord, PieceRecord, StoreError, UnitRecord
 from videojob.triton.contract import ChunkError, StageGoneError
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,9 @@ class Video:
         self._spent = Spent(began, last_commit=began, viewing=Viewing.of(self._account.timing))
         self._settings = settings_of(job, resolved)
         self._images = Images(files, job.spec.shots, owner.attempt, resolved.width, resolved.height)
+        self._adopting = Adopting(owner, services.permission, status)
         self._partials = Partials(files, owner.attempt, services.permission, self._settings)
+        self._drifting = Drifting(resolved, job.spec.drift_policy)
         self._runs = 0
         """Of the sequence in this attempt."""
         self._units: list[UnitRecord] = []
@@ -196,9 +198,13 @@ class Video:
         self._units, self._pieces = [*committed.units], [*committed.pieces]
         records: list[Entry] = [*self._units, *self._pieces]
         if records:
-            await self._check_attempt(max(records, key=lambda record: record.attempt))
+            await self._adopting.check(max(records, key=lambda record: record.attempt))
         for record in self._pieces[self._output.pieces :]:
             self._output.add(record)
+        self._drifting = Drifting(self._resolved, self._job.spec.drift_policy)
+        for record in self._pieces:
+            self._drifting.see(record)
+        self._drifting.check()
         if len(self._pieces) >= self._resolved.chunks:
             return
         served = await self._served()
@@ -274,7 +280,7 @@ class Video:
             stage_seconds=made.seconds.model_dump(),
         )
         if commit.adopted:
-            await self._adopt(commit.record, commit.record.checkpoint, made.checkpoint)
+            await self._adopting.adopt(commit.record, commit.record.checkpoint, made.checkpoint)
         self._units.append(commit.record)
         self._saved(made.seconds, started)
         await self._partials.committed(made.index)
@@ -287,7 +293,10 @@ class Video:
         await self._partials.keep(plan, self._units, self._resolved.weights_digest, made)
 
     async def _keep_piece(self, made: MadePiece) -> None:
-        """Put a piece into the store, and show the progress. Raises StoreError, JobLostError, ChunkError."""
+        """Put a piece into the store, and show the progress.
+
+        Raises StoreError, JobLostError, ChunkError, DriftedError.
+        """
         self._status.check()
         started = self._clock.monotonic()
         commit = await self._files.commit_piece(
@@ -298,9 +307,10 @@ class Video:
             units=[self._units[unit] for unit in made.units],
             stage_seconds=made.seconds.model_dump(),
             layout_record=layout_record(made.segment),
+            look=look_record(made.look),
         )
         if commit.adopted:
-            await self._adopt(commit.record, commit.record.segment, made.segment)
+            await self._adopting.adopt(commit.record, commit.record.segment, made.segment)
         ready = float(self._frames_ready / self._resolved.rate)
         self._spent.viewing = self._spent.viewing.after(self._account.since(self._clock.now()), ready)
         self._pieces.append(commit.record)
@@ -308,11 +318,14 @@ class Video:
         self._output.add(commit.record, made.segment)
         ended = self._saved(made.seconds, started)
         gap = ended - self._spent.last_commit
+        if (drift := self._drifting.see(commit.record)) is not None:
+            self._services.metrics.drifted(self._model, drift)
         self._services.metrics.overlap(self._model, made.hidden_decode)
         self._services.metrics.chunk(self._model, gap if self._spent.gaps else None)
         self._spent.gaps.append(gap)
         self._spent.last_commit = ended
         self._show(len(self._pieces), self._frames_ready)
+        self._drifting.check()
 
     def _saved(self, seconds: StageSeconds, started: float) -> float:
         """Count what was put into the store since `started`; when that was."""
@@ -321,28 +334,6 @@ class Video:
         self._services.checkpoints.saved(correlation_id(self._job), ended)
         self.progressed = True
         return ended
-
-    async def _adopt(self, record: Entry, theirs: StoredObject, mine: bytes) -> None:
-        """It was committed before: by an attempt before this one, by one after it, or by a write of our own.
-
-        A write of our own is one whose answer was lost. Whoever it was, the job goes on only from what is in the store.
-        """
-        await self._check_attempt(record)
-        if theirs.sha256 != hashlib.sha256(mine).hexdigest():
-            raise ChunkError(
-                contract.ErrorCode.OUT_OF_SEQUENCE,
-                f"{theirs.key} was committed before with other bytes; the job goes on from those.",
-            )
-
-    async def _check_attempt(self, record: Entry) -> None:
-        """Raises JobLostError where a later attempt has the job.
-
-        Cut off, its record is proof enough. Else the API server knows better: it may be an older one, from a backup.
-        """
-        if record.attempt <= self._owner.attempt:
-            return
-        if self._services.permission.standing is Standing.CUT_OFF or not await self._status.owned():
-            raise JobLostError(f"attempt {record.attempt} goes on with it")
 
     async def _commit_output(self) -> OutputRecord:
         """Put the video into the store."""
@@ -393,6 +384,7 @@ class Video:
                 progress=progress_of(self._resolved, chunks_done, frames_ready),
                 timing=timing,
                 cost=self._account.cost_after(spent.stages, frames_ready),
+                drift=self._drifting.status or status.drift,
                 estimated_completion_time=estimated_completion(spent.gaps, remaining, now),
                 generation=self._generation.newest,
             )

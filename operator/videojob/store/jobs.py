@@ -57,6 +57,7 @@ from videojob.store.records import (
     EntryT,
     ImageRecord,
     LayoutRecord,
+    LookRecord,
     OutputRecord,
     PieceRecord,
     Record,
@@ -147,6 +148,7 @@ class JobStore:
         units: Iterable[UnitRecord],
         stage_seconds: dict[str, float],
         layout_record: LayoutRecord | None = None,
+        look: LookRecord | None = None,
     ) -> Commit[PieceRecord]:
         """Finish a piece, all of whose units are. As `commit_unit`; CorruptObject where it was made of others.
 
@@ -158,6 +160,7 @@ class JobStore:
             units: Those that its frames come from.
             stage_seconds: Seconds by stage.
             layout_record: What is where in the segment; without it, a playlist reads it for that.
+            look: What its frames look like; without it, nobody sees them drift.
         """
         after = await self._opened(attempt)
         record = PieceRecord(
@@ -166,6 +169,7 @@ class JobStore:
             frames=frames,
             segment=await self._folder.put(layout.object_name(attempt, index), ".mp4", segment),
             layout=layout_record,
+            look=look,
             units={unit.index: unit.checkpoint.sha256 for unit in units},
             stage_seconds=stage_seconds,
         )

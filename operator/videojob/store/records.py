@@ -16,6 +16,7 @@ Key = Annotated[
 ]
 Sha256 = Annotated[str, StringConstraints(pattern=re.compile(r"^[0-9a-f]{64}$"))]
 Count = Annotated[int, Field(ge=0)]
+Level = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Immutable(BaseModel):
@@ -80,6 +81,20 @@ class LayoutRecord(_Immutable):
     fragments: Annotated[tuple[FragmentRecord, ...], Field(min_length=1)]
 
 
+class LookRecord(_Immutable):
+    """What a piece's frames look like: see `Look` of `videojob.media`. Of 8-bit values, 255 is 1."""
+
+    colour: tuple[Level, Level, Level]
+    """The mean of red, green and blue."""
+    chroma: Level
+    contrast: Level
+    sharpness: Annotated[float, Field(ge=0, le=8)]
+    motion: Level | None
+    """None of a single frame."""
+    small: Annotated[str, StringConstraints(pattern=re.compile(r"^[0-9a-f]{384}$"))]
+    """A picture of 8 x 8 pixels, `[3, 8, 8]` uint8: hexadecimal."""
+
+
 class PieceRecord(Entry):
     """A finished piece of the video."""
 
@@ -87,6 +102,8 @@ class PieceRecord(Entry):
     segment: StoredObject
     layout: LayoutRecord | None = None
     """Of the segment; earlier versions of this software did not write it down."""
+    look: LookRecord | None = None
+    """Of its frames; likewise."""
     units: Annotated[dict[Count, Sha256], Field(min_length=1)]
     """The units that its frames come from, by index: the sha256 of the checkpoint of each."""
 
