@@ -45,7 +45,7 @@ FULL: Json = {
 
 
 BAD_JOBS = [
-    ("driftPolicy", "Ignore", 'supported values: "Report", "Stop"'),
+    ("driftPolicy", "Ignore", 'supported values: "Report", "Refresh", "Stop"'),
     ("shots", None, "spec.shots: Required value"),
     ("shots", [], "should have at least 1 items"),
     ("shots", [GOOD["shots"][0]] * 65, "must have at most 64 item"),
@@ -264,7 +264,7 @@ CHANGED: Json = {
     "adapters": ["watercolour"],
     "backoffLimit": 2,
     "activeDeadlineSeconds": 61,
-    "driftPolicy": "Report",
+    "driftPolicy": "Refresh",
     "managedBy": "example.com/third",
     "output": {"deletionPolicy": "Retain"},
 }

@@ -1,5 +1,6 @@
 """Plans of several shots: where each begins and ends, and what it remembers."""
 
+from dataclasses import replace
 from itertools import pairwise
 from math import ceil
 
@@ -190,3 +191,66 @@ def test_a_plan_knows_its_items_without_counting_up_to_them(case: tuple[CausalCh
     for number, shot in enumerate(plan.shots):
         assert plan.units[shot.units[-1]].shot == number
         assert plan.pieces[shot.pieces[0]].units == (shot.units[0],)
+
+
+@st.composite
+def refreshed(draw: st.DrawFn) -> tuple[Family, Chunking, Video, tuple[int, ...]]:
+    """A video, and units that are none the first of its shot."""
+    family = draw(causal | histories)
+    chunking, video = draw(chunkings), draw(videos(family))
+    plan = family.plan(chunking, video)
+    first = {shot.units.start for shot in plan.shots}
+    later = [index for index in range(len(plan.units)) if index not in first]
+    chosen = draw(st.lists(st.sampled_from(later), unique=True, max_size=4)) if later else []
+    return family, chunking, video, tuple(sorted(chosen))
+
+
+@given(refreshed())
+def test_a_refresh_moves_nothing(case: tuple[Family, Chunking, Video, tuple[int, ...]]) -> None:
+    """Only what is remembered changes: of what was settled before it, nothing."""
+    family, chunking, video, refreshes = case
+    before, after = family.plan(chunking, video), family.plan(chunking, replace(video, refreshes=refreshes))
+    assert (list(after.shots), list(after.pieces)) == (list(before.shots), list(before.pieces))
+    for old, new in zip(before.units, after.units, strict=True):
+        assert replace(new, needs=old.needs, history=old.history) == old
+        assert {*new.needs} <= {*old.needs} and new.history <= old.history
+        if not refreshes or new.index < refreshes[0]:
+            assert new == old
+
+
+@given(refreshed())
+def test_a_unit_that_is_refreshed_remembers_what_a_refreshed_shot_does(
+    case: tuple[Family, Chunking, Video, tuple[int, ...]],
+) -> None:
+    """The beginning of its stream alone. What comes after it remembers nothing more of what was before it."""
+    family, chunking, video, refreshes = case
+    plan = family.plan(chunking, replace(video, refreshes=refreshes))
+    for index in refreshes:
+        unit = plan.units[index]
+        assert unit.history == 0
+        assert [*unit.needs] == [*range(min(unit.needs, default=0), min(unit.needs, default=0) + len(unit.needs))]
+        for later in plan.units[index + 1 :]:
+            if later.begins_anew and later.needs == ():
+                break
+            assert {each for each in later.needs if each < index} <= {*unit.needs}
+
+
+@given(refreshed())
+def test_a_stage_has_what_a_refreshed_video_needs(case: tuple[Family, Chunking, Video, tuple[int, ...]]) -> None:
+    family, chunking, video, refreshes = case
+    for before, after in pairwise(family.plan(chunking, replace(video, refreshes=refreshes)).units):
+        assert {*after.needs} <= {*before.needs, before.index}
+
+
+@pytest.mark.parametrize(
+    ("refreshes", "needs"),
+    [
+        pytest.param((), [(0, 2, 3), (0, 3, 4), (0, 4, 5), (0, 5, 6)], id="never: sink and window go on"),
+        pytest.param((5,), [(0, 2, 3), (0,), (0, 5), (0, 5, 6)], id="once: the sink, and a window that fills anew"),
+        pytest.param((4, 6), [(0,), (0, 4), (0,), (0, 6)], id="and once more"),
+    ],
+)
+def test_what_a_shot_remembers_that_is_refreshed(refreshes: tuple[int, ...], needs: list[tuple[int, ...]]) -> None:
+    video = Video((Shot(90),), 16, steps=4, refreshes=refreshes)
+    units = FAMILIES[FamilyName.ANYFLOW_FAR].plan(CHUNKING, video).units
+    assert [unit.needs for unit in units[4:8]] == needs

@@ -137,6 +137,9 @@ MOTION = DriftThresholds(motion=0.5)
     [
         (DriftPolicy.REPORT, FamilyName.WAN, None, None),
         (DriftPolicy.STOP, FamilyName.WAN, MOTION, None),
+        (DriftPolicy.REFRESH, FamilyName.ANYFLOW_FAR, MOTION, None),
+        (DriftPolicy.REFRESH, FamilyName.ANYFLOW_FAR, None, "VideoModel tiny has no drift to judge by"),
+        (DriftPolicy.REFRESH, FamilyName.WAN, MOTION, "models of the family Wan keep nothing of the beginning"),
         (
             DriftPolicy.STOP,
             FamilyName.ANYFLOW_FAR,

@@ -13,7 +13,7 @@ from videojob.api.videojob import Resolved
 from videojob.families import Memory
 from videojob.media import Look, look
 from videojob.runner.drifting import DriftedError, Drifting, Reference, look_of, look_record, passed
-from videojob.store import PieceRecord, StoredObject
+from videojob.store import PieceRecord, StoredObject, UnitRecord
 
 PICTURE = moving_picture(4)
 SEGMENT = StoredObject(key="attempts/1/0.mp4", sha256="0" * 64, size_bytes=1)
@@ -112,12 +112,18 @@ def test_pieces_of_an_earlier_version_are_not_judged() -> None:
 
 def test_an_attempt_that_goes_on_has_seen_what_those_before_it_have() -> None:
     log = records([PICTURE, shade(PICTURE, 60), PICTURE, PICTURE[[0] * 4]])
-    whole, resumed = Drifting(video(4), DriftPolicy.REPORT), Drifting(video(4), DriftPolicy.REPORT)
+    whole = Drifting(video(4), DriftPolicy.REPORT)
     for record in log:
         whole.see(record)
-    for record in [PieceRecord.model_validate_json(each.model_dump_json()) for each in log]:
-        resumed.see(record)
-    assert resumed.status == whole.status is not None
+    whole.refreshes = 1
+    units = [
+        UnitRecord(index=index, attempt=1, stage_seconds={}, checkpoint=SEGMENT, refreshed=index == 2)
+        for index in range(4)
+    ]
+    stored = [PieceRecord.model_validate_json(each.model_dump_json()) for each in log]
+    resumed = Drifting.going_on(video(4), DriftPolicy.REPORT, units, stored)
+    assert resumed.status == whole.status
+    assert resumed.status is not None and resumed.status.refreshes == 1
 
 
 @pytest.mark.parametrize(
@@ -151,8 +157,9 @@ def test_what_is_not_judged_passes_nothing() -> None:
 ALL = DriftThresholds(colour=0.1, contrast=0.1, sharpness=0.1, motion=0.5, dissimilarity=0.4)
 
 
-def test_what_is_only_reported_stops_nothing() -> None:
-    seen(video(2, drift=ALL), PICTURE, shade(PICTURE, 90)).check()
+@pytest.mark.parametrize("policy", [DriftPolicy.REPORT, DriftPolicy.REFRESH])
+def test_only_one_policy_stops(policy: DriftPolicy) -> None:
+    seen(video(2, drift=ALL), PICTURE, shade(PICTURE, 90), policy=policy).check()
 
 
 def test_one_that_stops_says_where_and_why() -> None:

@@ -25,6 +25,7 @@ from videojob.runner.accounting import Checkpoints
 from videojob.runner.clock import Clock
 from videojob.runner.drifting import DriftedError
 from videojob.runner.errors import HandBackError
+from videojob.runner.events import Events
 from videojob.runner.judge import Judge
 from videojob.runner.metrics import RunnerMetrics
 from videojob.runner.status import Generation, JobLostError, Owner, StatusWriter
@@ -152,7 +153,7 @@ class Making:
             self.files,
             status,
             generation,
-            cast("Any", None),
+            Events(self.api.client, self.time.clock, job, "r", self.hold),
             stop,
             lambda: None,
         )
@@ -221,6 +222,21 @@ async def test_drift_is_on_the_status_and_in_the_metrics_of_every_job(tmp_path: 
     labels = {"pool": "p", "replica": "r", "model": "tiny", "signal": "colour"}
     assert making.registry.get_sample_value("videojob_runner_drift_count", labels) == 1
     assert making.registry.get_sample_value("videojob_runner_drift_sum", labels) == 0.2
+
+
+async def test_a_unit_that_was_refreshed_is_one_in_the_log_and_for_people(making: Making) -> None:
+    first, second = made(0), made(1)
+    await making.commit(first)
+    await making.commit(replace(second, unit=replace(second.unit, drifted="motion by 0.900")))
+
+    assert [unit.refreshed for unit in (await making.files.committed()).units] == [False, True]
+    drift = making.video._status.status.drift
+    assert drift is not None and drift.refreshes == 1
+    (event,) = making.api.events
+    assert (event["type"], event["reason"]) == ("Normal", "Refreshed")
+    assert event["message"] == "Unit 1 goes on without the recent past, which has drifted: in motion by 0.900."
+    labels = {"pool": "p", "replica": "r", "model": "tiny"}
+    assert making.registry.get_sample_value("videojob_runner_refreshes_total", labels) == 1
 
 
 async def test_a_job_that_drifts_too_far_stops_with_what_it_has(tmp_path: Path) -> None:

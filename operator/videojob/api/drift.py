@@ -15,6 +15,8 @@ class DriftPolicy(StrEnum):
 
     REPORT = "Report"
     """Nothing: it is on the status and in the metrics."""
+    REFRESH = "Refresh"
+    """The shot goes on from what is kept of the beginning, without the recent past."""
     STOP = "Stop"
     """The job ends as Failed."""
 
@@ -43,13 +45,14 @@ class DriftPeak(Resource):
 
 
 class DriftStatus(Resource):
-    """The furthest that each signal has gone in any shot."""
+    """The furthest that each signal has gone in any shot, and how often the memory was refreshed because of that."""
 
     colour: DriftPeak | None = None
     contrast: DriftPeak | None = None
     sharpness: DriftPeak | None = None
     motion: DriftPeak | None = None
     dissimilarity: DriftPeak | None = None
+    refreshes: Annotated[int, Field(ge=0, description="Times that a shot went on without its recent past.")] = 0
 
 
 SIGNALS = tuple(DriftThresholds.model_fields)

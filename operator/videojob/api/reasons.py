@@ -176,7 +176,8 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType({
         "The model begins each shot with an image, or ends it with one, and a shot of the job has none.",
         "Create the job again with the image that the condition names: [images](run-a-job.md#images)"),
     Reason.DRIFT_POLICY_UNSUPPORTED: ReasonInfo(_WAITING, _OWNER, YES, NO, NO, NO, NO, NO, NO,
-        "The job's `driftPolicy` is Stop, and its model has no thresholds.",
+        "The job's `driftPolicy` is Refresh or Stop, and its model has no thresholds; or Refresh, and the model's "
+        "family keeps nothing of the beginning.",
         "Create the job again with another `driftPolicy`, or set `drift` of the model."),
     Reason.PRECISION_UNSUPPORTED: ReasonInfo(_WAITING | _POOL, _ADMIN, YES, NO, NO, NO, NO, NO, NO,
         "The model's precision does not run on the pool's accelerator: a cpu pool runs float32 models only.",
@@ -254,7 +255,7 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType({
     Reason.DRIFTED_TOO_FAR: ReasonInfo(_ENDED, _OWNER, YES, NO, NO, YES, NO, NO, NO,
         "A shot has gone further from its first frames than the model's `drift` allows, and `driftPolicy` is Stop; the "
         "message has the signal, its value, the shot and the second.",
-        "Create the job again with another seed or shorter shots, or with `driftPolicy` Report."),
+        "Create the job again with another seed or shorter shots, or with `driftPolicy` Refresh or Report."),
     Reason.BACKOFF_LIMIT_EXCEEDED: ReasonInfo(_ENDED, _OWNER, YES, NO, NO, YES, NO, NO, NO,
         "The job itself failed more often than `spec.backoffLimit`; the message has the last failure.",
         "Remove the cause, then create the job again."),

@@ -148,7 +148,7 @@ class VideoJobSpec(Resource):
         DriftPolicy,
         Field(
             description="What happens once a shot has gone further from its first frames than drift of the model "
-            "allows: Report shows it, Stop ends the job as Failed."
+            "allows: Report shows it, Refresh goes on without the recent past, Stop ends the job as Failed."
         ),
     ] = DriftPolicy.REPORT
     managed_by: Annotated[

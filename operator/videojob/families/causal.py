@@ -10,7 +10,7 @@ from itertools import takewhile
 
 from videojob.families.cuts import LONGEST_PIECE, frames_of, latents_for, part, parts_for, pieces
 from videojob.families.plan import Chunking, Computed, Memory, Piece, Plan, Unit, Video
-from videojob.families.streams import Before, Length, place_shots, shot_of_piece, shot_of_unit
+from videojob.families.streams import Before, Length, place_shots, recent, shot_of_piece, shot_of_unit
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,13 @@ class _Cutter:
         shot = self._shots[number]
         place, frames = index - shot.stream, self._frames(index - shot.stream)
         shift = shot.frames.start - self._frames(shot.place).start
+        window = recent(shot, index, self._video.refreshes) - shot.stream
         return Unit(
             index=index,
             shot=number,
             steps=self._video.steps,
             latents=self._latents(place),
-            needs=tuple(shot.stream + each for each in self._memory(place, shot.recent - shot.stream)),
+            needs=tuple(shot.stream + each for each in self._memory(place, window)),
             decode=tuple(shot.stream + each for each in self._tail(place)),
             frames=range(frames.start + shift, frames.stop + shift),
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from videojob.families.cuts import LONGEST_PIECE, frames_of, pieces
 from videojob.families.plan import Chunking, Computed, Memory, Piece, Plan, Unit, Video
-from videojob.families.streams import Before, Length, place_shots, shot_of_piece, shot_of_unit
+from videojob.families.streams import Before, Length, place_shots, recent, shot_of_piece, shot_of_unit
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class _Cutter:
     def _unit(self, index: int) -> Unit:
         number = shot_of_unit(self._shots, index)
         shot = self._shots[number]
-        history = min(self._family.history, (index - shot.recent) * self._family.latents)
+        since = index - recent(shot, index, self._video.refreshes)
+        history = min(self._family.history, since * self._family.latents)
         first = index - -(-history // self._family.latents)
         start = shot.frames.start + (index - shot.units.start) * self._family.frames
         return Unit(

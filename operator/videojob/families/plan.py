@@ -70,6 +70,8 @@ class Video:
     """Frames per second, exactly."""
     steps: int
     """Denoising steps of each unit."""
+    refreshes: tuple[int, ...] = ()
+    """Units that begin a recent past of their own, in order, none the first of its shot: for families with REFRESH."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,11 @@ class Plan:
     shots: Sequence[ShotPlan]
     units: Sequence[Unit]
     pieces: Sequence[Piece]
+
+    def ends_unit(self, piece: Piece) -> bool:
+        """Whether no later piece comes from its last unit."""
+        following = self.pieces[piece.index + 1 : piece.index + 2]
+        return not following or following[0].units[-1] != piece.units[-1]
 
 
 class Computed(Sequence[T], Generic[T]):

@@ -71,6 +71,12 @@ def place_shots(video: Video, measure: Measure) -> Sequence[StreamShot]:
     return shots
 
 
+def recent(shot: StreamShot, unit: int, refreshes: Sequence[int]) -> int:
+    """The first unit that the recent past of this unit of the shot may hold, in a video refreshed at those."""
+    before = bisect_right(refreshes, unit)
+    return max(shot.recent, refreshes[before - 1]) if before else shot.recent
+
+
 def shot_of_unit(shots: Sequence[ShotPlan], unit: int) -> int:
     """The number of the shot that has this unit."""
     return bisect_right(shots, unit, key=lambda shot: shot.units.start) - 1

@@ -111,12 +111,18 @@ def _images(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
 
 
 def _unjudged_drift(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
-    if job.drift_policy is DriftPolicy.REPORT or model.spec.drift is not None:
+    policy = job.drift_policy
+    if policy is DriftPolicy.REPORT:
+        return None
+    if policy is DriftPolicy.REFRESH and Memory.REFRESH not in model.spec.memories:
+        lack = f"and models of the family {model.spec.family} keep nothing of the beginning to go on from"
+    elif model.spec.drift is None:
+        lack = f"and VideoModel {model.metadata.name} has no drift to judge by: set its thresholds"
+    else:
         return None
     return (
         Reason.DRIFT_POLICY_UNSUPPORTED,
-        f"driftPolicy is {job.drift_policy}, and VideoModel {model.metadata.name} has no drift to judge by: set its "
-        "thresholds. Or create the job again with another driftPolicy.",
+        f"driftPolicy is {policy}, {lack}. Or create the job again with another driftPolicy.",
     )
 
 

@@ -5,13 +5,14 @@ software has made has no look in its record: it is not judged, and nothing is ju
 """
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import accumulate
 
 from videojob.api.drift import SIGNALS, DriftPeak, DriftPolicy, DriftStatus, DriftThresholds
 from videojob.api.videojob import Resolved
 from videojob.media import Drift, Look, drift
-from videojob.store import LookRecord, PieceRecord
+from videojob.store import LookRecord, PieceRecord, UnitRecord
 
 
 class DriftedError(Exception):
@@ -63,10 +64,23 @@ class Drifting:
         self._stops = policy is DriftPolicy.STOP
         self._shots = [Reference() for _ in resolved.cut]
         self._ends = [*accumulate(shot.chunks for shot in resolved.cut)]
+        self.refreshes = 0
+        """Of the job so far."""
         self._frames = 0
         """Of the pieces so far."""
         self._peaks: dict[str, DriftPeak] = {}
         self._beyond = ""
+
+    @classmethod
+    def going_on(
+        cls, resolved: Resolved, policy: DriftPolicy, units: Iterable[UnitRecord], pieces: Iterable[PieceRecord]
+    ) -> "Drifting":
+        """As the logs leave it. Of a long video that takes a while: to be called in a worker thread."""
+        made = cls(resolved, policy)
+        made.refreshes = sum(unit.refreshed for unit in units)
+        for piece in pieces:
+            made.see(piece)
+        return made
 
     def see(self, piece: PieceRecord) -> Drift | None:
         """How far the next piece has drifted; None where it is not judged."""
@@ -93,7 +107,7 @@ class Drifting:
     @property
     def status(self) -> DriftStatus | None:
         """The furthest that each signal has gone, if any was judged."""
-        return DriftStatus.model_validate(self._peaks) if self._peaks else None
+        return DriftStatus.model_validate({**self._peaks, "refreshes": self.refreshes}) if self._peaks else None
 
     def check(self) -> None:
         """Raises DriftedError where a piece has gone too far and the job is to stop."""

@@ -80,6 +80,12 @@ class RunnerMetrics:
             registry=registry,
             buckets=(0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
         )
+        self._refreshes = Counter(
+            "videojob_runner_refreshes_total",
+            "Chunks that were made without the recent past of their shot, because it had drifted too far.",
+            LABELS,
+            registry=registry,
+        )
         self._chunks = Counter(
             "videojob_runner_chunks_total", "Chunks committed to the store.", LABELS, registry=registry
         )
@@ -190,6 +196,10 @@ class RunnerMetrics:
         for signal, value in asdict(drift).items():
             if value is not None:
                 self._drift.labels(*self._place, model, signal).observe(value)
+
+    def refreshed(self, model: str) -> None:
+        """A chunk was made without its recent past."""
+        self._refreshes.labels(*self._place, model).inc()
 
     def first_frame(self, model: str, seconds: float) -> None:
         """A job's first frames are in the store."""

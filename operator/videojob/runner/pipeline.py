@@ -24,6 +24,7 @@ from videojob.runner.clock import Clock
 from videojob.runner.lane import Lane
 from videojob.runner.partials import goes_on
 from videojob.runner.recipe import MadePiece, MadeUnit, Recipe, Resume
+from videojob.runner.refreshing import Refreshing
 from videojob.runner.stop import Stop, StoppedError
 from videojob.runner.triton import Answer, Request, Stream, Triton, TritonGoneError, TritonRefusedError
 from videojob.triton import contract
@@ -85,6 +86,7 @@ class Pipeline:
         keep_unit: Callable[[MadeUnit], Awaitable[None]],
         keep_piece: Callable[[MadePiece], Awaitable[None]],
         keep_partial: Callable[[MadeUnit], Awaitable[None]],
+        refreshing: Refreshing | None = None,
     ) -> None:
         self._recipe = recipe
         self._triton = triton
@@ -93,6 +95,7 @@ class Pipeline:
         self._keep_unit = keep_unit
         self._keep_piece = keep_piece
         self._keep_partial = keep_partial
+        self._refreshing = refreshing or Refreshing(None, lambda _: recipe.plan)
 
     async def run(self, resume: Resume, checkpoints: Mapping[int, bytes], stop: Stop) -> None:
         """Make what is missing from `resume` on, as one sequence, with `Resume.checkpoints`.
@@ -151,10 +154,11 @@ class Pipeline:
         text_seconds: dict[int, float] = {}
         while True:
             while not drained and following < len(units) and len(flow.denoiser.requested) < DEPTH:
-                if not await _has_room(flow, stop, workers):
+                unit = await self._next(following, flow, stop, workers)
+                if unit is None:
                     drained = True
                     break
-                unit, start = units[following], following == resume.unit
+                start = following == resume.unit
                 past = {index: checkpoints[index] for index in unit.needs} if start else {}
                 files = {contract.PAST: [*past.values()]}
                 if start or unit.shot != units[following - 1].shot:
@@ -169,9 +173,21 @@ class Pipeline:
             if not flow.denoiser.requested:
                 return not drained
             index, answer = await stop.race(flow.denoiser.answer(), workers)
-            made = MadeUnit.of(index, answer, text_seconds.pop(index, 0.0))
+            made = MadeUnit.of(index, answer, self._refreshing.why(index), text_seconds.pop(index, 0.0))
             flow.took(made, answer.arrived)
             flow.to_decode.put_nowait((index, made.checkpoint))
+
+    async def _next(self, index: int, flow: _Flow, stop: Stop, workers: asyncio.Task[None]) -> Unit | None:
+        """The unit, once there is room for it and it is settled; None where a drain comes first."""
+        try:
+            stop.check(new=True)
+            await stop.race(flow.room.acquire(), workers, new=True)
+            unit = await stop.race(self._refreshing.unit(index), workers, new=True)
+            stop.check(new=True)  # A drain may come in the very turn of the loop that brings the room.
+        except StoppedError:
+            stop.check()
+            return None
+        return unit
 
     async def _encode_text(self, unit: Unit) -> tuple[bytes, float]:
         """The conditions of the unit's shot, and the seconds that they took."""
@@ -237,7 +253,8 @@ class Pipeline:
             flow.free.put_nowait(buffer)
             spans.append(Span(answer.arrived - answer.seconds, answer.arrived))
             hidden = 0.0
-            if self._is_last(piece):
+            self._refreshing.see(piece.index, looks)
+            if self._recipe.plan.ends_unit(piece):
                 if unit >= resume.unit:
                     flow.room.release()
                 hidden = hidden_decode(flow.denoised.pop(unit, Span(0.0, 0.0)), before)
@@ -249,11 +266,6 @@ class Pipeline:
             await self._keep_piece(
                 MadePiece(piece.index, piece.units, len(piece.frames), segment, looks, seconds, hidden)
             )
-
-    def _is_last(self, piece: Piece) -> bool:
-        """Whether no other piece comes from its unit."""
-        following = self._recipe.plan.pieces[piece.index + 1 : piece.index + 2]
-        return not following or following[0].units[-1] != piece.units[-1]
 
     async def _wind_down(
         self,
@@ -277,7 +289,7 @@ class Pipeline:
             for (piece, buffer), answer in decoded:
                 flow.decoded.put_nowait((piece, buffer, answer))
             for index, answer in denoised:
-                if (made := MadeUnit.of(index, answer)).step is None:
+                if (made := MadeUnit.of(index, answer, self._refreshing.why(index))).step is None:
                     flow.took(made, answer.arrived)
                 else:
                     paused.append(made)
@@ -298,18 +310,6 @@ class Pipeline:
 def _encoded(frames: NDArray[np.uint8], fps: Fraction, first_frame: int) -> tuple[bytes, Look]:
     """The segment of a piece, and what its frames `[F, H, W, 3]` look like. Raises ValueError, MediaError."""
     return encode_segment(frames, fps, first_frame), look(frames)
-
-
-async def _has_room(flow: _Flow, stop: Stop, workers: asyncio.Task[None]) -> bool:
-    """Whether one more unit may begin, once there is room for it: not where a drain comes first."""
-    try:
-        stop.check(new=True)
-        await stop.race(flow.room.acquire(), workers, new=True)
-        stop.check(new=True)  # A drain may come in the very turn of the loop that brings the room.
-    except StoppedError:
-        stop.check()
-        return False
-    return True
 
 
 async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:

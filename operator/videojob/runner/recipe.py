@@ -101,13 +101,16 @@ class MadeUnit:
     seconds: StageSeconds
     step: int | None = None
     """The one after which it was paused; None where it is whole."""
+    drifted: str = ""
+    """What had drifted, and how far, where it was made without its recent past because of that."""
 
     @classmethod
-    def of(cls, index: int, answer: Answer, text_seconds: float = 0.0) -> "MadeUnit":
+    def of(cls, index: int, answer: Answer, drifted: str, text_seconds: float = 0.0) -> "MadeUnit":
         """What the denoiser gave."""
         report = answer.report
         seconds = StageSeconds(text_encode=text_seconds, denoise=report.seconds)
-        return cls(index, answer.binary(contract.CHECKPOINT), seconds, report.step if report.partial else None)
+        step = report.step if report.partial else None
+        return cls(index, answer.binary(contract.CHECKPOINT), seconds, step, drifted)
 
 
 @dataclass(frozen=True)

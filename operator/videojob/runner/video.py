@@ -12,7 +12,6 @@ from videojob.api import transitions
 from videojob.api.progress import progress_of
 from videojob.api.reasons import Reason
 from videojob.api.videojob import Cost, OutputStatus, Resolved, StageSeconds, Timing, VideoJob
-from videojob.families import Plan
 from videojob.runner.accounting import Account, Spent, add_stages, estimated_completion, unit_seconds
 from videojob.runner.adopting import Adopting
 from videojob.runner.delivery import Delivery, delivery, output_status
@@ -26,6 +25,7 @@ from videojob.runner.partials import Partials
 from videojob.runner.pipeline import Pipeline
 from videojob.runner.playlist import layout_record
 from videojob.runner.recipe import MadePiece, MadeUnit, Recipe, Resume, correlation_id, settings_of
+from videojob.runner.refreshing import Refreshing
 from videojob.runner.served import Served
 from videojob.runner.services import Services
 from videojob.runner.status import Generation, Owner, StatusWriter
@@ -201,9 +201,8 @@ class Video:
             await self._adopting.check(max(records, key=lambda record: record.attempt))
         for record in self._pieces[self._output.pieces :]:
             self._output.add(record)
-        self._drifting = Drifting(self._resolved, self._job.spec.drift_policy)
-        for record in self._pieces:
-            self._drifting.see(record)
+        logs = (self._units, self._pieces)
+        self._drifting = await asyncio.to_thread(Drifting.going_on, self._resolved, self._job.spec.drift_policy, *logs)
         self._drifting.check()
         if len(self._pieces) >= self._resolved.chunks:
             return
@@ -217,12 +216,16 @@ class Video:
 
     async def _run_sequence_on(self, served: Served) -> None:
         resolved, resume = self._resolved, Resume(len(self._units), len(self._pieces))
-        plan = served.model.spec.plan(resolved.video)
+        spec, policy, logs = served.model.spec, self._job.spec.drift_policy, (self._units, self._pieces)
+        refreshing = await asyncio.to_thread(Refreshing.going_on, resolved, policy, spec, *logs)
+        begun = refreshing.try_settle(resume.unit)
+        plan = refreshing.plan
         needed = resume.checkpoints(plan)
         reading = self._files.read_checkpoints(self._units[index] for index in needed)
         past = dict(zip(needed, await self._stop.race(reading, new=True), strict=True))
-        seeking = self._partials.find(plan, self._units, resolved.weights_digest)
-        resume = replace(resume, partial=await self._stop.race(seeking, new=True))
+        if begun:
+            seeking = self._partials.find(plan, self._units, resolved.weights_digest)
+            resume = replace(resume, partial=await self._stop.race(seeking, new=True))
         self._runs += 1
         expected = unit_seconds(served.model, plan, resolved)
         recipe = Recipe(
@@ -234,8 +237,9 @@ class Video:
         self._status.status = transitions.running(self._status.status, now=now, generation=self._generation.newest)
         self._show(len(self._pieces), self._frames_ready)
         services = self._services
-        keep = (self._keep_unit, self._keep_piece, partial(self._keep_partial, plan))
-        await Pipeline(recipe, services.triton, services.buffers, self._clock, *keep).run(resume, past, self._stop)
+        keep = (self._keep_unit, self._keep_piece, partial(self._keep_partial, refreshing))
+        pipeline = Pipeline(recipe, services.triton, services.buffers, self._clock, *keep, refreshing)
+        await pipeline.run(resume, past, self._stop)
 
     async def _served(self) -> Served:
         """The model, loaded, to be given back. Raises HandBackError where it does not come."""
@@ -278,19 +282,25 @@ class Video:
             attempt=self._owner.attempt,
             checkpoint=made.checkpoint,
             stage_seconds=made.seconds.model_dump(),
+            refreshed=bool(made.drifted),
         )
         if commit.adopted:
             await self._adopting.adopt(commit.record, commit.record.checkpoint, made.checkpoint)
         self._units.append(commit.record)
         self._saved(made.seconds, started)
+        if made.drifted:
+            self._drifting.refreshes += 1
+            self._services.metrics.refreshed(self._model)
+            message = f"Unit {made.index} goes on without the recent past, which has drifted: in {made.drifted}."
+            await self._events.write("Normal", "Refreshed", message)
         await self._partials.committed(made.index)
 
-    async def _keep_partial(self, plan: Plan, made: MadeUnit) -> None:
+    async def _keep_partial(self, refreshing: Refreshing, made: MadeUnit) -> None:
         """Leave a unit that was paused for the next attempt. Its steps count here. Raises JobLostError."""
         self._status.check()
         self._count(made.seconds)
         self._show(len(self._pieces), self._frames_ready)
-        await self._partials.keep(plan, self._units, self._resolved.weights_digest, made)
+        await self._partials.keep(refreshing.plan, self._units, self._resolved.weights_digest, made)
 
     async def _keep_piece(self, made: MadePiece) -> None:
         """Put a piece into the store, and show the progress.

@@ -121,7 +121,7 @@ class JobStore:
         return len(await self._indexes(await self._opened(), layout.UNITS))
 
     async def commit_unit(
-        self, *, index: int, attempt: int, checkpoint: bytes, stage_seconds: dict[str, float]
+        self, *, index: int, attempt: int, checkpoint: bytes, stage_seconds: dict[str, float], refreshed: bool = False
     ) -> Commit[UnitRecord]:
         """Finish a unit. Safe to repeat, whatever became of an earlier try.
 
@@ -132,10 +132,13 @@ class JobStore:
             attempt: The caller's assignment (`status.attempts`).
             checkpoint: safetensors.
             stage_seconds: Seconds by stage.
+            refreshed: Whether it was made without the recent past of its shot.
         """
         after = await self._opened(attempt)
         stored = await self._folder.put(layout.object_name(attempt, index), ".safetensors", checkpoint)
-        record = UnitRecord(index=index, attempt=attempt, checkpoint=stored, stage_seconds=stage_seconds)
+        record = UnitRecord(
+            index=index, attempt=attempt, checkpoint=stored, stage_seconds=stage_seconds, refreshed=refreshed
+        )
         return await self._append(after, layout.UNITS, record)
 
     async def commit_piece(

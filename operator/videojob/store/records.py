@@ -63,6 +63,8 @@ class UnitRecord(Entry):
     """A denoised unit."""
 
     checkpoint: StoredObject
+    refreshed: bool = False
+    """Whether it was made without the recent past of its shot, and those that follow without what was before it."""
 
 
 class FragmentRecord(_Immutable):
