@@ -82,6 +82,7 @@ class System(StoredFiles, ApiServerFaults):
                     "memory": {"weightsBytes": 1, "perJobBytes": 1},
                     "limits": {"maxWidth": 256, "maxHeight": 256, "maxSeconds": 60},
                     "defaults": {"width": 64, "height": 48, "fps": 12, "steps": 2},
+                    "drift": {"motion": 0.0001},
                 },
             },
             {

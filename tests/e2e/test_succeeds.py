@@ -167,6 +167,32 @@ async def test_a_prompt_that_is_too_long_fails_at_once_with_both_counts(system: 
     assert "601" in message and "512" in message
 
 
+async def test_a_video_that_drifts_too_far_stops_there(system: System) -> None:
+    """The model's threshold is one that whatever moves passes: the first chunk that is compared is the third."""
+    await system.submit("drifting", driftPolicy="Stop")
+
+    status = await system.until_finished("drifting")
+
+    assert (status.phase, status.reason, status.attempts, status.failures) == (Phase.FAILED, "DriftedTooFar", 1, 0)
+    assert system.condition(status, ConditionType.FAILED)[2].startswith("In motion, shots[0] has drifted by ")
+    assert status.progress is not None and status.progress.summary == "3/5"
+    assert status.drift is not None and status.drift.motion is not None
+    assert (status.drift.motion.shot, status.drift.motion.second) == (0, 1.083)
+
+
+async def test_a_video_that_drifts_is_refreshed(system: System) -> None:
+    """By unit 2 for the first time, which is unit 5."""
+    await system.submit("refreshed", seconds=8.0, driftPolicy="Refresh")
+
+    status = await system.until_finished("refreshed")
+
+    assert status.phase is Phase.SUCCEEDED, status
+    assert status.drift is not None and status.drift.refreshes == 2
+    assert status.output is not None and status.resolved is not None and status.resolved.chunks == 9
+    plain = await system.undisturbed(seconds=8.0)
+    assert system.output_sha256(status) != plain
+
+
 async def test_a_size_that_the_model_refuses_fails_at_once(system: System) -> None:
     """It can never pass: no attempt after the first takes a replica's time."""
     await system.submit("small", width=16, height=16)
