@@ -104,8 +104,7 @@ class Video:
             checkpoints.ended(sequence)
 
     async def _make(self) -> OutputStatus:
-        finished = await self.finished()
-        if finished is not None:
+        if (finished := await self.finished()) is not None:
             return finished
         resolved, permission = self._resolved, self._services.permission
         wanted = (self._job.spec.output.formats, self._files, resolved.rate, self._clock)

@@ -2,10 +2,9 @@
 
 **Two logs.** One of what is denoised, a checkpoint a unit, and one of what is encoded, a segment a piece. An object is
 put first, under a key that carries the attempt; then its record, create-only under its index, which names it with its
-sha256. A crash before the record leaves a file that nobody looks at; after it, the unit or the piece is finished for
-good. A piece's record names the sha256 of the checkpoint of every unit that its frames come from, and is put after
-theirs. A job goes on at the first unit that has no record, and at the first piece that has none, or names another
-checkpoint than the log of units does.
+sha256. A crash before the record leaves a file that nobody looks at; after it, the unit is finished. A piece's record
+names the sha256 of the checkpoint of every unit that its frames come from, and is put after theirs. A job goes on at
+the first unit that has no record, and the first piece that has none, or names another checkpoint.
 
 **Two writers.** One runner owns a job at a time, but an old one may still be running: a paused process, a cut network.
 Nothing it does can change a committed chunk. Its files have keys of its own attempt. If its record comes first, that is
@@ -29,12 +28,11 @@ A killed upload is never seen; on S3, let a lifecycle rule of the bucket abort i
 
 **Round trips.** The commit of a unit or a piece is two: its object, then its record. `closed` is looked for while the
 record is put. So a closing that came before the commit began is seen by it, and one that comes during it by the next
-commit. Until then a runner may take for committed what nobody else sees, and only goes on with it, and writes a status,
-which is fenced by the attempt. Only a video ends the job and deletes its parts; so that commit looks for `closed` after
-its record, and confirms all before it.
+commit. Until then a runner may take for committed what nobody else sees, and only goes on, and writes a status, which
+the attempt fences. Only a video ends the job and deletes its parts; so that commit looks for `closed` after its record,
+and confirms all before it.
 
-**Playlists.** The playlist of the finished video is committed as its MP4 is, and with it the segments that it names
-belong to the output. The one that grows meanwhile is no part of this protocol (see `LivePlaylist`).
+**Playlists.** With that of the finished video the segments that it names belong to the output (see `LivePlaylist`).
 """
 
 import json
@@ -178,16 +176,14 @@ class JobStore:
         )
         commit = await self._append(after, layout.PIECES, record)
         if commit.record.units != record.units:
-            raise CorruptObject(
-                f"Piece {index} of {self.uri()} was made from other checkpoints than the job's units have."
-            )
+            raise CorruptObject(f"Piece {index} of {self.uri()} was made from other checkpoints than the job has.")
         return commit
 
     async def keep_image(self, *, index: int, attempt: int, image: bytes) -> None:
         """Have the job made from this image, unless there is one of that index already. Raises JobClosed."""
-        after = await self._opened(attempt)
-        stored = await self._folder.put(layout.object_name(attempt, index), ".image", image)
-        await self._append(after, layout.IMAGES, ImageRecord(index=index, attempt=attempt, image=stored))
+        after, name = await self._opened(attempt), layout.object_name(attempt, index)
+        record = ImageRecord(index=index, attempt=attempt, image=await self._folder.put(name, ".image", image))
+        await self._append(after, layout.IMAGES, record)
 
     async def image(self, index: int) -> bytes | None:
         """The image that was kept first; None if none was."""
