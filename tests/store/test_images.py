@@ -1,5 +1,7 @@
 """What a job's shots begin with: given by people, and kept with the job from then on."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.store.conftest import Place
@@ -17,17 +19,29 @@ def put(place: Place, name: str, data: bytes) -> None:
 
 async def test_what_people_have_put_into_the_namespace_is_found(place: Place) -> None:
     put(place, "inputs/animals/fox.png", FOX)
-    assert await place.job().given.get("inputs/animals/fox.png", len(FOX)) == FOX
+    assert await place.job().given.read("inputs/animals/fox.png", len(FOX)) == FOX
     for missing in ("inputs/animals/owl.png", "inputs/animals", "inputs"):
-        assert await place.job().given.get(missing, len(FOX)) is None
-    assert await place.job(namespace="other").given.get("inputs/animals/fox.png", len(FOX)) is None
+        assert await place.job().given.read(missing, len(FOX)) is None
+    assert await place.job(namespace="other").given.read("inputs/animals/fox.png", len(FOX)) is None
     assert place.job().given.uri("inputs/fox.png") == f"{place.url}/team/inputs/fox.png"
+
+
+async def test_a_link_leads_to_nothing_beyond_the_namespace(tmp_path: Path) -> None:
+    """In a local folder: a bucket has none."""
+    place = Place(f"file://{tmp_path}/store", tmp_path / "store")
+    put(place, "inputs/fox.png", FOX)
+    (place.folder / "other").mkdir()
+    (place.folder / "other" / "private.png").write_bytes(OWL)
+    for name, target in (("near", "fox.png"), ("far", "../../other/private.png"), ("host", "/etc/hostname")):
+        (place.folder / "team" / "inputs" / name).symlink_to(target)
+    found = [await place.job().given.read(f"inputs/{name}", 1 << 20) for name in ("near", "far", "host")]
+    assert found == [FOX, None, None]
 
 
 async def test_what_is_too_large_is_not_read(place: Place) -> None:
     put(place, "inputs/fox.png", FOX)
     with pytest.raises(ObjectTooLarge) as refused:
-        await place.job().given.get("inputs/fox.png", len(FOX) - 1)
+        await place.job().given.read("inputs/fox.png", len(FOX) - 1)
     assert refused.value.size == len(FOX)
     assert not refused.value.unavailable
 

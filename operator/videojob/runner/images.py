@@ -63,7 +63,7 @@ class Images:
         if (kept := await self._files.image(index)) is not None:
             return kept
         try:
-            given = await self._files.given.get(image.store, MAX_BYTES)
+            given = await self._files.given.read(image.store, MAX_BYTES)
         except ObjectTooLarge as error:
             raise ImageRefusedError(
                 Reason.IMAGE_INVALID,

@@ -23,8 +23,7 @@ never the video, of the attempt that is at work.
 
 **The same key twice.** A restarted runner may keep its attempt, and its predecessor may be about to commit what it put.
 So the key of an object says what is in it, by the beginning of its sha256: whoever writes that key writes the same
-bytes, and writing it over again is always safe. A large video is uploaded in parts, which is safe for the same reason.
-A killed upload is never seen; on S3, let a lifecycle rule of the bucket abort incomplete multipart uploads.
+bytes, and writing it over again is always safe. A large video is uploaded in parts: a killed upload is never seen.
 
 **Round trips.** The commit of a unit or a piece is two: its object, then its record. `closed` is looked for while the
 record is put. So a closing that came before the commit began is seen by it, and one that comes during it by the next
@@ -46,6 +45,7 @@ from tenacity import AsyncRetrying
 from videojob.store import layout
 from videojob.store.errors import CorruptObject, JobClosed, StoreError
 from videojob.store.folder import Folder, both, side_by_side
+from videojob.store.given import Given
 from videojob.store.live import LivePlaylist
 from videojob.store.objects import Store
 from videojob.store.partial import Partials
@@ -77,7 +77,7 @@ class JobStore:
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no Kubernetes namespace or uid: it cannot be in a path in the store.")
         self._folder = Folder(store, f"{namespace}/{uid}", retrying)
-        self.given = Folder(store, namespace, retrying)
+        self.given = Given(store, namespace, retrying)
         """What people have put into the job's namespace."""
         self._after: int | None = None
         self.partials = Partials(self._folder)
