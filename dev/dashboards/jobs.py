@@ -209,6 +209,59 @@ DASHBOARD = Dashboard(
             ),
         ),
         Section(
+            "What viewers see",
+            (
+                time_series(
+                    "Longest time between two chunks",
+                    tuple(
+                        Query(
+                            quantile(q, "videojob_runner_worst_gap_seconds", MODELS, "model"),
+                            f"p{q * 100:g} {{{{model}}}}",
+                        )
+                        for q in (0.5, 0.95)
+                    ),
+                    "Of each finished video: what a viewer has to have in hand before he begins.",
+                    unit="s",
+                    size="quarter",
+                ),
+                time_series(
+                    "Playback would have waited",
+                    tuple(
+                        Query(
+                            quantile(q, "videojob_runner_stalled_seconds", MODELS, "model"),
+                            f"p{q * 100:g} {{{{model}}}}",
+                        )
+                        for q in (0.5, 0.95)
+                    ),
+                    "Seconds of a video that is watched from its first frames on, while it is made.",
+                    unit="s",
+                    size="quarter",
+                ),
+                time_series(
+                    "Drift",
+                    (
+                        Query(
+                            quantile(0.95, "videojob_runner_drift", MODELS, "model, signal"),
+                            "{{model}} {{signal}}",
+                        ),
+                    ),
+                    "How far 95 of 100 chunks are from the first frames of their shots: 0 is the same.",
+                    size="quarter",
+                ),
+                time_series(
+                    "Videos refreshed",
+                    (
+                        Query(
+                            or_zero(f"sum by (model) (increase(videojob_runner_refreshes_total{{{MODELS}}}[$window]))"),
+                            "{{model}}",
+                        ),
+                    ),
+                    "Times within the window that a video has dropped its recent past, because it drifted.",
+                    size="quarter",
+                ),
+            ),
+        ),
+        Section(
             "How they end",
             (
                 time_series(
