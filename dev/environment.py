@@ -47,6 +47,8 @@ def uv_environment(environment: Mapping[str, str]) -> dict[str, str]:
         if environment.get(pip_name):
             passed.setdefault(uv_name, environment[pip_name])
     passed.setdefault("UV_SYSTEM_CERTS", "true")
+    # As pip does: pods of the local cluster cannot write what they compile, so each would do it at every start.
+    passed.setdefault("UV_COMPILE_BYTECODE", "true")
     passed["VIRTUAL_ENV"] = sys.prefix
     return passed
 

@@ -9,6 +9,9 @@ from dev.errors import DevError
 
 _ROOT = Path("/sys/fs/cgroup")
 _SECONDS = 10.0
+SHARE = 8
+_WEIGHTS = {"cpu.shares": 1024, "cpu.weight": 100}
+"""What a process counts, in version 1 and in version 2."""
 
 
 def name(folder: Path) -> str:
@@ -17,9 +20,16 @@ def name(folder: Path) -> str:
 
 
 def make(folder: Path) -> None:
-    """Make the group."""
+    """Make the group. Where processors are short, all its pods together count as much as SHARE other processes.
+
+    As much as one, which is what a group counts by default, pods beside a busy program would hardly start.
+    """
     for hierarchy in _hierarchies():
-        (hierarchy / name(folder)).mkdir(exist_ok=True)
+        group = hierarchy / name(folder)
+        group.mkdir(exist_ok=True)
+        for file, unit in _WEIGHTS.items():
+            if (group / file).exists():
+                (group / file).write_text(str(SHARE * unit))
 
 
 def remove(folder: Path) -> None:

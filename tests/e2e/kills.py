@@ -88,8 +88,12 @@ def apply_model(system: System, directory: Path, family: str, precision: str) ->
 
 
 async def kill_at_random(system: System, model: str, spec: dict[str, Any], moments: int, random: Random) -> Cost:
-    """Make videos, and kill runner or Triton `moments` times meanwhile; each video is that of a quiet run."""
+    """Make videos, and kill runner or Triton `moments` times meanwhile; each video is that of a quiet run.
+
+    Of two kills in a row each has another victim, the first by chance.
+    """
     replica, cost = system.replicas[REPLICA], Cost()
+    victims: list[str] = []
     spec = {"model": model, **spec}
     before = _steps(system)
     quiet, lasts = await _quiet(system, model, spec)
@@ -105,7 +109,8 @@ async def kill_at_random(system: System, model: str, spec: dict[str, Any], momen
                 await asyncio.sleep(random.uniform(0, lasts))  # The moment itself is what is tried.
                 if (await system.job(name)).status.phase.finished:
                     break
-                victim = random.choice(["runner", "triton"])
+                victims = victims or random.sample(["runner", "triton"], 2)
+                victim = victims.pop()
                 if victim == "runner":
                     system.kill(replica.runner)
                 else:

@@ -91,7 +91,7 @@ def test_a_failure_is_printed_with_them_and_nothing_else_is(tmp_path: Path) -> N
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

@@ -2,7 +2,7 @@
 
 import io
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from dev.tiny_model import SIZES, make_model
+from tests.e2e.serving import serving
 from tests.e2e.system import MODEL, System
 from videojob.api.conditions import ConditionType
 from videojob.api.videojob import Phase
-from videojob.kube.client import GPU_POOLS
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -35,8 +35,8 @@ IN_STORE = {"store": "inputs/animals/fox.png"}
 SHOTS = [shot(image=INLINE), shot(image=INLINE, lastImage=IN_STORE)]
 
 
-@pytest.fixture(scope="module")
-def wan(installed: System, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def wan(installed: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The VideoModel of a tiny Wan that begins with an image."""
     directory: Path = tmp_path_factory.mktemp("models") / WAN
     make_model(directory, SIZES["tiny"], WAN)
@@ -56,14 +56,8 @@ def wan(installed: System, tmp_path_factory: pytest.TempPathFactory) -> None:
             },
         }
     )
-
-
-@pytest.fixture
-async def both(system: System, wan: None) -> AsyncIterator[System]:
-    """The system, whose pool has this model too for as long as the test runs."""
-    await system.client.merge_patch(GPU_POOLS, system.pool, {"spec": {"models": [MODEL, WAN]}})
-    yield system
-    await system.client.merge_patch(GPU_POOLS, system.pool, {"spec": {"models": [MODEL]}})
+    with serving(installed, MODEL, WAN):
+        yield
 
 
 def put(system: System, data: bytes) -> Path:
@@ -73,28 +67,28 @@ def put(system: System, data: bytes) -> Path:
     return path
 
 
-async def test_a_video_is_made_from_the_images_that_it_began_with(both: System) -> None:
+async def test_a_video_is_made_from_the_images_that_it_began_with(system: System) -> None:
     """Also where one is changed, and the runner is killed before the shot that ends with it."""
-    put(both, png("blue"))
-    quiet = await both.undisturbed(model=WAN, shots=SHOTS)
-    blue = both.replicas["blue"]
+    put(system, png("blue"))
+    quiet = await system.undisturbed(model=WAN, shots=SHOTS)
+    blue = system.replicas["blue"]
     blue.faults.clear()
     blue.faults.hold("denoiser", 0)
-    await both.submit("changed", model=WAN, shots=SHOTS)
-    await both.until(lambda: _true(blue.faults.reached("denoiser")), "the denoiser is not reached")
-    original = put(both, png("green"))
-    both.kill(blue.runner)
+    await system.submit("changed", model=WAN, shots=SHOTS)
+    await system.until(lambda: _true(blue.faults.reached("denoiser")), "the denoiser is not reached")
+    original = put(system, png("green"))
+    system.kill(blue.runner)
     blue.faults.release("denoiser")
-    both.start("blue")
-    status = await both.until_finished("changed")
+    system.start("blue")
+    status = await system.until_finished("changed")
 
     assert (status.phase, status.failures) == (Phase.SUCCEEDED, 0), status
-    assert both.output_sha256(status) == quiet
+    assert system.output_sha256(status) == quiet
     assert original.read_bytes() == png("green")
-    uid = (await both.job("changed")).metadata.uid
-    await both.until(lambda: both.has_only_its_video(uid), "the copy does not go with the parts")
-    await both.submit("anew", model=WAN, shots=SHOTS)
-    assert both.output_sha256(await both.until_finished("anew")) != quiet
+    uid = (await system.job("changed")).metadata.uid
+    await system.until(lambda: system.has_only_its_video(uid), "the copy does not go with the parts")
+    await system.submit("anew", model=WAN, shots=SHOTS)
+    assert system.output_sha256(await system.until_finished("anew")) != quiet
 
 
 @pytest.mark.parametrize(
@@ -106,14 +100,14 @@ async def test_a_video_is_made_from_the_images_that_it_began_with(both: System) 
     ids=["missing", "another format"],
 )
 async def test_an_image_that_cannot_be_used_costs_no_step(
-    both: System, shots: list[dict[str, Any]], reason: str, words: str
+    system: System, shots: list[dict[str, Any]], reason: str, words: str
 ) -> None:
-    steps = len(both.replicas["blue"].faults.steps("denoiser"))
-    await both.submit(f"bad-{reason.lower()}", model=WAN, shots=shots)
-    status = await both.until_finished(f"bad-{reason.lower()}")
+    steps = len(system.replicas["blue"].faults.steps("denoiser"))
+    await system.submit(f"bad-{reason.lower()}", model=WAN, shots=shots)
+    status = await system.until_finished(f"bad-{reason.lower()}")
     assert (status.phase, status.reason, status.attempts) == (Phase.FAILED, reason, 1)
-    assert words in both.condition(status, ConditionType.FAILED)[2]
-    assert len(both.replicas["blue"].faults.steps("denoiser")) == steps
+    assert words in system.condition(status, ConditionType.FAILED)[2]
+    assert len(system.replicas["blue"].faults.steps("denoiser")) == steps
 
 
 @pytest.mark.parametrize(
@@ -122,13 +116,13 @@ async def test_an_image_that_cannot_be_used_costs_no_step(
     ids=["a model that takes none", "a model that needs one"],
 )
 async def test_images_that_do_not_fit_the_model_keep_a_job_waiting(
-    both: System, model: str, shots: list[dict[str, Any]], reason: str
+    system: System, model: str, shots: list[dict[str, Any]], reason: str
 ) -> None:
     name = f"waits-{reason.lower()}"
-    await both.submit(name, model=model, shots=shots)
-    status = await both.until_status(name, lambda status: status.reason == reason, "it does not wait")
+    await system.submit(name, model=model, shots=shots)
+    status = await system.until_status(name, lambda status: status.reason == reason, "it does not wait")
     assert status.phase is Phase.PENDING
-    await both.delete(name)
+    await system.delete(name)
 
 
 async def _true(value: bool) -> bool:

@@ -1,6 +1,6 @@
 """The second family through the whole system: a clip with guidance, decoded in pieces, and resumed within."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,10 @@ import pytest
 
 from dev.tiny_model import SIZES, make_model
 from tests.e2e.recorder import recorded
-from tests.e2e.system import MODEL, System
+from tests.e2e.serving import serving
+from tests.e2e.system import System
 from tests.e2e.test_stops import let_go
 from videojob.api.videojob import Phase
-from videojob.kube.client import GPU_POOLS
 from videojob.media import probe
 
 pytestmark = pytest.mark.timeout(900)
@@ -22,8 +22,8 @@ PIECES = 5
 """Of 48 frames at 12 a second: 9, three of 12, and 3 of the last one's 4."""
 
 
-@pytest.fixture(scope="module")
-def wan(installed: System, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def wan(installed: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The VideoModel of a tiny Wan."""
     directory: Path = tmp_path_factory.mktemp("models") / WAN
     make_model(directory, SIZES["tiny"], "wan")
@@ -42,84 +42,78 @@ def wan(installed: System, tmp_path_factory: pytest.TempPathFactory) -> None:
             },
         }
     )
+    with serving(installed, WAN):
+        yield
 
 
-@pytest.fixture
-async def both(system: System, wan: None) -> AsyncIterator[System]:
-    """The system, whose pool has both families' models for as long as the test runs."""
-    await system.client.merge_patch(GPU_POOLS, system.pool, {"spec": {"models": [MODEL, WAN]}})
-    yield system
-    await system.client.merge_patch(GPU_POOLS, system.pool, {"spec": {"models": [MODEL]}})
-
-
-async def test_a_clip_becomes_a_video_piece_by_piece(both: System) -> None:
-    await both.submit("clip", **CLIP)
-    async with recorded(both, "clip") as seen:
-        status = await both.until_finished("clip")
+async def test_a_clip_becomes_a_video_piece_by_piece(system: System) -> None:
+    await system.submit("clip", **CLIP)
+    async with recorded(system, "clip") as seen:
+        status = await system.until_finished("clip")
 
     assert status.phase is Phase.SUCCEEDED, status
     assert status.output is not None and status.progress is not None
     assert status.progress.summary == f"{PIECES}/{PIECES}"
     assert [record[0]["frames"] for _, record in sorted(seen.records.items())] == [9, 12, 12, 12, 3]
-    video = probe(both.path(status.output.uri))
+    video = probe(system.path(status.output.uri))
     assert (video.frames, video.duration_seconds, video.width, video.height) == (48, 4, 64, 48)
 
 
 @pytest.mark.parametrize("killed", ["runner", "triton"])
-async def test_a_kill_while_a_clip_is_decoded_costs_no_denoising(both: System, killed: str) -> None:
-    quiet = await both.undisturbed(**CLIP)
-    blue, name = both.replicas["blue"], f"clip-{killed}"
-    await both.submit(name, **CLIP)
-    async with recorded(both, name) as seen:
-        await both.until_chunks(name, 1)
+async def test_a_kill_while_a_clip_is_decoded_costs_no_denoising(system: System, killed: str) -> None:
+    quiet = await system.undisturbed(**CLIP)
+    blue, name = system.replicas["blue"], f"clip-{killed}"
+    await system.submit(name, **CLIP)
+    async with recorded(system, name) as seen:
+        await system.until_chunks(name, 1)
         blue.faults.hold("vae_decoder", 0)
-        await both.until(lambda: _true(blue.faults.reached("vae_decoder")), "the decoder is not reached")
+        await system.until(lambda: _true(blue.faults.reached("vae_decoder")), "the decoder is not reached")
         denoised = len(blue.faults.steps("denoiser"))
         if killed == "runner":
-            both.kill(blue.runner)
+            system.kill(blue.runner)
         else:
-            both.kill_triton("blue")
+            system.kill_triton("blue")
         blue.faults.release("vae_decoder")
-        both.start("blue")
-        status = await both.until_finished(name)
+        system.start("blue")
+        status = await system.until_finished(name)
 
     assert (status.phase, status.failures) == (Phase.SUCCEEDED, 0), status
     assert len(blue.faults.steps("denoiser")) == denoised, "the clip was denoised again"
     assert {index: len(contents) for index, contents in seen.records.items()} == dict.fromkeys(range(PIECES), 1)
-    assert both.output_sha256(status) == quiet
+    assert system.output_sha256(status) == quiet
 
 
-async def test_a_suspended_clip_goes_on_from_the_step_that_it_had_come_to(both: System) -> None:
+async def test_a_suspended_clip_goes_on_from_the_step_that_it_had_come_to(system: System) -> None:
     """No step is made twice, though nothing of the clip was committed."""
     steps, held = 12, 7
     many = {**CLIP, "steps": steps}
-    quiet = await both.undisturbed(**many)
-    faults = both.replicas["blue"].faults
+    quiet = await system.undisturbed(**many)
+    faults = system.replicas["blue"].faults
     faults.clear()
     faults.hold("denoiser", 0, "step", step=held)
-    await both.submit("paused", **many)
-    uid = (await both.job("paused")).metadata.uid
-    await both.until(lambda: _true(faults.reached("denoiser")), "the denoiser is not reached")
-    await both.change("paused", suspend=True)
-    await let_go(both)
+    await system.submit("paused", **many)
+    uid = (await system.job("paused")).metadata.uid
+    await system.until(lambda: _true(faults.reached("denoiser")), "the denoiser is not reached")
+    await system.change("paused", suspend=True)
+    await let_go(system)
 
-    status = await both.until_status("paused", lambda status: status.phase is Phase.SUSPENDED, "it is not suspended")
+    status = await system.until_status("paused", lambda status: status.phase is Phase.SUSPENDED, "it is not suspended")
     # The denoiser asks before a unit and before its first step; then after each.
-    assert [name.rpartition("-")[0] for name in both.files(uid)] == [f"partial/0/1-{held - 2}"]
+    assert [name.rpartition("-")[0] for name in system.files(uid)] == [f"partial/0/1-{held - 2}"]
     assert status.cost is not None
     before = status.cost.gpu_seconds.denoise
     assert before > 0
 
-    await both.change("paused", suspend=False)
-    async with recorded(both, "paused") as seen:
-        status = await both.until_finished("paused")
+    await system.change("paused", suspend=False)
+    async with recorded(system, "paused") as seen:
+        status = await system.until_finished("paused")
 
     assert (status.phase, status.attempts, status.failures) == (Phase.SUCCEEDED, 2, 0), status
     assert len(faults.steps("denoiser")) - 4 == steps, "a step was made twice"
     assert seen.made(2) == set(range(PIECES))
-    assert both.output_sha256(status) == quiet
+    assert system.output_sha256(status) == quiet
     assert status.cost is not None and status.cost.gpu_seconds.denoise > before
-    assert not any(name.startswith("partial/") for name in both.files(uid)), "it went with the commit of its unit"
+    assert not any(name.startswith("partial/") for name in system.files(uid)), "it went with the commit of its unit"
 
 
 async def _true(value: bool) -> bool:
