@@ -31,7 +31,7 @@ down cluster-down:
 	@$(RUN) -m dev $@
 
 # Tests of whole systems wait more than they compute, so they run beside the others. Lines of the two are told apart.
-SYSTEM_TESTS := tests/cluster tests/e2e tests/kwok tests/observability
+SYSTEM_TESTS := tests/cluster tests/e2e
 test: setup lint ## Set everything up, and pass all checks and tests
 	@$(MAKE) --no-print-directory --keep-going -j2 test-systems test-parts
 
