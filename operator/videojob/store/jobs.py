@@ -75,7 +75,7 @@ class JobStore:
         """Raises ValueError if namespace or uid could lead out of the job's folder."""
         for name in (namespace, uid):
             if not _NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no Kubernetes namespace or uid: it cannot be in a path in the store.")
+                raise ValueError(f"{name!r} is no Kubernetes namespace or uid: it cannot be part of a path.")
         self._folder = Folder(store, f"{namespace}/{uid}", retrying)
         self.given = Given(store, namespace, retrying)
         """What people have put into the job's namespace."""
