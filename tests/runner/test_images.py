@@ -67,6 +67,22 @@ async def test_what_becomes_of_the_original_makes_no_difference(tmp_path: Path, 
     assert await of(tmp_path, wanted, attempt=3).frames(0) == [frame(1)]
 
 
+async def test_a_job_that_was_closed_begins_with_the_image_as_it_is_then_and_knows_that_it_is_another(
+    tmp_path: Path, inputs: Path
+) -> None:
+    """So that no unit goes on from what it had come to with the image before."""
+    (inputs / "one.png").write_bytes(png(1))
+    shots = (shot(), shot(ShotImage(store="inputs/one.png")))
+    first, again, closed = (of(tmp_path, *shots, attempt=attempt) for attempt in (1, 2, 2))
+    await first.check()
+    (inputs / "one.png").write_bytes(png(2))
+    await again.check()
+    await JobStore(open_store(f"file://{tmp_path}"), "team", "0b5c").close(1)
+    await closed.check()
+    assert [one.digest(0) for one in (first, again, closed)] == [b""] * 3
+    assert first.digest(1) == again.digest(1) != closed.digest(1)
+
+
 async def test_base64_may_be_in_lines(tmp_path: Path) -> None:
     """As `base64` prints it, and YAML keeps it."""
     text = encodebytes(png(1)).decode()

@@ -64,9 +64,9 @@ class Job:
             )
             self.units.append(made.record)
 
-    def partials(self, attempt: int, settings: Settings = SETTINGS) -> Partials:
-        """As an attempt has them."""
-        return Partials(self.files, attempt, self.time.hold(), (settings,))
+    def partials(self, attempt: int, settings: Settings = SETTINGS, images: bytes = b"") -> Partials:
+        """As an attempt has them; `images` says which its shot has."""
+        return Partials(self.files, attempt, self.time.hold(), (settings,), lambda _: images)
 
     async def pause(self, attempt: int, step: int, **changes: Any) -> None:
         """Leave unit 2 after that step."""
@@ -110,6 +110,7 @@ async def test_nobody_goes_on_from_what_was_made_from_something_else(
     assert await job.partials(2).find(*change(job)) is None
     other = Settings("a dog", seed=7, width=48, height=32, fps=16.0, guidance_scale=1.0)
     assert await job.partials(2, other).find(plan(), job.units, WEIGHTS) is None
+    assert await job.partials(2, images=b"a fox").find(plan(), job.units, WEIGHTS) is None
     assert await job.partials(2).find(plan(), job.units, WEIGHTS) is not None
 
 
@@ -155,7 +156,7 @@ async def test_a_store_that_fails_costs_the_steps_and_nothing_else(job: Job) -> 
         raise StoreError("the store is full", retryable=True)
 
     files = SimpleNamespace(partials=SimpleNamespace(find=fail, put=fail, discard=fail))
-    attempt = Partials(cast("Any", files), 2, job.time.hold(), (SETTINGS,))
+    attempt = Partials(cast("Any", files), 2, job.time.hold(), (SETTINGS,), lambda _: b"")
     assert await attempt.find(plan(), job.units, WEIGHTS) is None
     await attempt.keep(plan(), job.units, WEIGHTS, MadeUnit(2, b"after 5", StageSeconds(), 5))
     await attempt.committed(2)

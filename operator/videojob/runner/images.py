@@ -1,6 +1,7 @@
 """The images that a job's shots begin and end with: from the job or from the pool's store, as frames of its video."""
 
 import binascii
+import hashlib
 import re
 from base64 import b64decode
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ class Images:
         self._shots = shots
         self._attempt = attempt
         self._size = (width, height)
+        self._digests: dict[int, bytes] = {}
 
     async def check(self) -> None:
         """See that every image can be used, before anything is made."""
@@ -55,7 +57,12 @@ class Images:
                 frames.append(await read_image(data, *self._size))
             except ImageError as error:
                 raise ImageRefusedError(Reason.IMAGE_INVALID, f"{name} {error}.") from error
+        self._digests[shot] = b"".join(hashlib.sha256(frame).digest() for frame in frames)
         return frames
+
+    def digest(self, shot: int) -> bytes:
+        """What says which frames those of a shot are, once they were checked; empty where there are none."""
+        return self._digests[shot]
 
     async def _file(self, name: str, index: int, image: ShotImage) -> bytes:
         if image.store is None:

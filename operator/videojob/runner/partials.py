@@ -5,7 +5,7 @@ Only a hint: whatever fails here costs the steps that would have been saved, and
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from videojob.api.reasons import REASONS, Reason, parse
 from videojob.families import Plan, Unit
@@ -32,12 +32,20 @@ def goes_on(error: BaseException) -> bool:
 class Partials:
     """The partial checkpoints of one job, as one attempt finds and leaves them."""
 
-    def __init__(self, files: JobStore, attempt: int, permission: Permission, settings: Sequence[Settings]) -> None:
-        """`settings` are those of each shot."""
+    def __init__(
+        self,
+        files: JobStore,
+        attempt: int,
+        permission: Permission,
+        settings: Sequence[Settings],
+        images: Callable[[int], bytes],
+    ) -> None:
+        """`settings` are those of each shot; `images` gives the digest of a shot's, empty where it has none."""
         self._files = files
         self._attempt = attempt
         self._permission = permission
         self._settings = settings
+        self._images = images
         self._sought: set[int] = set()
         self._left: set[int] = set()
         """What this attempt has left, where its sequence failed elsewhere."""
@@ -84,10 +92,11 @@ class Partials:
             log.warning("Partial checkpoints of unit %d are left until the video is finished: %s", unit, error)
 
     def _origin(self, unit: Unit, made: Sequence[UnitRecord], weights: str) -> Origin:
+        request = UnitRequest(unit, self._settings[unit.shot]).to_json() + self._images(unit.shot)
         return Origin(
             unit=unit.index,
             steps=unit.steps,
             past={index: made[index].checkpoint.sha256 for index in unit.needs},
-            request=hashlib.sha256(UnitRequest(unit, self._settings[unit.shot]).to_json()).hexdigest(),
+            request=hashlib.sha256(request).hexdigest(),
             weights=weights,
         )

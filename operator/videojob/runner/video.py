@@ -83,7 +83,7 @@ class Video:
         self._settings = settings_of(job, resolved)
         self._images = Images(files, job.spec.shots, owner.attempt, resolved.width, resolved.height)
         self._adopting = Adopting(owner, services.permission, status)
-        self._partials = Partials(files, owner.attempt, services.permission, self._settings)
+        self._partials = Partials(files, owner.attempt, services.permission, self._settings, self._images.digest)
         self._drifting = Drifting(resolved, job.spec.drift_policy)
         self._runs = 0
         """Of the sequence in this attempt."""

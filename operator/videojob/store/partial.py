@@ -32,7 +32,7 @@ class Origin(BaseModel):
     past: Mapping[Count, Sha256]
     """The sha256 of the checkpoint of each unit that it needs."""
     request: Sha256
-    """Of the unit and its settings, as the denoiser is asked for it."""
+    """Of the unit, its settings and its images, as stages are asked for it."""
     weights: str
     """The digest of the model's weights."""
 
