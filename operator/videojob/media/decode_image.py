@@ -14,7 +14,7 @@ from videojob.media.stills import Picture
 MAX_PIXELS: Final = 48 << 20
 """Of an image as it is in the file: more than most cameras make."""
 MEMORY_BYTES: Final = 8 << 30
-"""Of addresses. An image of the most pixels takes half a GiB."""
+"""Of addresses. An image of the most pixels, and with transparency, takes half a GiB of memory."""
 
 
 def decoded(data: bytes, width: int, height: int) -> Picture:
@@ -26,8 +26,8 @@ def decoded(data: bytes, width: int, height: int) -> Picture:
                     f"has {image.width} x {image.height} pixels, which are {pixels >> 20} Mi: at most "
                     f"{MAX_PIXELS >> 20} Mi are taken"
                 )
-            turned = ImageOps.exif_transpose(image)
-            fitted = ImageOps.fit(_rgb(turned), (width, height), Image.Resampling.LANCZOS)
+            ImageOps.exif_transpose(image, in_place=True)
+            frame = _over_white(ImageOps.fit(_of_eight_bits(image), (width, height), Image.Resampling.LANCZOS))
     except UnidentifiedImageError:
         raise ImageError("is no PNG and no JPEG") from None
     except MemoryError:
@@ -37,17 +37,21 @@ def decoded(data: bytes, width: int, height: int) -> Picture:
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
         # Pillow's decoders raise any of these for a file that is cut short or was changed.
         raise ImageError(f"is damaged: {error}") from error
-    return np.asarray(fitted)
+    return np.asarray(frame)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """The image with 8 bits for each of three colours, over white."""
+def _of_eight_bits(image: Image.Image) -> Image.Image:
+    """The image with 8 bits for each of three colours, and for its transparency where it has any."""
     if image.mode.startswith("I"):  # 16 bits of grey, which a conversion would cut off at 255
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        front = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", front.size, "white"), front).convert("RGB")
-    return image.convert("RGB")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def main() -> None:
