@@ -27,6 +27,11 @@ def _phase(phase: str) -> str:
     return or_zero("sum(" + leading(f'videojob_jobs{{{JOBS}, phase="{phase}"}}') + ")")
 
 
+def _by_model(histogram: str) -> tuple[Query, ...]:
+    """Its median and its 95th percentile, by model."""
+    return tuple(Query(quantile(q, histogram, MODELS, "model"), f"p{q * 100:g} {{{{model}}}}") for q in (0.5, 0.95))
+
+
 DASHBOARD = Dashboard(
     name="jobs",
     title="Jobs",
@@ -112,25 +117,13 @@ DASHBOARD = Dashboard(
                 ),
                 time_series(
                     "Time to the first frame",
-                    tuple(
-                        Query(
-                            quantile(q, "videojob_runner_first_frame_seconds", MODELS, "model"),
-                            f"p{q * 100:g} {{{{model}}}}",
-                        )
-                        for q in (0.5, 0.95)
-                    ),
+                    _by_model("videojob_runner_first_frame_seconds"),
                     "From creation to the first frames in the store, the wait included.",
                     unit="s",
                 ),
                 time_series(
                     "Real-time factor",
-                    tuple(
-                        Query(
-                            quantile(q, "videojob_runner_real_time_factor", MODELS, "model"),
-                            f"p{q * 100:g} {{{{model}}}}",
-                        )
-                        for q in (0.5, 0.95)
-                    ),
+                    _by_model("videojob_runner_real_time_factor"),
                     "Seconds on replicas for a second of finished video: below 1, it is made faster than it plays.",
                     thresholds=((None, "green"), (1, "orange")),
                 ),
@@ -151,13 +144,7 @@ DASHBOARD = Dashboard(
                 ),
                 time_series(
                     "Between two chunks of a job",
-                    tuple(
-                        Query(
-                            quantile(q, "videojob_runner_chunk_gap_seconds", MODELS, "model"),
-                            f"p{q * 100:g} {{{{model}}}}",
-                        )
-                        for q in (0.5, 0.95)
-                    ),
+                    _by_model("videojob_runner_chunk_gap_seconds"),
                     "How steadily a job goes on.",
                     unit="s",
                 ),
@@ -213,26 +200,14 @@ DASHBOARD = Dashboard(
             (
                 time_series(
                     "Longest time between two chunks",
-                    tuple(
-                        Query(
-                            quantile(q, "videojob_runner_worst_gap_seconds", MODELS, "model"),
-                            f"p{q * 100:g} {{{{model}}}}",
-                        )
-                        for q in (0.5, 0.95)
-                    ),
+                    _by_model("videojob_runner_worst_gap_seconds"),
                     "Of each finished video: what a viewer has to have in hand before he begins.",
                     unit="s",
                     size="quarter",
                 ),
                 time_series(
                     "Playback would have waited",
-                    tuple(
-                        Query(
-                            quantile(q, "videojob_runner_stalled_seconds", MODELS, "model"),
-                            f"p{q * 100:g} {{{{model}}}}",
-                        )
-                        for q in (0.5, 0.95)
-                    ),
+                    _by_model("videojob_runner_stalled_seconds"),
                     "Seconds of a video that is watched from its first frames on, while it is made.",
                     unit="s",
                     size="quarter",

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dev.tiny_model import SIZES, make_model
-from tests.e2e.serving import serving
+from tests.e2e.serving import apply_wan, serving
 from tests.e2e.system import MODEL, System
 from videojob.api.conditions import ConditionType
 from videojob.api.videojob import Phase
@@ -38,24 +37,7 @@ SHOTS = [shot(image=INLINE), shot(image=INLINE, lastImage=IN_STORE)]
 @pytest.fixture(scope="module", autouse=True)
 def wan(installed: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The VideoModel of a tiny Wan that begins with an image."""
-    directory: Path = tmp_path_factory.mktemp("models") / WAN
-    make_model(directory, SIZES["tiny"], WAN)
-    installed.cluster.apply(
-        {
-            "apiVersion": "videojob.dev/v1alpha1",
-            "kind": "VideoModel",
-            "metadata": {"name": WAN},
-            "spec": {
-                "family": "Wan",
-                "source": {"directory": str(directory)},
-                "precision": "float32",
-                "images": {"first": "Required", "last": "Optional"},
-                "memory": {"weightsBytes": 1, "perJobBytes": 1},
-                "limits": {"maxWidth": 256, "maxHeight": 256, "maxSeconds": 5, "maxFrames": 81},
-                "defaults": {"width": 64, "height": 48, "fps": 12, "steps": 2},
-            },
-        }
-    )
+    apply_wan(installed, tmp_path_factory.mktemp("models") / WAN, WAN, images={"first": "Required", "last": "Optional"})
     with serving(installed, MODEL, WAN):
         yield
 

@@ -1,14 +1,12 @@
 """The second family through the whole system: a clip with guidance, decoded in pieces, and resumed within."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dev.tiny_model import SIZES, make_model
 from tests.e2e.recorder import recorded
-from tests.e2e.serving import serving
+from tests.e2e.serving import apply_wan, serving
 from tests.e2e.system import System
 from tests.e2e.test_stops import let_go
 from videojob.api.videojob import Phase
@@ -25,23 +23,7 @@ PIECES = 5
 @pytest.fixture(scope="module", autouse=True)
 def wan(installed: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The VideoModel of a tiny Wan."""
-    directory: Path = tmp_path_factory.mktemp("models") / WAN
-    make_model(directory, SIZES["tiny"], "wan")
-    installed.cluster.apply(
-        {
-            "apiVersion": "videojob.dev/v1alpha1",
-            "kind": "VideoModel",
-            "metadata": {"name": WAN},
-            "spec": {
-                "family": "Wan",
-                "source": {"directory": str(directory)},
-                "precision": "float32",
-                "memory": {"weightsBytes": 1, "perJobBytes": 1},
-                "limits": {"maxWidth": 256, "maxHeight": 256, "maxSeconds": 5, "maxFrames": 81},
-                "defaults": {"width": 64, "height": 48, "fps": 12, "steps": 2},
-            },
-        }
-    )
+    apply_wan(installed, tmp_path_factory.mktemp("models") / WAN, WAN)
     with serving(installed, WAN):
         yield
 

@@ -14,6 +14,7 @@ from videojob.models.parts import Parts
 from videojob.models.stages import DecodeStage, DenoiseStage, Turn
 from videojob.models.tensors import Tensors, pack
 from videojob.triton.sequences import Sequences
+from videojob.triton.settings import Images
 from videojob.triton.wire import Settings, UnitRequest
 
 Made = tuple[Tensors, torch.Tensor]
@@ -50,11 +51,19 @@ class Model:
     negative_prompt: str
 
     @classmethod
-    def of(cls, family: FamilyName, pipeline: Any, folder: Path, dtype: torch.dtype, *prompts: str) -> "Model":
+    def of(
+        cls,
+        family: FamilyName,
+        pipeline: Any,
+        folder: Path,
+        dtype: torch.dtype,
+        *prompts: str,
+        images: Images | None = None,
+    ) -> "Model":
         """Loaded from the folder on the CPU; the prompts are what is wanted and what is not."""
         loaded = pipeline.from_pretrained(folder, dtype=dtype)
         loaded.set_progress_bar_config(disable=True)
-        module, parts = family_module(family), Parts(folder, torch.device("cpu"), dtype)
+        module, parts = family_module(family), Parts(folder, torch.device("cpu"), dtype, images=images)
         return cls(loaded, module.Conditioner(parts), module.Generator(parts), module.Decoder(parts), *prompts)
 
     def steps(

@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,14 +12,15 @@ from PIL import Image
 
 from dev.tiny_model import SIZES, make_model
 from tests.models.fixtures import whole_clip
+from tests.models.jobs import Model
 from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Unit, Video
-from videojob.models.family import Conditioning, Step
+from videojob.models.family import Conditioning, ImageConditioner, Step
 from videojob.models.history import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.stages import TextStage
 from videojob.models.tensors import Tensors, pack, unpack
-from videojob.models.wan import Conditioner, Decoder, Generator
+from videojob.models.wan import Conditioner, Generator
 from videojob.models.wan_images import CONDITION, SEEN, taken
 from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.settings import Images
@@ -56,27 +56,20 @@ def pictures(count: int, seed: int = 0) -> list[torch.Tensor]:
     return [torch.randint(256, shape, generator=generator, dtype=torch.uint8) for _ in range(count)]
 
 
-@dataclass(frozen=True)
-class Model:
-    pipeline: Any  # diffusers has no types
-    conditioner: Conditioner
-    generator: Generator
-    decoder: Decoder
+def conditions(model: Model, unit: Unit, images: Sequence[torch.Tensor]) -> Tensors:
+    assert isinstance(model.conditioner, ImageConditioner)
+    encoded = model.conditioner.encode(Conditioning(TEXT, AWAY))
+    return {**encoded, **model.conditioner.encode_images(unit, SETTINGS, images)}
 
-    def conditions(self, unit: Unit, images: Sequence[torch.Tensor]) -> Tensors:
-        encoded = self.conditioner.encode(Conditioning(TEXT, AWAY))
-        return {**encoded, **self.conditioner.encode_images(unit, SETTINGS, images)}
 
-    def steps(self, unit: Unit, conditions: Tensors, resume: Step | None = None) -> Iterator[Step]:
-        self.generator.start(unit, SETTINGS, [])
-        return self.generator.run(unit, SETTINGS, None, conditions, Noise(7, 0, 0), resume)
+def steps(model: Model, unit: Unit, given: Tensors, resume: Step | None = None) -> Iterator[Step]:
+    model.generator.start(unit, SETTINGS, [])
+    return model.generator.run(unit, SETTINGS, None, given, Noise(7, 0, 0), resume)
 
 
 def loaded(folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> Model:
-    pipeline = WanImageToVideoPipeline.from_pretrained(folder / kind, dtype=dtype)
-    pipeline.set_progress_bar_config(disable=True)
-    parts = Parts(folder / kind, CPU, dtype, images=TAKEN[kind])
-    return Model(pipeline, Conditioner(parts), Generator(parts), Decoder(parts))
+    pipeline = WanImageToVideoPipeline
+    return Model.of(FamilyName.WAN, pipeline, folder / kind, dtype, TEXT, AWAY, images=TAKEN[kind])
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +86,7 @@ def test_latents_and_frames_are_the_pipelines(folder: Path, kind: str, count: in
     """For the same noise and images, in both precisions: every operation is the same."""
     model, unit, images = loaded(folder, kind, dtype), unit_of(9), pictures(count)
     first, *last = (Image.fromarray(image.numpy()) for image in images)
+    assert isinstance(model.generator, Generator)
     noise = Noise(7, 0, 0)(model.generator.latent_shape(unit, SETTINGS))
     expected = model.pipeline(
         first,
@@ -108,7 +102,7 @@ def test_latents_and_frames_are_the_pipelines(folder: Path, kind: str, count: in
         output_type="latent",
     ).frames
 
-    *_, made = model.steps(unit, model.conditions(unit, images))
+    *_, made = steps(model, unit, conditions(model, unit, images))
     frames = torch.cat(list(model.decoder.run(made.tensors, None)), dim=2)
 
     assert torch.equal(made.tensors[LATENTS], expected)
@@ -122,7 +116,7 @@ def test_a_clip_depends_on_each_of_its_images(folder: Path, kind: str, count: in
     images, others = pictures(count), pictures(count, seed=1)
 
     def clip(given: Sequence[torch.Tensor]) -> bytes:
-        *_, last = model.steps(unit, model.conditions(unit, given))
+        *_, last = steps(model, unit, conditions(model, unit, given))
         return pack(last.tensors)
 
     changed = [[*images[:place], others[place], *images[place + 1 :]] for place in range(count)]
@@ -133,27 +127,27 @@ def test_a_clip_depends_on_each_of_its_images(folder: Path, kind: str, count: in
 @pytest.mark.parametrize(("kind", "count"), CASES)
 def test_a_clip_goes_on_from_any_of_its_steps(folder: Path, kind: str, count: int) -> None:
     model, unit = loaded(folder, kind), unit_of(5)
-    conditions = unpack(pack(model.conditions(unit, pictures(count))), "it")
-    made = list(model.steps(unit, conditions))
+    given = unpack(pack(conditions(model, unit, pictures(count))), "it")
+    made = list(steps(model, unit, given))
     for step in made:
-        rest = list(model.steps(unit, conditions, Step(step.done, unpack(pack(step.tensors), "it"))))
+        rest = list(steps(model, unit, given, Step(step.done, unpack(pack(step.tensors), "it"))))
         assert [pack(each.tensors) for each in rest] == [pack(each.tensors) for each in made[step.done :]]
 
 
 def test_what_begins_with_an_image_keeps_its_latents(folder: Path) -> None:
     """Where tokens have timesteps of their own: those of the image are never noise."""
     model, unit = loaded(folder, "wan-ti2v"), unit_of(9)
-    conditions = model.conditions(unit, pictures(1))
-    *_, last = model.steps(unit, conditions)
-    assert torch.equal(last.tensors[LATENTS][:, :, :1], conditions[CONDITION])
-    *_, free = model.steps(unit, {name: conditions[name] for name in conditions.keys() - {CONDITION}})
-    assert not torch.equal(free.tensors[LATENTS][:, :, :1], conditions[CONDITION])
+    given = conditions(model, unit, pictures(1))
+    *_, last = steps(model, unit, given)
+    assert torch.equal(last.tensors[LATENTS][:, :, :1], given[CONDITION])
+    *_, free = steps(model, unit, {name: given[name] for name in given.keys() - {CONDITION}})
+    assert not torch.equal(free.tensors[LATENTS][:, :, :1], given[CONDITION])
 
 
 def test_only_models_with_an_image_encoder_see_images(folder: Path) -> None:
     for kind, count in CASES:
-        conditions = loaded(folder, kind).conditions(unit_of(5), pictures(count))
-        assert (SEEN in conditions) == (kind in {"wan-i2v", "wan-flf2v"})
+        given = conditions(loaded(folder, kind), unit_of(5), pictures(count))
+        assert (SEEN in given) == (kind in {"wan-i2v", "wan-flf2v"})
 
 
 @pytest.mark.parametrize("kind", TAKEN)
@@ -206,7 +200,7 @@ def test_images_of_another_number_or_size_are_refused(folder: Path) -> None:
             stage.encode(request, images)
         assert refused.value.reason is ErrorCode.INVALID_REQUEST
     with pytest.raises(ChunkError, match="IMAGES must come"):
-        list(model.steps(unit, stage.encode(request).tensors))
+        list(steps(model, unit, stage.encode(request).tensors))
     plain = TextStage(Conditioner(Parts(folder / "wan", CPU, torch.float32)))
     with pytest.raises(ChunkError, match="takes no images"):
         plain.encode(request, [image])
