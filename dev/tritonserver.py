@@ -32,6 +32,7 @@ def command(repository: Path, *, grpc_port: int, http_port: int, metrics_port: i
         str(wheel() / "bin" / "tritonserver"),
         f"--model-repository={repository}",
         "--model-control-mode=explicit",
+        "--disable-auto-complete-config",
         f"--backend-directory={backends()}",
         f"--backend-config=python,shm-region-prefix-name={region_prefix(repository)}",
         "--grpc-address=127.0.0.1",

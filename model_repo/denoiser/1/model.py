@@ -1,3 +1,8 @@
+import gc
+
+# Until the model is loaded: see backend.collect_from_here.
+gc.disable()
+
 from videojob.families import ComponentName
 from videojob.models.family import family_module
 from videojob.models.parts import Parts
@@ -11,6 +16,7 @@ from videojob.triton.backend import (
     answer,
     asked_to_stop,
     binary,
+    collect_from_here,
     contents,
     ended,
     requested,
@@ -35,6 +41,7 @@ class TritonPythonModel:
         parts = Parts.of(instance.model, instance.device)
         stopwatch = stopwatch_on(parts[ComponentName.TRANSFORMER].device)
         self._stage = DenoiseStage(family.Generator(parts), instance.sequences(), stopwatch=stopwatch)
+        collect_from_here()
 
     def execute(self, requests):
         """One response to each request."""

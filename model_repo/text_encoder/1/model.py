@@ -1,3 +1,8 @@
+import gc
+
+# Until the model is loaded: see backend.collect_from_here.
+gc.disable()
+
 from videojob.families import ComponentName
 from videojob.models.family import family_module
 from videojob.models.parts import Parts
@@ -6,7 +11,7 @@ from videojob.models.stages import TextStage
 from videojob.models.stopwatch import stopwatch_on
 from videojob.models.tensors import pack
 from videojob.triton import contract
-from videojob.triton.backend import Instance, answer, binary, contents, requested
+from videojob.triton.backend import Instance, answer, binary, collect_from_here, contents, requested
 from videojob.triton.wire import End, Report
 
 
@@ -23,6 +28,7 @@ class TritonPythonModel:
         parts = Parts.of(instance.model, instance.device)
         stopwatch = stopwatch_on(parts[ComponentName.TEXT_ENCODER].device)
         self._stage = TextStage(family.Conditioner(parts), stopwatch=stopwatch)
+        collect_from_here()
 
     def execute(self, requests):
         """One response to each request."""

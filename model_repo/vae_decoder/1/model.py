@@ -1,3 +1,8 @@
+import gc
+
+# Until the model is loaded: see backend.collect_from_here.
+gc.disable()
+
 import torch
 import triton_python_backend_utils as pb_utils
 
@@ -9,7 +14,17 @@ from videojob.models.stages import DecodeStage, Turn
 from videojob.models.stopwatch import stopwatch_on
 from videojob.models.tensors import unpack
 from videojob.triton import contract
-from videojob.triton.backend import Instance, answer, asked_to_stop, binary, contents, ended, requested, started
+from videojob.triton.backend import (
+    Instance,
+    answer,
+    asked_to_stop,
+    binary,
+    collect_from_here,
+    contents,
+    ended,
+    requested,
+    started,
+)
 from videojob.triton.wire import End, Report
 
 
@@ -28,6 +43,7 @@ class TritonPythonModel:
         parts = Parts.of(instance.model, instance.device)
         stopwatch = stopwatch_on(parts[ComponentName.VAE].device)
         self._stage = DecodeStage(family.Decoder(parts), instance.sequences(), stopwatch=stopwatch)
+        collect_from_here()
 
     def execute(self, requests):
         """One response to each request."""
