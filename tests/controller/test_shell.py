@@ -265,7 +265,9 @@ async def test_kinds_that_are_not_there_at_the_start_are_looked_for_again(tmp_pa
         settings = await configuration(kubeconfig(tmp_path / "config", server.url), {})
         async with running(Watcher(settings, timing=timing)) as watcher:
             await watcher.until(lambda: VIDEO_MODELS in dict(watcher.listings), "the others are watched")
-            assert "videojobs has not begun" in (watcher.shell.healthy() or "")
+            await watcher.until(
+                lambda: "videojobs has not begun" in (watcher.shell.healthy() or ""), "the watch of jobs alone is away"
+            )
             server.kinds = KINDS
             await watcher.until(lambda: VIDEO_JOBS in dict(watcher.listings), "jobs are watched")
 
@@ -276,7 +278,9 @@ async def test_what_a_listing_brings_proves_no_watch(tmp_path: Path) -> None:
         async with running(Watcher(settings)) as watcher:
             await watcher.brings("LISTED", "early")
             await watcher.until(lambda: VIDEO_MODELS in dict(watcher.listings), "the others are watched")
-            assert "videojobs has not begun" in (watcher.shell.healthy() or "")
+            await watcher.until(
+                lambda: "videojobs has not begun" in (watcher.shell.healthy() or ""), "the watch of jobs alone is away"
+            )
             server.watches = [stream(stays=True)]
             await watcher.until(lambda: watcher.shell.healthy() is None, "all watches are well")
             assert VIDEO_JOBS in dict(watcher.listings)
@@ -304,7 +308,9 @@ async def test_a_server_that_is_away_is_no_contact_and_the_watches_report_it(tmp
         settings = await configuration(kubeconfig(tmp_path / "config", server.url), {})
         async with running(Watcher(settings)) as watcher:
             await watcher.until(lambda: False in watcher.contact, "it failed")
-            assert "videojobs has not begun" in (watcher.shell.healthy() or "")
+            await watcher.until(
+                lambda: "videojobs has not begun" in (watcher.shell.healthy() or ""), "the watch of jobs alone is away"
+            )
             server.listings = [listing()]
             await watcher.until(lambda: watcher.shell.healthy() is None, "all watches are well")
             assert watcher.contact[-1]

@@ -58,7 +58,11 @@ async def test_a_pool_grows_from_zero_and_goes_back_to_zero(world: PoolWorld, op
 async def test_two_pools_of_different_accelerators_share_the_jobs_of_a_model(
     world: PoolWorld, operator: OperatorProcess
 ) -> None:
-    pools = [await world.managed_pool(name, name, scaling={"maxReplicas": 2}) for name in ("h200", "l40")]
+    scaling = {"minReplicas": 1, "maxReplicas": 2}
+    pools = [await world.managed_pool(name, name, scaling=scaling) for name in ("h200", "l40")]
+    # A pool that is there first, on a busy machine, could make all of them.
+    for pool in pools:
+        await world.until_size(pool, 1)
     for index in range(12):
         await world.job(f"job-{index}", shots=[{"prompt": "A private prompt.", "seconds": 6}])
     jobs = await world.until_succeeded()

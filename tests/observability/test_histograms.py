@@ -18,6 +18,7 @@ OTHERWISE = {
     "videojob_operator_planning_seconds": (30, "a loop that stands still for longer is restarted"),
     "videojob_operator_plan_lag_seconds": (30, "a loop that stands still for longer is restarted"),
     "videojob_pool_cold_start_seconds": (7_200, "a new node, a large image, and weights from a hub"),
+    "videojob_runner_drift": (1, "a share: nothing drifts further than all of the way"),
     "videojob_runner_model_load_seconds": (7_200, "weights of a hundred gigabytes from a slow store"),
     "videojob_runner_real_time_factor": (10_000, "a ratio: a second of video that takes three hours"),
 }
