@@ -30,6 +30,7 @@ FULL: Json = {
     "seed": 7,
     "steps": 2,
     "guidanceScale": 1.5,
+    "guidanceScale2": 1.25,
     "negativePrompt": "blurred",
     "adapters": ["fewer-steps"],
     "priority": 5,
@@ -92,6 +93,7 @@ BAD_JOBS = [
     ("steps", 201, "should be less than or equal to 200"),
     ("guidanceScale", -0.1, "should be greater than or equal to 0"),
     ("guidanceScale", 31, "should be less than or equal to 30"),
+    ("guidanceScale2", 31, "should be less than or equal to 30"),
     ("negativePrompt", "x" * 4001, "may not be more than 4000"),
     ("negativePrompt", 5, "must be of type string"),
     ("adapters", ["ink", "ink"], "Duplicate value"),
@@ -169,6 +171,14 @@ def test_a_job_name_that_fits_no_label_is_refused(cluster: Cluster, namespace: s
         ("VideoModel", WAN, "sampling", LCM | {"timesteps": [1000, 757, 522]}, "make defaults.steps their number"),
         ("VideoModel", WAN, "sampling", LCM | {"timesteps": [1001]}, "should be less than or equal to 1000"),
         ("VideoModel", WAN, "limits", {"maxGuidanceScale": 0.5}, "guidanceScale is beyond limits.maxGuidanceScale"),
+        (
+            "VideoModel",
+            WAN | {"limits": {"maxGuidanceScale": 2}},
+            "defaults",
+            {"guidanceScale2": 3},
+            "guidanceScale2 is beyond limits.maxGuidanceScale",
+        ),
+        ("VideoModel", MODEL, "defaults", {"guidanceScale2": 3}, "remove defaults.guidanceScale2, which is for Wan"),
         ("VideoModel", MODEL, "drift", {}, "should have at least 1 properties"),
         ("VideoModel", MODEL, "drift", {"motion": 0}, "should be greater than 0"),
         ("VideoModel", MODEL, "drift", {"motion": 1.1}, "should be less than or equal to 1"),
@@ -260,6 +270,7 @@ CHANGED: Json = {
     "seed": 8,
     "steps": 3,
     "guidanceScale": 2,
+    "guidanceScale2": 3,
     "negativePrompt": "grey",
     "adapters": ["watercolour"],
     "backoffLimit": 2,
@@ -270,7 +281,7 @@ CHANGED: Json = {
 }
 
 
-OF_THE_VIDEO = ("width", "height", "fps", "seed", "steps", "guidanceScale", "negativePrompt")
+OF_THE_VIDEO = ("width", "height", "fps", "seed", "steps", "guidanceScale", "guidanceScale2", "negativePrompt")
 WITHOUT_DEFAULT = (*OF_THE_VIDEO, "activeDeadlineSeconds")
 
 

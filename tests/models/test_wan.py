@@ -131,6 +131,46 @@ def test_latents_and_frames_are_the_pipelines(model: Model, guidance_scale: floa
     assert torch.equal(frames, whole_clip(model.pipeline, expected))
 
 
+@pytest.mark.parametrize(("guidance_scale", "second"), [(4.0, 2.5), (4.0, 1.0), (1.0, 2.5)])
+def test_a_second_transformer_has_a_guidance_of_its_own(
+    folders: dict[str, Path], guidance_scale: float, second: float
+) -> None:
+    """As the pipeline's `guidance_scale_2`, which makes both passes for a scale of 1, and none where the first is 1."""
+    model, (unit,) = loaded(folders["wan-a14b"], torch.float32), units(9)
+    settings = replace(SETTINGS, guidance_scale=guidance_scale, guidance_scale_2=second, negative_prompt=AWAY)
+    assert settings.guided
+
+    def piped(first: float) -> torch.Tensor:
+        latents: torch.Tensor = model.pipeline(
+            TEXT,
+            negative_prompt=AWAY,
+            height=settings.height,
+            width=settings.width,
+            num_frames=len(unit.frames),
+            num_inference_steps=unit.steps,
+            guidance_scale=first,
+            guidance_scale_2=second,
+            latents=Noise(7, 0, 0)(model.generator.latent_shape(unit, settings)),
+            output_type="latent",
+        ).frames
+        return latents
+
+    *_, last = model.steps(unit, settings, model.conditions(AWAY))
+    if min(guidance_scale, second) > 1:
+        assert torch.equal(last.tensors[LATENTS], piped(guidance_scale))
+    else:
+        # A scale just above 1 has the pipeline make both passes; what it adds is rounding.
+        nearly = piped(max(guidance_scale, 1 + 1e-6))
+        torch.testing.assert_close(last.tensors[LATENTS], nearly, rtol=0, atol=1e-3)
+
+
+def test_one_transformer_has_one_guidance(plain: Model) -> None:
+    (unit,) = units(5)
+    with pytest.raises(ChunkError, match="a second transformer, which this model has not") as caught:
+        next(plain.steps(unit, replace(SETTINGS, guidance_scale_2=2.0), plain.conditions(AWAY)))
+    assert caught.value.reason is ErrorCode.INVALID_REQUEST
+
+
 def test_a_unit_that_goes_on_from_any_of_its_steps_is_the_same(model: Model) -> None:
     """Also in another process, and while another unit is made: nothing is left in the scheduler."""
     (unit,), settings = units(5), replace(SETTINGS, guidance_scale=4.0)

@@ -76,3 +76,37 @@ def test_a_shot_has_at_most_so_many_frames_whatever_its_fps(
     else:
         assert isinstance(decision, Wait) and decision.reason is Reason.EXCEEDS_MODEL_LIMITS
         assert decision.message == f"VideoModel tiny does not allow this: {words}"
+
+
+@pytest.mark.parametrize(
+    ("default", "wanted", "made"),
+    [
+        (None, {}, (5.0, None)),
+        (3.0, {}, (5.0, 3.0)),
+        (3.0, {"guidance_scale": 4.0}, (4.0, None)),
+        (3.0, {"guidance_scale_2": 2.0}, (5.0, 2.0)),
+        (3.0, {"guidance_scale": 4.0, "guidance_scale_2": 0.0}, (4.0, 0.0)),
+    ],
+)
+def test_a_second_transformer_may_have_a_guidance_of_its_own(
+    default: float | None, wanted: dict[str, Any], made: tuple[float, float | None]
+) -> None:
+    """What a job says of guidance alone holds for all steps."""
+    scales = Defaults(guidance_scale=5.0, guidance_scale_2=default)
+    (decision,) = decided(book(job(**wanted), models=[model(defaults=scales)]))
+    assert isinstance(decision, Assign)
+    assert (decision.resolved.guidance_scale, decision.resolved.guidance_scale_2) == made
+
+
+@pytest.mark.parametrize(
+    ("default", "reason", "words"),
+    [
+        (None, Reason.GUIDANCE_UNSUPPORTED, "VideoModel tiny has none"),
+        (3.0, Reason.EXCEEDS_MODEL_LIMITS, "guidanceScale2 9 is more than 6."),
+    ],
+)
+def test_a_second_guidance_that_cannot_be(default: float | None, reason: Reason, words: str) -> None:
+    of_model = model(defaults=Defaults(guidance_scale_2=default), limits={"max_guidance_scale": 6})
+    (decision,) = decided(book(job(guidance_scale_2=9.0), models=[of_model]))
+    assert isinstance(decision, Wait) and decision.reason is reason
+    assert words in decision.message

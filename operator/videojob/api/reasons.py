@@ -19,6 +19,7 @@ class Reason(StrEnum):
     EXCEEDS_MODEL_LIMITS = "ExceedsModelLimits"
     MEMORY_UNSUPPORTED = "MemoryUnsupported"
     ADAPTER_NOT_FOUND = "AdapterNotFound"
+    GUIDANCE_UNSUPPORTED = "GuidanceUnsupported"
     IMAGE_UNSUPPORTED = "ImageUnsupported"
     IMAGE_MISSING = "ImageMissing"
     DRIFT_POLICY_UNSUPPORTED = "DriftPolicyUnsupported"
@@ -169,6 +170,9 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType({
     Reason.ADAPTER_NOT_FOUND: ReasonInfo(_WAITING, _OWNER, YES, NO, NO, NO, NO, NO, NO,
         "The job names an adapter that its model does not have.",
         "Create the job again with adapters that the condition names, or with another model."),
+    Reason.GUIDANCE_UNSUPPORTED: ReasonInfo(_WAITING, _OWNER, YES, NO, NO, NO, NO, NO, NO,
+        "The job has a `guidanceScale2`, which is for models with a second transformer.",
+        "Create the job again without it, or with a model that has `defaults.guidanceScale2`."),
     Reason.IMAGE_UNSUPPORTED: ReasonInfo(_WAITING, _OWNER, YES, NO, NO, NO, NO, NO, NO,
         "A shot of the job has an image, and its model takes none there.",
         "Create the job again without it, or with a model that takes images: [images](run-a-job.md#images)"),

@@ -113,6 +113,15 @@ class VideoJobSpec(Resource):
         float | None,
         Field(ge=0, le=30, description="Classifier-free guidance; 1 is none. The model's default if omitted."),
     ] = None
+    guidance_scale_2: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=30,
+            description="Of the steps that the second transformer makes, where the model has two. If omitted: "
+            "guidanceScale, or where that is omitted too, the model's default.",
+        ),
+    ] = None
     negative_prompt: Annotated[
         str | None,
         Field(
@@ -192,6 +201,9 @@ class Resolved(Resource):
     fps: ResolvedFPS
     steps: int
     guidance_scale: float
+    guidance_scale_2: Annotated[
+        float | None, Field(description="Of the second transformer's steps, where it is another one.")
+    ] = None
     seed: int
     frames: int
     chunks: int

@@ -15,6 +15,7 @@ from videojob.families import (
     BEGUN_WITH_IMAGES,
     FAMILIES,
     SAMPLED,
+    WITH_TWO_TRANSFORMERS,
     Chunking,
     ComponentName,
     FamilyName,
@@ -203,6 +204,15 @@ class Defaults(Resource):
     fps: FPS = 16
     steps: Steps = 4
     guidance_scale: Annotated[float, Field(ge=0, le=30)] = 1.0
+    guidance_scale_2: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=30,
+            description="Of the steps that the second transformer makes: for models that have two, whose jobs may then "
+            "choose it. Where it is omitted, guidanceScale is that of all steps.",
+        ),
+    ] = None
 
 
 class Estimate(Resource):
@@ -325,6 +335,15 @@ SPEC_RULES = rules(
     (
         "self.defaults.guidanceScale <= self.limits.maxGuidanceScale",
         "the default guidanceScale is beyond limits.maxGuidanceScale",
+    ),
+    (
+        "!has(self.defaults.guidanceScale2) || self.defaults.guidanceScale2 <= self.limits.maxGuidanceScale",
+        "the default guidanceScale2 is beyond limits.maxGuidanceScale",
+    ),
+    (
+        f"!has(self.defaults.guidanceScale2) || self.family in {[*map(str, WITH_TWO_TRANSFORMERS)]}",
+        "models of this family have one transformer: remove defaults.guidanceScale2, which is for "
+        f"{', '.join(WITH_TWO_TRANSFORMERS)}",
     ),
 )
 

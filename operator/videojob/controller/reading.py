@@ -73,6 +73,7 @@ def slim(found: VideoJob, seed: int, status: bytes) -> Job:
         fps=spec.fps,
         steps=spec.steps,
         guidance_scale=spec.guidance_scale,
+        guidance_scale_2=spec.guidance_scale_2,
         adapters=spec.adapters,
         drift_policy=spec.drift_policy,
         priority=spec.priority,

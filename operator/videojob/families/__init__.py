@@ -21,6 +21,7 @@ __all__ = [
     "FAMILIES",
     "NTSC",
     "SAMPLED",
+    "WITH_TWO_TRANSFORMERS",
     "Chunking",
     "ComponentName",
     "Family",
@@ -82,6 +83,10 @@ SAMPLED: Final = (FamilyName.WAN,)
 
 ADAPTED: Final = (FamilyName.WAN,)
 """The families whose models may have adapters."""
+
+
+WITH_TWO_TRANSFORMERS: Final = (FamilyName.WAN,)
+"""The families that have models with a second transformer, which makes the last steps."""
 
 
 BEGUN_WITH_IMAGES: Final = (FamilyName.WAN,)

@@ -71,8 +71,7 @@ class TextStage:
         `images` as IMAGES of the contract has them. Raises ChunkError: PromptTooLong, InvalidRequest.
         """
         seconds, settings = self._stopwatch(), request.settings
-        guided = settings.guidance_scale > 1.0
-        conditioning = Conditioning(settings.prompt, settings.negative_prompt if guided else None)
+        conditioning = Conditioning(settings.prompt, settings.negative_prompt if settings.guided else None)
         cached = conditioning in self._cache
         if not cached:
             encoded = self._conditioner.encode(conditioning)

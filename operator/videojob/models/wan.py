@@ -126,7 +126,8 @@ class Generator:
         resume: Step | None = None,
     ) -> Iterator[Step]:
         """See `videojob.models.family.Generator`."""
-        shape, beginning = self.latent_shape(unit, settings), self._beginning(conditions)
+        shape, scales = self.latent_shape(unit, settings), self._scales(settings)
+        beginning = self._beginning(conditions)
         embeds = [conditions[name] for name in (PROMPT, NEGATIVE) if name in conditions]
         scheduler = deepcopy(self._scheduler)  # as loaded: it remembers the unit before
         take_steps(scheduler, unit, self._sampling, self._device)
@@ -137,17 +138,26 @@ class Generator:
         yield made
 
         for number, t in enumerate(scheduler.timesteps[made.done :], made.done + 1):
-            expert = self._experts[int(self._boundary is not None and bool(t < self._boundary))]
+            second = self._boundary is not None and bool(t < self._boundary)
+            expert, scale = self._experts[int(second)], scales[int(second)]
             hidden, timestep = beginning.shown(latents), beginning.timestep(t, latents)
             self._adapters.choose(settings.adapters)  # here: another unit may be made in between
             # The pipeline's arithmetic: the prediction and its guidance in the model's dtype, the step in float32.
-            predicted = guided(
-                partial(_predict, expert, hidden, timestep, conditions.get(SEEN)), embeds, settings.guidance_scale
-            )
+            predicted = guided(partial(_predict, expert, hidden, timestep, conditions.get(SEEN)), embeds, scale)
             latents = step(scheduler, predicted.to(self._device), t, latents, noise.generator(RENOISED, number))
             if number == unit.steps:
                 latents = beginning.kept(latents)
             yield Step(number, {LATENTS: latents, **(remembered(scheduler) if number < unit.steps else {})})
+
+    def _scales(self, settings: Settings) -> tuple[float, float]:
+        """Of guidance, for each of two transformers."""
+        first, second = settings.guidance_scale, settings.guidance_scale_2
+        if second is not None and self._boundary is None:
+            raise ChunkError(
+                ErrorCode.INVALID_REQUEST,
+                "guidanceScale2 is for a second transformer, which this model has not: remove it from the VideoModel.",
+            )
+        return first, first if second is None else second
 
     def _beginning(self, conditions: Tensors) -> Beginning:
         image = conditions.get(CONDITION)

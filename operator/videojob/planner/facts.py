@@ -65,6 +65,7 @@ class Job:
     fps: float | None = None
     steps: int | None = None
     guidance_scale: float | None = None
+    guidance_scale_2: float | None = None
     adapters: tuple[str, ...] = ()
     drift_policy: DriftPolicy = DriftPolicy.REPORT
     priority: int = 0

@@ -24,6 +24,7 @@ def resolve(job: Job, model: VideoModel, weights_digest: str) -> Resolved:
         fps=job.fps or defaults.fps,
         steps=video.steps,
         guidance_scale=defaults.guidance_scale if job.guidance_scale is None else job.guidance_scale,
+        guidance_scale_2=_second_scale(job, model),
         seed=job.seed,
         frames=sum(shot.frames for shot in shots),
         chunks=len(plan.pieces),
@@ -33,6 +34,13 @@ def resolve(job: Job, model: VideoModel, weights_digest: str) -> Resolved:
         weights_digest=weights_digest,
         drift=model.spec.drift,
     )
+
+
+def _second_scale(job: Job, model: VideoModel) -> float | None:
+    """What a job says for all steps holds for those of a second transformer as well."""
+    if job.guidance_scale_2 is not None or job.guidance_scale is not None:
+        return job.guidance_scale_2
+    return model.spec.defaults.guidance_scale_2
 
 
 def video_of(job: Job, model: VideoModel) -> Video:
@@ -61,6 +69,7 @@ def refusal(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
         _unknown_adapters(job, model)
         or _beyond_memories(job, model)
         or _images(job, model)
+        or _one_transformer(job, model)
         or _unjudged_drift(job, model)
         or _beyond_limits(job, model)
     )
@@ -110,6 +119,16 @@ def _images(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
     return None
 
 
+def _one_transformer(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
+    if job.guidance_scale_2 is None or model.spec.defaults.guidance_scale_2 is not None:
+        return None
+    return (
+        Reason.GUIDANCE_UNSUPPORTED,
+        f"guidanceScale2 is for models with a second transformer, and VideoModel {model.metadata.name} has none: such "
+        "a model has defaults.guidanceScale2. Create the job again without it.",
+    )
+
+
 def _unjudged_drift(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
     policy = job.drift_policy
     if policy is DriftPolicy.REPORT:
@@ -134,6 +153,7 @@ def _beyond_limits(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
         ("height", height, limits.max_height),
         ("seconds", job.seconds, limits.max_seconds),
         ("guidanceScale", job.guidance_scale or 0.0, limits.max_guidance_scale),
+        ("guidanceScale2", job.guidance_scale_2 or 0.0, limits.max_guidance_scale),
     )
     excesses = [f"{name} {wanted:g} is more than {limit:g}" for name, wanted, limit in sizes if wanted > limit]
     timesteps = model.spec.sampling.timesteps if model.spec.sampling else ()

@@ -30,6 +30,7 @@ def settings_of(job: VideoJob, resolved: Resolved) -> tuple[Settings, ...]:
             height=resolved.height,
             fps=float(resolved.fps),
             guidance_scale=resolved.guidance_scale,
+            guidance_scale_2=resolved.guidance_scale_2,
             adapters=job.spec.adapters,
             negative_prompt=usual if shot.negative_prompt is None else shot.negative_prompt,
         )

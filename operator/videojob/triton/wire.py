@@ -30,10 +30,17 @@ class Settings:
     """Frames per second that the video is shown with: some models are told."""
     guidance_scale: float
     """Above 1 the model runs with classifier-free guidance."""
+    guidance_scale_2: float | None = None
+    """Of the second transformer's steps, where the model has two; that above where it is None."""
     adapters: tuple[str, ...] = ()
     """The names of those of the model's adapters that are added, in this order."""
     negative_prompt: str = ""
     """What guidance goes away from; empty where the job names nothing."""
+
+    @property
+    def guided(self) -> bool:
+        """Whether any step is made with classifier-free guidance."""
+        return max(self.guidance_scale, self.guidance_scale_2 or 0.0) > 1.0
 
 
 @dataclass(frozen=True)
