@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,8 +16,11 @@ from videojob.families import FAMILIES, Chunking, ComponentName, FamilyName, Sho
 from videojob.models.family import Conditioning, family_module
 from videojob.models.noise import Noise
 from videojob.models.parts import Part, Parts
+from videojob.models.pipelines import load_component
 from videojob.models.tensors import Tensors, pack
 from videojob.models.wan_vae import StreamingVAE
+from videojob.models.weights import keep_weights_as
+from videojob.triton.contract import WeightFormat
 from videojob.triton.settings import Component, Components
 from videojob.triton.wire import Settings
 
@@ -134,6 +138,46 @@ def test_a_component_on_the_cpu_serves_a_model_elsewhere(made: tuple[FamilyName,
     denoised = checkpoint(family, elsewhere, conditions)
     assert pack(denoised) == pack(checkpoint(family, here, conditions))
     assert torch.equal(frames(family, elsewhere, denoised), frames(family, here, denoised))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize(("weights", "off_by"), [("int8", 0.02), ("float8", 0.06)])
+def test_weights_of_eight_bits_change_a_transformer_and_a_text_encoder_by_a_little(
+    made: tuple[FamilyName, Path], weights: WeightFormat, off_by: float, dtype: torch.dtype
+) -> None:
+    """By so much of what is in a checkpoint, and always the same; what has no such weights is as it was."""
+    family, directory = made
+    names = [name for name in having(directory) if name is not VAE]
+    whole, small = (
+        parts(directory, *components, dtype=dtype)
+        for components in ((), tuple(Component(name, weights=weights) for name in names))
+    )
+    conditions = [family_module(family).Conditioner(each).encode(CONDITIONING) for each in (whole, small)]
+    denoised = [checkpoint(family, each, conditions[0])["latents"].float() for each in (whole, small)]
+    encoded = [each["prompt_embeds"].float() for each in conditions]
+    for as_is, kept_small in (encoded, denoised):
+        assert 0 < float((kept_small - as_is).norm() / as_is.norm()) < off_by
+    again = parts(directory, *(Component(name, weights=weights) for name in names), dtype=dtype)
+    assert pack(checkpoint(family, again, conditions[0])) == pack(checkpoint(family, small, conditions[0]))
+    latents = {"latents": denoised[0].to(dtype)}
+    assert torch.equal(frames(family, whole, latents), frames(family, small, latents))
+
+
+@pytest.mark.parametrize("weights", ["int8", "float8"])
+def test_weights_of_eight_bits_take_a_byte_each(made: tuple[FamilyName, Path], weights: WeightFormat) -> None:
+    _, directory = made
+    part = Part(directory / TRANSFORMER, CPU, torch.bfloat16, weights)
+    name = json.loads((part.directory / "config.json").read_text())["_class_name"]
+    loaded = load_component(part, getattr(diffusers, name))
+    linear: list[Any] = [module.weight for module in loaded.modules() if isinstance(module, torch.nn.Linear)]
+    assert linear
+    assert {weight.qdata.element_size() for weight in linear} == {1}
+
+
+def test_weights_that_torchao_cannot_keep_are_refused() -> None:
+    """Nothing stays as it is without a word."""
+    with pytest.raises(ValueError, match="The weights of a Linear cannot be kept as int8: "):
+        keep_weights_as(torch.nn.Linear(4, 4, dtype=torch.complex64), "int8")
 
 
 def other_class(folder: Path) -> None:

@@ -26,12 +26,13 @@ from videojob.triton.settings import Component, ModelSettings, ReplicaSettings
 def test_a_video_is_what_its_components_make_of_it(
     server: Server, settings: ModelSettings, control_dir: Path, tmp_path: Path
 ) -> None:
-    """A text encoder from elsewhere on the CPU, a transformer in bfloat16, a VAE in float32."""
+    """A text encoder from elsewhere on the CPU, a transformer in bfloat16 but for its weights, a VAE in float32."""
     folder = tmp_path / "pipeline"
     shutil.copytree(settings.directory, folder)
     (folder / "text_encoder").rename(tmp_path / "shared")
     components = (
         Component(ComponentName.TEXT_ENCODER, str(tmp_path / "shared"), on_cpu=True),
+        Component(ComponentName.TRANSFORMER, weights="int8"),
         Component(ComponentName.VAE, None, "float32"),
     )
     mixed = replace(settings, name="mixed", directory=str(folder), precision="bfloat16", components=components)

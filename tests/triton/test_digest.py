@@ -148,6 +148,9 @@ def test_another_format_or_device_is_another_model(tmp_path: Path) -> None:
         (component(format="float32"),),
         (component(format="bfloat16"),),
         (component(on_cpu=True),),
+        (component(weights="int8"),),
+        (component(weights="float8"),),
+        (component(format="bfloat16", weights="float8"),),
         (component(format="float32", on_cpu=True),),
         (component(format="float32"), Component(ComponentName.TEXT_ENCODER, on_cpu=True)),
     ]

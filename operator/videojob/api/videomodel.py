@@ -32,6 +32,14 @@ class Precision(StrEnum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class WeightFormat(StrEnum):
+    """Number format that weights are kept in, where that is smaller than what is computed with."""
+
+    INT8 = "int8"
+    FLOAT8 = "float8"
 
 
 class ComponentDevice(StrEnum):
@@ -73,6 +81,13 @@ class Component(Resource):
     format: Annotated[
         Precision | None,
         Field(description="Number format of its weights and arithmetic; precision where it is omitted."),
+    ] = None
+    weights: Annotated[
+        WeightFormat | None,
+        Field(
+            description="Number format in which the weights of its linear layers are kept, with a scale for each row, "
+            "and from which they are brought back to its format where they are used. As in the folder if omitted."
+        ),
     ] = None
     device: Annotated[
         ComponentDevice,
@@ -310,6 +325,15 @@ SPEC_RULES = rules(
     (
         f"!has(self.adapters) || self.adapters.size() == 0 || self.family in {[*map(str, ADAPTED)]}",
         f"models of this family have no adapters yet: remove them; they are for {', '.join(ADAPTED)}",
+    ),
+    (
+        "!has(self.components) || self.components.all(one, !has(one.weights) || one.name != 'vae')",
+        "a vae has hardly any linear layers: remove weights of the component vae",
+    ),
+    (
+        "!has(self.adapters) || !has(self.components) || self.components.all(one, "
+        "!has(one.weights) || self.adapters.all(adapter, adapter.component != one.name))",
+        "adapters are added to weights as they are: remove weights of the components that they are for",
     ),
     (
         f"!has(self.sampling) || self.family in {[*map(str, SAMPLED)]}",

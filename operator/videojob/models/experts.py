@@ -16,8 +16,12 @@ class Experts:
         self._modules = modules
         self._devices = devices
 
+    @torch.inference_mode(False)
     def __getitem__(self, index: int) -> Any:
-        """That module, on its device. The others go before it comes: there is never room for two."""
+        """That module, on its device. The others go before it comes: there is never room for two.
+
+        Also from within inference mode, in which weights that torchao keeps cannot be moved.
+        """
         for other in (*self._modules[:index], *self._modules[index + 1 :]):
             other.to(HOST)
         return self._modules[index].to(self._devices[index])

@@ -8,6 +8,7 @@ import torch
 
 from videojob.families import ComponentName
 from videojob.models.runtime import DTYPES
+from videojob.triton.contract import WeightFormat
 from videojob.triton.settings import Adapters, Components, Images, ModelSettings, Sampling
 
 HOST: Final = torch.device("cpu")
@@ -21,6 +22,9 @@ class Part:
     """What its own `save_pretrained` wrote."""
     device: torch.device
     dtype: torch.dtype
+    """Of its arithmetic."""
+    weights: WeightFormat | None = None
+    """Number format that the weights of its linear layers are kept in, if it is another."""
 
 
 @dataclass(frozen=True)
@@ -56,4 +60,5 @@ class Parts:
             directory=Path(own.directory) if own and own.directory else self.directory / name,
             device=HOST if own and own.on_cpu else self.device,
             dtype=DTYPES[own.format] if own and own.format else self.dtype,
+            weights=own.weights if own else None,
         )

@@ -13,6 +13,7 @@ from videojob.families import ComponentName, FamilyName
 from videojob.models.family import Conditioning
 from videojob.models.parts import HOST, Part, Parts
 from videojob.models.tensors import Tensors
+from videojob.models.weights import keep_weights_as
 from videojob.triton.contract import ChunkError, ErrorCode
 
 PROMPT: Final = "prompt_embeds"
@@ -91,6 +92,8 @@ def load_component(part: Part, model: Any, device: torch.device | None = None) -
     )
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{part.directory} lacks {len(missing)} weights of {name}, such as {missing[0]}.")
+    if part.weights is not None:
+        keep_weights_as(loaded, part.weights)
     return loaded.to(device or part.device)
 
 

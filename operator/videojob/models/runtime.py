@@ -33,7 +33,11 @@ FATAL = (
 )
 """What cudaGetErrorString calls the errors after which every call of the process fails, until it is started anew."""
 
-DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 def keep_memory() -> None:

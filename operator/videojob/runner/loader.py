@@ -337,6 +337,7 @@ def components_of(model: VideoModel) -> Components:
             name=one.name,
             directory=one.directory,
             format=one.format.value if one.format else None,
+            weights=one.weights.value if one.weights else None,
             on_cpu=one.device is ComponentDevice.CPU,
         )
         for one in model.spec.components

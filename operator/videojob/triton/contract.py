@@ -108,7 +108,8 @@ ensemble's steps with it, at once, and would load them a second time if they wer
 SEQUENCE_STAGES: Final[tuple[Stage, ...]] = ("vae_decoder", "denoiser")
 """The stages that keep a sequence, in the order in which it is ended: the denoiser forgets the mark with it."""
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
+WeightFormat = Literal["int8", "float8"]
 
 
 def model_name(video_model: str, stage: Stage) -> str:

@@ -130,5 +130,5 @@ def _added(adapter: Adapter) -> str:
 
 def _made_otherwise(component: Component) -> str:
     """In what the component's arithmetic differs from the model's; empty where only its folder does."""
-    differs = [component.format or "", "cpu" if component.on_cpu else ""]
+    differs = [component.format or "", "cpu" if component.on_cpu else "", *filter(None, [component.weights])]
     return f"{component.name}:{':'.join(differs)}\n" if any(differs) else ""

@@ -8,7 +8,7 @@ from typing import Final, Literal, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from videojob.families import ComponentName, FamilyName, SamplerName
-from videojob.triton.contract import Precision
+from videojob.triton.contract import Precision, WeightFormat
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Component:
     """Its own `save_pretrained` folder; None for the one in the pipeline's."""
     format: Precision | None = None
     """None for the model's precision."""
+    weights: WeightFormat | None = None
+    """Number format that the weights of its linear layers are kept in; None for `format`."""
     on_cpu: bool = False
 
 
