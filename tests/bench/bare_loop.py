@@ -1,6 +1,6 @@
 """The same model in a bare diffusers loop, in a process of its own that stays warm.
 
-    python -m tests.bench.bare_loop FAMILY MODEL STORE
+    python -m tests.bench.bare_loop SUBJECT MODEL STORE
 
 One order a line comes in, one answer a line goes out, both as JSON. The clock of a video runs from the order to the
 MP4 in the folder STORE. Frames go through the encoder that the system uses, with the same settings, in one piece.
@@ -24,7 +24,6 @@ from typing import Any
 from dev.processes import die_with_parent
 from dev.supervisor import REPOSITORY
 from tests.bench.subjects import SUBJECTS
-from videojob.families import FamilyName
 
 SECONDS = 300.0
 """After which a video counts as never coming."""
@@ -69,11 +68,11 @@ class BareLoop:
 
 
 @contextlib.asynccontextmanager
-async def bare_loop(family: FamilyName, model: Path, store: Path, log: Path) -> AsyncIterator[BareLoop]:
+async def bare_loop(subject: str, model: Path, store: Path, log: Path) -> AsyncIterator[BareLoop]:
     """A running bare loop."""
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.bench.bare_loop", family, str(model), str(store)),
+            *(sys.executable, "-m", "tests.bench.bare_loop", subject, str(model), str(store)),
             cwd=REPOSITORY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -97,7 +96,7 @@ def main() -> None:
     from videojob.media import encode_segment, remux  # noqa: PLC0415
     from videojob.models.noise import Noise  # noqa: PLC0415
 
-    subject = SUBJECTS[FamilyName(sys.argv[1])]
+    subject = SUBJECTS[sys.argv[1]]
     model, store = map(Path, sys.argv[2:])
     store.mkdir(exist_ok=True)
     pipeline: Any = getattr(diffusers, subject.pipeline).from_pretrained(
@@ -118,12 +117,12 @@ def main() -> None:
 
         return with_clock
 
-    def whole_video(order: Order) -> Any:
+    def shot(order: Order, number: int, prompt: str) -> Any:
         size = subject.height // 8, subject.width // 8
-        shapes = [(unit.index, (1, channels, len(unit.latents), *size)) for unit in subject.plan.units]
-        noise = [Noise(order.seed, 0, unit)(shape) for unit, shape in shapes]
+        units = subject.plan.units[subject.plan.shots[number].units.start : subject.plan.shots[number].units.stop]
+        noise = [Noise(order.seed, number, unit.index)((1, channels, len(unit.latents), *size)) for unit in units]
         return pipeline(
-            order.prompt,
+            prompt,
             height=subject.height,
             width=subject.width,
             num_frames=subject.frames,
@@ -132,6 +131,10 @@ def main() -> None:
             output_type="np",
             **subject.arguments(),
         ).frames[0]
+
+    def whole_video(order: Order) -> Any:
+        prompts = enumerate(subject.prompts(order.prompt))
+        return np.concatenate([shot(order, number, prompt) for number, prompt in prompts])
 
     def to_pixels(frames: Any) -> Any:
         return (frames * 255).round().astype(np.uint8)

@@ -5,42 +5,36 @@ end with one MP4 in a local folder. VIDEOJOB_BENCH_RUNS sets the number of round
 """
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from dev.control_plane import Cluster
-from dev.supervisor import REPOSITORY
 from tests.bench.bare_loop import BareLoop, Made, Order, bare_loop
 from tests.bench.cpu import busy_seconds, tree_seconds
 from tests.bench.data_plane_table import OTHERS, Run, table
+from tests.bench.one_model import MODEL, REPLICA, one_model
 from tests.bench.subjects import SUBJECTS, Subject
 from tests.bench.through_system import Done, make_video
-from tests.e2e.system import MODEL as TINY
 from tests.e2e.system import System
-from videojob.kube.client import GPU_POOLS, VIDEO_MODELS, KubeClient
+from videojob.kube.client import KubeClient
 
 T = TypeVar("T", Done, Made)
 
 RUNS = int(os.environ.get("VIDEOJOB_BENCH_RUNS", "5"))
 BARE_THREADS = (1, 2)
-MODEL = "bench"
-REPLICA = "r0"
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("subject", SUBJECTS.values(), ids=lambda subject: subject.family)
+@pytest.mark.parametrize("subject", SUBJECTS.values(), ids=lambda subject: subject.name)
 async def test_data_plane(
     subject: Subject, cluster: Cluster, client: KubeClient, namespace: str, tmp_path: Path
 ) -> None:
@@ -55,11 +49,15 @@ async def test_data_plane(
                 loops[threads].append(await both.measured(partial(both.bare.make, order)))
             job = await both.measured(partial(both.through_system, f"take-{take}", prompt, take))
             jobs.append(job)
-            assert {job.made.frames, *(runs[-1].made.frames for runs in loops.values())} == {subject.frames}
+            assert {job.made.frames, *(runs[-1].made.frames for runs in loops.values())} == {
+                subject.frames * subject.shots
+            }
             if both.triton_threads in loops:  # Then the arithmetic is the same, to the last bit.
                 assert job.made.sha256 == loops[both.triton_threads][-1].made.sha256
     units, pieces = len(subject.plan.units), len(subject.plan.pieces)
-    print(f"\n\nData plane, {subject.family}: {units} units in {pieces} pieces, {subject.frames} frames of", end=" ")
+    print(
+        f"\n\nData plane, {subject.name}: {units} units in {pieces} pieces, {subject.frames} frames a shot of", end=" "
+    )
     print(f"{subject.width}x{subject.height}, {subject.steps} steps, float32, {RUNS} runs.")
     print("  Both sides start from the same noise. The system runs whole, and idle while the bare loop works.\n")
     # The first take of each warmed it up.
@@ -78,8 +76,8 @@ class Bench:
 
     async def through_system(self, name: str, prompt: str, seed: int) -> Done:
         """Make a video with the system."""
-        spec = {**self.subject.job(), "model": MODEL, "seed": seed}
-        return await make_video(self.system, name, self.subject, prompt=prompt, **spec)
+        spec = {**self.subject.job(prompt), "model": MODEL, "seed": seed}
+        return await make_video(self.system, name, self.subject, **spec)
 
     async def measured(self, make: Callable[[], Awaitable[T]]) -> Run[T]:
         """Make a video and look whose CPU time goes by."""
@@ -108,53 +106,10 @@ async def bench(
     subject: Subject, cluster: Cluster, client: KubeClient, namespace: str, folder: Path
 ) -> AsyncIterator[Bench]:
     """The whole system with one replica, and the bare loop; both have loaded the model."""
-    model = make_model(folder, subject.kind)
-    system = System(cluster, client, folder, namespace, model, pool=f"bench-{subject.kind}")
-    try:
-        system.install(REPLICA)
-        replica = system.replicas[REPLICA]
-        # The models as they are, without the faults that tests put into them.
-        shutil.copytree(REPOSITORY / "model_repo", replica.folder / "model_repo", dirs_exist_ok=True)
-        cluster.apply(video_model(subject, model))
-        await client.merge_patch(GPU_POOLS, system.pool, {"spec": {"models": [MODEL]}})
-        system.start(REPLICA)
-        await system.ready(REPLICA)
-        async with bare_loop(subject.family, model, folder / "bare", folder / "bare.log") as bare:
-            yield Bench(subject, system, bare, threads_of(replica.folder / "repository"))
-    finally:
-        system.stop()
-        for name in (TINY, MODEL):  # The next family's lie elsewhere, which no VideoModel may change.
-            await client.delete(VIDEO_MODELS, name)
-
-
-def make_model(folder: Path, kind: str) -> Path:
-    """The benchmark's model, made by a process of its own: this one stays without torch."""
-    directory = folder / "model"
-    command = [sys.executable, "-m", "dev.tiny_model", str(directory), "--size", "bench", "--kind", kind]
-    with (folder / "model.log").open("wb") as log:
-        subprocess.run(command, cwd=REPOSITORY, stdout=log, stderr=log, timeout=300, check=True)
-    return directory
-
-
-def video_model(subject: Subject, directory: Path) -> dict[str, Any]:
-    """The VideoModel."""
-    chunking = subject.chunking
-    return {
-        "apiVersion": "videojob.dev/v1alpha1",
-        "kind": "VideoModel",
-        "metadata": {"name": MODEL},
-        "spec": {
-            "family": subject.family,
-            "source": {"directory": str(directory)},
-            "precision": "float32",
-            "chunk": {"firstLatents": chunking.first, "latents": chunking.later},
-            "sinkLatents": chunking.sink,
-            "windowLatents": chunking.window,
-            "memory": {"weightsBytes": 1, "perJobBytes": 1},
-            "limits": {"maxWidth": 256, "maxHeight": 256, "maxSeconds": 60},
-            "defaults": {"width": subject.width, "height": subject.height, "fps": subject.fps, "steps": subject.steps},
-        },
-    }
+    async with one_model(subject, cluster, client, namespace, folder) as system:
+        model, repository = folder / "model", system.replicas[REPLICA].folder / "repository"
+        async with bare_loop(subject.name, model, folder / "bare", folder / "bare.log") as bare:
+            yield Bench(subject, system, bare, threads_of(repository))
 
 
 def threads_of(repository: Path) -> int:

@@ -1,4 +1,4 @@
-"""The videos that the data plane is measured with, one a family."""
+"""The videos that the data plane is measured with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,14 +10,16 @@ from videojob.families import FAMILIES, Chunking, FamilyName, Plan, Shot, Video
 
 @dataclass(frozen=True)
 class Subject:
-    """A video of one shot, and what makes it."""
+    """A video, and what makes it."""
 
+    name: str
     family: FamilyName
     kind: str
     """Of `dev.tiny_model`."""
     pipeline: str
     """The class of diffusers."""
     frames: int
+    """Of each shot."""
     fps: int
     steps: int
     width: int
@@ -31,11 +33,17 @@ class Subject:
     negative_prompt: str | None = None
     chunked: bool = False
     """Whether the pipeline is told how the video is cut."""
+    shots: int = 1
+    """The pipeline is called for each."""
 
     @cached_property
     def plan(self) -> Plan:
         """How it is cut."""
-        return FAMILIES[self.family].plan(self.chunking, Video((Shot(self.frames),), self.fps, self.steps))
+        return FAMILIES[self.family].plan(self.chunking, Video((Shot(self.frames),) * self.shots, self.fps, self.steps))
+
+    def prompts(self, prompt: str) -> list[str]:
+        """Of each shot, from that of the video."""
+        return [f"{prompt} Shot {number}." for number in range(self.shots)]
 
     def arguments(self) -> dict[str, Any]:
         """What the pipeline is called with, beside size, steps and noise."""
@@ -46,18 +54,20 @@ class Subject:
             found["chunk_partition"] = [len(unit.latents) for unit in self.plan.units]
         return found
 
-    def job(self) -> dict[str, Any]:
-        """What a VideoJob asks for, beside model, prompt and seed."""
+    def job(self, prompt: str) -> dict[str, Any]:
+        """What a VideoJob asks for, beside model and seed."""
+        shots = [{"prompt": each, "seconds": self.frames / self.fps} for each in self.prompts(prompt)]
         size = {"width": self.width, "height": self.height, "steps": self.steps, "fps": self.fps}
-        found = {**size, "guidanceScale": self.guidance_scale}
+        found = {**size, "shots": shots, "guidanceScale": self.guidance_scale}
         return found if self.negative_prompt is None else {**found, "negativePrompt": self.negative_prompt}
 
 
-SUBJECTS: Final[Mapping[FamilyName, Subject]] = {
-    subject.family: subject
+SUBJECTS: Final[Mapping[str, Subject]] = {
+    subject.name: subject
     for subject in (
         # Eight chunks. Sink and window hold the whole video, because the bare loop remembers all of it.
         Subject(
+            name="AnyFlow-FAR",
             family=FamilyName.ANYFLOW_FAR,
             kind="anyflow-far",
             pipeline="AnyFlowFARPipeline",
@@ -66,25 +76,30 @@ SUBJECTS: Final[Mapping[FamilyName, Subject]] = {
             steps=3,
             width=128,
             height=64,
-            wall_target=0.8,
-            first_frame_target=0.3,
+            wall_target=0.85,
+            first_frame_target=0.25,
             chunking=Chunking(first=1, later=3, sink=1, window=21),
             chunked=True,
         ),
-        # One clip, in two passes a step.
-        Subject(
-            family=FamilyName.WAN,
-            kind="wan",
-            pipeline="WanPipeline",
-            frames=49,
-            fps=12,
-            steps=6,
-            width=128,
-            height=64,
-            wall_target=1.0,
-            first_frame_target=1.0,
-            guidance_scale=4.0,
-            negative_prompt="blurred, low quality",
+        # Clips, in two passes a step.
+        *(
+            Subject(
+                name=name,
+                family=FamilyName.WAN,
+                kind="wan",
+                pipeline="WanPipeline",
+                frames=49 if shots == 1 else 25,
+                fps=12,
+                steps=6,
+                width=128,
+                height=64,
+                wall_target=wall_target,
+                first_frame_target=1.0 / shots,
+                guidance_scale=4.0,
+                negative_prompt="blurred, low quality",
+                shots=shots,
+            )
+            for name, shots, wall_target in (("Wan, one shot", 1, 1.0), ("Wan, three shots", 3, 0.95))
         ),
     )
 }

@@ -35,11 +35,11 @@ class Done:
     """None where the last piece's record was gone before it was seen."""
 
 
-async def make_video(system: System, name: str, subject: Subject, *, prompt: str, **spec: Any) -> Done:
+async def make_video(system: System, name: str, subject: Subject, **spec: Any) -> Done:
     """Submit a job for the subject's video and follow it to its end."""
     records = _Records(system, subject)
     created = time()
-    await system.submit(name, subject.frames / subject.fps, prompt, **spec)
+    await system.submit(name, **spec)
     looking = asyncio.create_task(records.look())
     try:
         async with asyncio.timeout(JOB_SECONDS):
