@@ -13,10 +13,10 @@ from tests.models.fixtures import whole_clip
 from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Unit, Video
 from videojob.models.anyflow_far import EMBEDS, Conditioner, Decoder, Generator
 from videojob.models.family import Conditioning, Step
+from videojob.models.frames import to_uint8
 from videojob.models.history import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
-from videojob.models.stages import to_uint8
 from videojob.models.tensors import pack, unpack
 from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.wire import Settings

@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 
 from dev.tiny_model import SIZES, make_model
@@ -78,7 +79,7 @@ def test_a_vae_in_float32_decodes_what_a_bfloat16_transformer_has_made(made: tup
     conditions = family_module(family).Conditioner(mixed).encode(CONDITIONING)
     denoised = checkpoint(family, mixed, conditions)
     decoded = frames(family, mixed, denoised)
-    vae = StreamingVAE(Part(directory / "vae", CPU, torch.float32))
+    vae = StreamingVAE(AutoencoderKLWan.from_pretrained(directory / "vae", dtype=torch.float32))
     alone = torch.cat([*vae.decode(denoised["latents"], vae.new_cache())], dim=2)
 
     assert {tensor.dtype for tensor in conditions.values()} == {decoded.dtype} == {torch.float32}

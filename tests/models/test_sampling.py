@@ -17,7 +17,8 @@ from videojob.models.parts import Parts
 from videojob.models.pipelines import PROMPT
 from videojob.models.schedulers import sampler
 from videojob.models.tensors import Tensors, pack, unpack
-from videojob.models.wan import RENOISED, Conditioner, Generator
+from videojob.models.wan import Conditioner, Generator
+from videojob.models.wan_transformers import RENOISED
 from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.settings import Sampling
 from videojob.triton.wire import Settings

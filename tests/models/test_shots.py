@@ -10,8 +10,8 @@ from diffusers import AnyFlowFARPipeline
 from tests.models.fixtures import whole_clip
 from tests.models.jobs import Made, Model, run, same
 from videojob.families import FAMILIES, Chunking, FamilyName, Memory, Shot, Video
+from videojob.models.frames import to_uint8
 from videojob.models.history import LATENTS
-from videojob.models.stages import to_uint8
 from videojob.triton.wire import Settings
 
 SHOTS = (

@@ -194,7 +194,7 @@ def test_each_of_two_transformers_makes_the_steps_on_its_side_of_the_boundary(fo
     (unit,) = units(5)
     seen: list[tuple[int, float]] = []
     for number, name in enumerate(("transformer", "transformer_2")):
-        expert = model.generator._experts[number]
+        expert = model.generator._transformers._experts[number]
         assert torch.equal(expert.proj_out.weight, getattr(model.pipeline, name).proj_out.weight)
         expert.register_forward_pre_hook(
             lambda _, args, kwargs, number=number: seen.append((number, kwargs["timestep"].item())), with_kwargs=True

@@ -14,9 +14,9 @@ from tests.triton.server import PLAN, SETTINGS, Server, Stream
 from videojob.families import ComponentName
 from videojob.models.anyflow_far import Conditioner, Decoder, Generator
 from videojob.models.family import Conditioning
+from videojob.models.frames import to_uint8
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
-from videojob.models.stages import to_uint8
 from videojob.models.tensors import pack
 from videojob.triton.repository import render
 from videojob.triton.settings import Component, ModelSettings, ReplicaSettings

@@ -16,10 +16,10 @@ from tritonclient.utils import InferenceServerException
 from tests.models.fixtures import whole_clip
 from tests.triton.conftest import MODEL, MODEL_REPO
 from tests.triton.server import PLAN, SETTINGS, STEPS, Answer, Server, Stream
+from videojob.models.frames import to_uint8
 from videojob.models.history import LATENTS
 from videojob.models.noise import Noise
 from videojob.models.runtime import DTYPES
-from videojob.models.stages import to_uint8
 from videojob.triton.contract import (
     DECODE_REPORT,
     DENOISE_REPORT,

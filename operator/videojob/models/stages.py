@@ -14,6 +14,7 @@ import torch
 
 from videojob.families import Unit
 from videojob.models.family import Conditioner, Conditioning, Decoder, Generator, ImageConditioner, Step
+from videojob.models.frames import to_uint8
 from videojob.models.noise import Noise
 from videojob.models.stopwatch import BY_CLOCK, Stopwatch
 from videojob.models.tensors import Tensors
@@ -226,12 +227,6 @@ class DecodeStage:
             for _ in self._decoder.run(earlier, state):
                 _stop_if(asked)
         return state
-
-
-def to_uint8(frames: torch.Tensor) -> torch.Tensor:
-    """RGB frames `[F, H, W, 3]` uint8 of decoded ones `[1, 3, F, H, W]` in -1..1, as diffusers makes images of them."""
-    scaled = (frames[0].permute(1, 2, 3, 0).float() / 2 + 0.5).clamp(0, 1)
-    return (scaled * 255).round().to(torch.uint8).contiguous()
 
 
 def _past(turn: Turn, request: UnitRequest, needed: Sequence[int]) -> list[Tensors]:

@@ -59,10 +59,16 @@ def check_images(directory: Path, index: Mapping[str, Any], declared: Images | N
 class Beginning:
     """How a clip begins: from noise alone, beside the latents of an image, or from those, which stay as they are."""
 
-    def __init__(self, image: torch.Tensor | None, patch: Sequence[int] | None) -> None:
-        """`image` is CONDITION, if there is one; `patch` the size of a token in latents where each has its timestep."""
+    def __init__(
+        self, image: torch.Tensor | None = None, patch: Sequence[int] | None = None, further: Tensors | None = None
+    ) -> None:
+        """`image` is CONDITION, if there is one; `patch` the size of a token in latents where each has its timestep.
+
+        `further` is what else the transformer sees at each step, by the names of its arguments.
+        """
         self._image = image
         self._patch = patch
+        self.further = further or {}
 
     def shown(self, latents: torch.Tensor) -> torch.Tensor:
         """What the transformer sees of the latents `[1, C, T, h, w]`, beside an image with more channels."""

@@ -24,17 +24,22 @@ class StreamingVAE:
     bit.
     """
 
-    def __init__(self, part: Part) -> None:
-        self._vae = load_component(part, AutoencoderKLWan)
+    def __init__(self, vae: Any) -> None:
+        """Over an `AutoencoderKLWan`, where it is and in its number format. diffusers has no types."""
+        self._vae = vae
         self._vae.clear_cache()  # counts the convolutions that cache
-        self._device = part.device
-        self._dtype = part.dtype
         # The pipelines' arithmetic: they divide by the inverse.
         self._mean = self._channels(torch.tensor(self._vae.config.latents_mean))
         self._inverse_std = 1.0 / self._channels(torch.tensor(self._vae.config.latents_std))
 
     def _channels(self, values: torch.Tensor) -> torch.Tensor:
-        return values.view(1, self._vae.config.z_dim, 1, 1, 1).to(self._device, self._dtype)
+        return values.view(1, self._vae.config.z_dim, 1, 1, 1).to(self._vae.device, self._vae.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it works."""
+        device: torch.device = self._vae.device
+        return device
 
     @property
     def look_back(self) -> int:
@@ -60,7 +65,7 @@ class StreamingVAE:
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor, cache: list[Any]) -> Iterator[torch.Tensor]:
         """Frames `[1, 3, F, H, W]` in -1..1 of each of the latents `[1, C, T, h, w]` in turn. Changes the cache."""
-        latents = latents.to(self._device, self._dtype)
+        latents = latents.to(self._vae.device, self._vae.dtype)
         features = self._vae.post_quant_conv(latents / self._inverse_std + self._mean)
         for index in range(features.shape[2]):
             frames = self._vae.decoder(
@@ -78,7 +83,7 @@ class StreamDecoder:
     """Decodes units that are one stream, with one feature cache for it: its state."""
 
     def __init__(self, part: Part) -> None:
-        self._vae = StreamingVAE(part)
+        self._vae = StreamingVAE(load_component(part, AutoencoderKLWan))
 
     @property
     def look_back(self) -> int:
@@ -106,7 +111,7 @@ class ClipDecoder:
     """Decodes units each by itself. Each begins with an empty feature cache, so sequences have no state."""
 
     def __init__(self, part: Part) -> None:
-        self._vae = StreamingVAE(part)
+        self._vae = StreamingVAE(load_component(part, AutoencoderKLWan))
 
     def start(self, unit: Unit, past: Sequence[Tensors]) -> None:
         """See `videojob.models.family.Decoder`."""
