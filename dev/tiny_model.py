@@ -31,6 +31,8 @@ from diffusers import (
     WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
+    WanVACEPipeline,
+    WanVACETransformer3DModel,
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
@@ -181,6 +183,30 @@ def _wan_i2v_a14b(size: Size) -> Any:
     )
 
 
+def _wan_vace(size: Size) -> Any:
+    """As Wan 2.1 VACE 1.3B: every second layer sees what is given."""
+    return WanVACEPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=_text_encoder(),
+        transformer=_vace_transformer(size),
+        vae=_vae(size.vae_dim),
+        scheduler=_unipc(shift=3.0),
+    )
+
+
+def _wan_vace_a14b(size: Size) -> Any:
+    """As VACE-Fun of Wan 2.2 A14B, with two transformers."""
+    return WanVACEPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=_text_encoder(),
+        transformer=_vace_transformer(size),
+        transformer_2=_vace_transformer(size),
+        vae=_vae(size.vae_dim),
+        scheduler=_unipc(shift=3.0),
+        boundary_ratio=0.875,
+    )
+
+
 def _helios(size: Size) -> Any:
     """As Helios-Base."""
     pair = size.head_dim // 4 - size.head_dim // 4 % 2
@@ -254,6 +280,8 @@ KINDS: Final[Mapping[str, Callable[[Size], Any]]] = {
     "wan-i2v": _wan_i2v,
     "wan-i2v-a14b": _wan_i2v_a14b,
     "wan-ti2v": _wan_ti2v,
+    "wan-vace": _wan_vace,
+    "wan-vace-a14b": _wan_vace_a14b,
 }
 
 
@@ -270,6 +298,10 @@ def _transformer(size: Size) -> dict[str, int]:
         "ffn_dim": 4 * size.heads * size.head_dim,
         "num_layers": size.layers,
     }
+
+
+def _vace_transformer(size: Size) -> WanVACETransformer3DModel:
+    return WanVACETransformer3DModel(**_transformer(size), vace_layers=[*range(0, size.layers, 2)], vace_in_channels=96)
 
 
 def _unipc(shift: float) -> UniPCMultistepScheduler:

@@ -19,6 +19,7 @@ KINDS = {
     "LTX": "ltx",
     "SkyReelsV2DiffusionForcing": "skyreels-v2-df",
     "Wan": "wan",
+    "WanVACE": "wan-vace",
 }
 """Of the tiny model, by family."""
 FOX: dict[str, Any] = {"prompt": "a red fox", "seconds": 2}
@@ -34,6 +35,7 @@ JOBS: dict[str, dict[str, Any]] = {
         "guidanceScale": 4.0,
         "shots": [FOX, OWL, OWL | {"negativePrompt": "white"}],
     },
+    "WanVACE": {"steps": 40, "shots": [FOX, OWL | {"memory": "Keep"}, OWL | {"memory": "Clear"}]},
 }
 """What is asked for, by family: three shots, of so many steps that they take seconds."""
 

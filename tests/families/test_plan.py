@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from videojob.families import FAMILIES, Chunking, Family, FamilyName, Shot, Unit, Video
 from videojob.families.causal import CausalChunks
 from videojob.families.clips import WholeClips
+from videojob.families.continued import ContinuedClips
 from videojob.families.history import ChunksWithHistory
 from videojob.families.windows import OverlappingWindows
 
@@ -23,7 +24,8 @@ histories = st.builds(
     ChunksWithHistory, frames_per_latent=st.integers(1, 8), latents=st.integers(1, 12), history=st.integers(1, 40)
 )
 clips = st.builds(WholeClips, frames_per_latent=st.integers(1, 8))
-any_family: st.SearchStrategy[Family] = families | windows | histories | clips
+continued = st.builds(ContinuedClips, frames_per_latent=st.integers(1, 8))
+any_family: st.SearchStrategy[Family] = families | windows | histories | clips | continued
 rates = st.integers(1, 60)
 
 

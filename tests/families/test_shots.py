@@ -23,6 +23,7 @@ from videojob.families import (
 )
 from videojob.families.causal import CausalChunks
 from videojob.families.clips import WholeClips
+from videojob.families.continued import ContinuedClips
 from videojob.families.history import ChunksWithHistory
 from videojob.families.windows import OverlappingWindows
 
@@ -37,7 +38,8 @@ histories = st.builds(
     ChunksWithHistory, frames_per_latent=st.integers(1, 8), latents=st.integers(1, 12), history=st.integers(1, 40)
 )
 clips = st.builds(WholeClips, frames_per_latent=st.integers(1, 8))
-any_family: st.SearchStrategy[Family] = causal | windows | histories | clips
+continued = st.builds(ContinuedClips, frames_per_latent=st.integers(1, 8))
+any_family: st.SearchStrategy[Family] = causal | windows | histories | clips | continued
 rates = st.sampled_from([*range(1, 61), *NTSC]).map(frame_rate)
 
 

@@ -26,6 +26,7 @@ KINDS = {
     FamilyName.LTX: "ltx-timestep",
     FamilyName.SKYREELS_V2_DIFFUSION_FORCING: "skyreels-v2-df",
     FamilyName.WAN: "wan-a14b",
+    FamilyName.WAN_VACE: "wan-vace-a14b",
 }
 FRAMES = {
     FamilyName.ANYFLOW_FAR: 40,
@@ -33,6 +34,7 @@ FRAMES = {
     FamilyName.LTX: 9,
     FamilyName.SKYREELS_V2_DIFFUSION_FORCING: 40,
     FamilyName.WAN: 9,
+    FamilyName.WAN_VACE: 9,
 }
 
 pytestmark = pytest.mark.usefixtures("one_thread")

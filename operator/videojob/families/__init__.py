@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from videojob.families.causal import CausalChunks
 from videojob.families.clips import WholeClips
+from videojob.families.continued import ContinuedClips
 from videojob.families.history import ChunksWithHistory
 from videojob.families.plan import Chunking, Memory, Piece, Plan, Shot, ShotPlan, Unit, Video
 from videojob.families.rate import NTSC, frame_rate
@@ -52,6 +53,8 @@ class FamilyName(StrEnum):
     WAN = "Wan"
     """`WanPipeline`, `WanImageToVideoPipeline`: from text, or from an image or two as well, a whole clip a shot, one
     transformer or two, VAE of Wan 2.1 or of 2.2."""
+    WAN_VACE = "WanVACE"
+    """`WanVACEPipeline`: clip by clip from the last frames of the one before, one transformer or two, Wan 2.1 VAE."""
 
 
 class ComponentName(StrEnum):
@@ -77,15 +80,15 @@ class SamplerName(StrEnum):
     """`FlowMatchLCMScheduler`: each step goes to the end, and then back by new noise, as DMD students are trained."""
 
 
-SAMPLED: Final = (FamilyName.WAN,)
+SAMPLED: Final = (FamilyName.WAN, FamilyName.WAN_VACE)
 """The families whose models can be sampled otherwise than their folders say."""
 
 
-ADAPTED: Final = (FamilyName.WAN,)
+ADAPTED: Final = (FamilyName.WAN, FamilyName.WAN_VACE)
 """The families whose models may have adapters."""
 
 
-WITH_TWO_TRANSFORMERS: Final = (FamilyName.WAN,)
+WITH_TWO_TRANSFORMERS: Final = (FamilyName.WAN, FamilyName.WAN_VACE)
 """The families that have models with a second transformer, which makes the last steps."""
 
 
@@ -117,4 +120,5 @@ FAMILIES: Final[Mapping[FamilyName, Family]] = {
     FamilyName.LTX: WholeClips(frames_per_latent=8),
     FamilyName.SKYREELS_V2_DIFFUSION_FORCING: OverlappingWindows(frames_per_latent=4, tail_latents=38),
     FamilyName.WAN: WholeClips(frames_per_latent=4),
+    FamilyName.WAN_VACE: ContinuedClips(frames_per_latent=4),
 }

@@ -96,7 +96,8 @@ class Unit:
     history: Index = 0
     """How many latents just before it, the last ones of `needs`, its denoising goes on from.
 
-    0 where there are none, or where the family takes what it needs whole.
+    0 where there are none, or where the family takes what it needs whole. A clip that goes on from frames makes these
+    again: then its own first latents are as many, and what they become is not among `frames`.
     """
 
     @property

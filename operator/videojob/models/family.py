@@ -124,6 +124,7 @@ _MODULES = {
     FamilyName.LTX: "videojob.models.ltx",
     FamilyName.SKYREELS_V2_DIFFUSION_FORCING: "videojob.models.skyreels_v2",
     FamilyName.WAN: "videojob.models.wan",
+    FamilyName.WAN_VACE: "videojob.models.wan_vace",
 }
 
 

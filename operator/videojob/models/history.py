@@ -40,10 +40,10 @@ def require_size(history: History, shape: tuple[int, ...]) -> None:
         raise ChunkError(ErrorCode.INVALID_REQUEST, "Width and height may not change within a sequence.")
 
 
-def recent(history: History, unit: Unit) -> torch.Tensor | None:
-    """The latents just before the unit, as many as it goes on from; None where there are none.
+def needed(history: History, unit: Unit) -> torch.Tensor | None:
+    """All latents of the units that the unit goes on from, in order; None where there are none.
 
-    Raises ChunkError (InvalidRequest) where what it needs has fewer.
+    Raises ChunkError (InvalidRequest) where these have fewer than it goes on from.
     """
     if not unit.history:
         return None
@@ -53,7 +53,13 @@ def recent(history: History, unit: Unit) -> torch.Tensor | None:
             ErrorCode.INVALID_REQUEST,
             f"Unit {unit.index} goes on from {unit.history} latents; those before it have {latents.shape[2]}.",
         )
-    return latents[:, :, -unit.history :]
+    return latents
+
+
+def recent(history: History, unit: Unit) -> torch.Tensor | None:
+    """The latents just before the unit, as many as it goes on from; None where there are none. Raises as `needed`."""
+    latents = needed(history, unit)
+    return None if latents is None else latents[:, :, -unit.history :]
 
 
 def remember(history: History, unit: Unit, latents: torch.Tensor) -> None:
