@@ -25,6 +25,7 @@ from diffusers import (
     HeliosTransformer3DModel,
     LTXPipeline,
     LTXVideoTransformer3DModel,
+    SkyReelsV2DiffusionForcingImageToVideoPipeline,
     SkyReelsV2DiffusionForcingPipeline,
     SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
@@ -257,9 +258,9 @@ def _ltx_timestep(size: Size) -> Any:
     return _ltx(size, timestep_conditioning=True, decoder_inject_noise=(False,) * 5)
 
 
-def _skyreels_v2_df(size: Size) -> Any:
+def _skyreels_v2_df(size: Size, pipeline: Any = SkyReelsV2DiffusionForcingPipeline) -> Any:
     """As SkyReels-V2 DF 1.3B."""
-    return SkyReelsV2DiffusionForcingPipeline(
+    return pipeline(
         tokenizer=_tokenizer(),
         text_encoder=_text_encoder(),
         transformer=SkyReelsV2Transformer3DModel(**_transformer(size), inject_sample_info=True),
@@ -268,12 +269,18 @@ def _skyreels_v2_df(size: Size) -> Any:
     )
 
 
+def _skyreels_v2_df_i2v(size: Size) -> Any:
+    """The same weights, as the pipeline writes them that begins with an image."""
+    return _skyreels_v2_df(size, SkyReelsV2DiffusionForcingImageToVideoPipeline)
+
+
 KINDS: Final[Mapping[str, Callable[[Size], Any]]] = {
     "anyflow-far": _anyflow_far,
     "helios": _helios,
     "ltx": _ltx,
     "ltx-timestep": _ltx_timestep,
     "skyreels-v2-df": _skyreels_v2_df,
+    "skyreels-v2-df-i2v": _skyreels_v2_df_i2v,
     "wan": _wan,
     "wan-a14b": _wan_a14b,
     "wan-flf2v": _wan_flf2v,

@@ -63,7 +63,11 @@ def test_a_last_image_comes_with_a_first(cluster: Cluster, namespace: str) -> No
 @pytest.mark.parametrize(
     ("spec", "images", "words"),
     [
-        (MODEL, {"first": "Required"}, "take no images yet: remove images, which are for Wan"),
+        (
+            MODEL,
+            {"first": "Required"},
+            "take no images yet: remove images, which are for SkyReelsV2",
+        ),
         (WAN, {"first": "Never"}, 'supported values: "Required", "Optional"'),
         (WAN, {"last": "Never"}, 'supported values: "Required", "Optional"'),
         (WAN, {"first": "Optional", "last": "Required"}, "make first Required"),

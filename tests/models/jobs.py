@@ -1,14 +1,15 @@
 """Models beside their pipelines, and videos of several shots through the real stages, from any of their units on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from videojob.families import FamilyName, Unit
-from videojob.models.family import Conditioner, Conditioning, Decoder, Generator, Step, family_module
+from videojob.models.family import Conditioner, Conditioning, Decoder, Generator, ImageConditioner, Step, family_module
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.stages import DecodeStage, DenoiseStage, Turn
@@ -66,12 +67,22 @@ class Model:
         module, parts = family_module(family), Parts(folder, torch.device("cpu"), dtype, images=images)
         return cls(loaded, module.Conditioner(parts), module.Generator(parts), module.Decoder(parts), *prompts)
 
-    def steps(
-        self, unit: Unit, settings: Settings, past: Sequence[Tensors], resume: Step | None = None
-    ) -> Iterator[Step]:
-        """Of a sequence that starts with the unit; `past` has the checkpoint of every unit before it."""
+    def conditions(self, unit: Unit, settings: Settings, images: Sequence[torch.Tensor] = ()) -> Tensors:
+        """What the generator gets for the unit."""
         guided = settings.guidance_scale > 1
         conditions = self.conditioner.encode(Conditioning(self.prompt, self.negative_prompt if guided else None))
+        return {**conditions, **_encoded(self.conditioner, unit, settings, images)}
+
+    def steps(
+        self,
+        unit: Unit,
+        settings: Settings,
+        past: Sequence[Tensors],
+        resume: Step | None = None,
+        images: Sequence[torch.Tensor] = (),
+    ) -> Iterator[Step]:
+        """Of a sequence that starts with the unit; `past` has the checkpoint of every unit before it."""
+        conditions = self.conditions(unit, settings, images)
         state = self.generator.start(unit, settings, [past[index] for index in unit.needs])
         noise = Noise(settings.seed, unit.shot, unit.index)
         return self.generator.run(unit, settings, state, conditions, noise, resume)
@@ -80,26 +91,46 @@ class Model:
         """The stages over it."""
         return Server.of(self.conditioner, self.generator, self.decoder)
 
-    def made(self, plan: Sequence[Unit], settings: Settings) -> list[Tensors]:
-        """The checkpoints of all units."""
+    def made(self, plan: Sequence[Unit], settings: Settings, images: Sequence[torch.Tensor] = ()) -> list[Tensors]:
+        """The checkpoints of all units, of one shot that begins and ends with the images."""
         made: list[Tensors] = []
         for unit in plan:
-            *_, last = self.steps(unit, settings, made)
+            *_, last = self.steps(unit, settings, made, images=images)
             made.append(last.tensors)
         return made
 
 
+def images_of(settings: Settings, count: int = 1, seed: int = 0) -> list[torch.Tensor]:
+    """Uint8 `[H, W, 3]`, at random."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (settings.height, settings.width, 3)
+    return [torch.randint(256, shape, generator=generator, dtype=torch.uint8) for _ in range(count)]
+
+
+def _encoded(conditioner: Conditioner, unit: Unit, settings: Settings, images: Sequence[torch.Tensor]) -> Tensors:
+    if not images:
+        return {}
+    assert isinstance(conditioner, ImageConditioner)
+    return conditioner.encode_images(unit, settings, images)
+
+
 def run(
-    server: Server, sequence: str, plan: Sequence[Unit], settings: Settings, past: Sequence[Made] = ()
+    server: Server,
+    sequence: str,
+    plan: Sequence[Unit],
+    settings: Settings,
+    past: Sequence[Made] = (),
+    images: Mapping[int, Sequence[torch.Tensor]] = MappingProxyType({}),
 ) -> Iterator[Made]:
-    """The units that follow those in `past`, each with a prompt of its shot."""
+    """The units that follow those in `past`, each with a prompt of its shot, and the images of that."""
     known, start = [checkpoint for checkpoint, _ in past], True
     for unit in plan[len(past) :]:
         wanted = replace(settings, prompt=f"{settings.prompt} {unit.shot}")
         conditions = None
         if start or unit.shot != plan[unit.index - 1].shot:  # As a runner does it.
             away = wanted.negative_prompt if wanted.guidance_scale > 1 else None
-            conditions = server.conditioner.encode(Conditioning(wanted.prompt, away))
+            encoded = _encoded(server.conditioner, unit, wanted, images.get(unit.shot, ()))
+            conditions = {**server.conditioner.encode(Conditioning(wanted.prompt, away)), **encoded}
         needs, tail = (unit.needs, unit.decode) if start else ((), ())
         brought, rebuilt = ([known[index] for index in needed] for needed in (needs, tail))
         made = server.denoise.make(

@@ -1,10 +1,9 @@
 """SkyReels-V2 with diffusion forcing against diffusers' own pipeline, on real classes with random weights."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,30 +12,20 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SkyReelsV2DiffusionForcin
 from dev.tiny_model import SIZES, make_model
 from tests.models.fixtures import change, whole_clip, with_scheduler
 from tests.models.jobs import Model, run, same
-from videojob.families import FAMILIES, Chunking, FamilyName, Memory, Shot, Unit, Video
+from tests.models.skyreels import AWAY, FAMILY, FRAMES, TEXT, units, whole_video
+from videojob.families import Memory, Shot
 from videojob.models.family import Conditioning, Step
 from videojob.models.history import LATENTS
-from videojob.models.noise import Noise
 from videojob.models.parts import Parts
-from videojob.models.skyreels_v2 import ADDED_NOISE, CONDITION, Generator
+from videojob.models.skyreels_v2 import Generator
 from videojob.models.tensors import pack, unpack
 from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.wire import Settings
 
 CPU = torch.device("cpu")
-TEXT, AWAY = "a  cat &amp; a dog", "blurred"
 SETTINGS = Settings(TEXT, seed=7, width=32, height=32, fps=24.0, guidance_scale=1.0)
-FAMILY = FamilyName.SKYREELS_V2_DIFFUSION_FORCING
-CHUNKING = Chunking(first=1, later=3, sink=1, window=5)
-"""Windows of 5 latents, 17 frames, of which 2 (5 frames) are those of the window before."""
-FRAMES = 37
-"""10 latents: a window of 5, one that adds 3, one that adds 2."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def units(*shots: Shot, steps: int = 3) -> Sequence[Unit]:
-    return FAMILIES[FAMILY].plan(CHUNKING, Video(shots or (Shot(FRAMES),), 24, steps)).units
 
 
 @pytest.fixture(scope="module")
@@ -58,47 +47,6 @@ def model(request: pytest.FixtureRequest, folder: Path) -> Model:
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> Model:
     return loaded(folder, torch.float32)
-
-
-def whole_video(monkeypatch: pytest.MonkeyPatch, model: Model, settings: Settings, frames: int = FRAMES) -> Any:
-    """Latents of the pipeline's own loop, with the noise that the family draws."""
-    plan = units(Shot(frames))
-    noises = [Noise(settings.seed, 0, unit.index) for unit in plan]
-    window = -1
-    drawn = 0
-
-    def randn_tensor(shape: tuple[int, ...], **_: Any) -> torch.Tensor:
-        nonlocal window, drawn
-        window, drawn = window + 1, 0
-        new = noises[window]((*shape[:2], len(plan[window].latents), *shape[3:]))
-        return torch.cat([torch.full((*shape[:2], shape[2] - new.shape[2], *shape[3:]), torch.nan), new], dim=2)
-
-    def randn_like(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal drawn
-        drawn += 1
-        return noises[window](tuple(tensor.shape), CONDITION, drawn).to(tensor)
-
-    monkeypatch.setattr(
-        "diffusers.pipelines.skyreels_v2.pipeline_skyreels_v2_diffusion_forcing.randn_tensor", randn_tensor
-    )
-    monkeypatch.setattr(torch, "randn_like", randn_like)
-    latents = model.pipeline(
-        TEXT,
-        AWAY,
-        height=settings.height,
-        width=settings.width,
-        num_frames=frames,
-        num_inference_steps=plan[0].steps,
-        guidance_scale=settings.guidance_scale,
-        overlap_history=5,
-        addnoise_condition=ADDED_NOISE,
-        base_num_frames=17,
-        fps=settings.fps,
-        output_type="latent",
-    ).frames
-    monkeypatch.undo()
-    assert (window, drawn) == (len(plan) - 1, plan[0].steps if len(plan) > 1 else 0)
-    return latents
 
 
 @pytest.mark.parametrize(

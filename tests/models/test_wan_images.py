@@ -12,16 +12,17 @@ from PIL import Image
 
 from dev.tiny_model import SIZES, make_model
 from tests.models.fixtures import whole_clip
-from tests.models.jobs import Model
+from tests.models.jobs import Model, images_of
 from videojob.families import FAMILIES, Chunking, FamilyName, Shot, Unit, Video
-from videojob.models.family import Conditioning, ImageConditioner, Step
+from videojob.models.family import Step
 from videojob.models.history import LATENTS
+from videojob.models.images import IMAGE_LATENTS
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.stages import TextStage
 from videojob.models.tensors import Tensors, pack, unpack
 from videojob.models.wan import Conditioner, Generator
-from videojob.models.wan_images import CONDITION, SEEN, taken
+from videojob.models.wan_images import SEEN, taken
 from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.settings import Images
 from videojob.triton.wire import Settings, UnitRequest
@@ -49,19 +50,6 @@ def unit_of(frames: int, steps: int = 4) -> Unit:
     return FAMILIES[FamilyName.WAN].plan(Chunking(first=1, later=3, sink=1, window=6), video).units[0]
 
 
-def pictures(count: int, seed: int = 0) -> list[torch.Tensor]:
-    """Uint8 `[H, W, 3]`."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = (SETTINGS.height, SETTINGS.width, 3)
-    return [torch.randint(256, shape, generator=generator, dtype=torch.uint8) for _ in range(count)]
-
-
-def conditions(model: Model, unit: Unit, images: Sequence[torch.Tensor]) -> Tensors:
-    assert isinstance(model.conditioner, ImageConditioner)
-    encoded = model.conditioner.encode(Conditioning(TEXT, AWAY))
-    return {**encoded, **model.conditioner.encode_images(unit, SETTINGS, images)}
-
-
 def steps(model: Model, unit: Unit, given: Tensors, resume: Step | None = None) -> Iterator[Step]:
     model.generator.start(unit, SETTINGS, [])
     return model.generator.run(unit, SETTINGS, None, given, Noise(7, 0, 0), resume)
@@ -84,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("kind", "count"), CASES)
 def test_latents_and_frames_are_the_pipelines(folder: Path, kind: str, count: int, dtype: torch.dtype) -> None:
     """For the same noise and images, in both precisions: every operation is the same."""
-    model, unit, images = loaded(folder, kind, dtype), unit_of(9), pictures(count)
+    model, unit, images = loaded(folder, kind, dtype), unit_of(9), images_of(SETTINGS, count)
     first, *last = (Image.fromarray(image.numpy()) for image in images)
     assert isinstance(model.generator, Generator)
     noise = Noise(7, 0, 0)(model.generator.latent_shape(unit, SETTINGS))
@@ -102,7 +90,7 @@ def test_latents_and_frames_are_the_pipelines(folder: Path, kind: str, count: in
         output_type="latent",
     ).frames
 
-    *_, made = steps(model, unit, conditions(model, unit, images))
+    *_, made = steps(model, unit, model.conditions(unit, SETTINGS, images))
     frames = torch.cat(list(model.decoder.run(made.tensors, None)), dim=2)
 
     assert torch.equal(made.tensors[LATENTS], expected)
@@ -113,10 +101,10 @@ def test_latents_and_frames_are_the_pipelines(folder: Path, kind: str, count: in
 @pytest.mark.parametrize(("kind", "count"), CASES)
 def test_a_clip_depends_on_each_of_its_images(folder: Path, kind: str, count: int) -> None:
     model, unit = loaded(folder, kind), unit_of(5, steps=2)
-    images, others = pictures(count), pictures(count, seed=1)
+    images, others = images_of(SETTINGS, count), images_of(SETTINGS, count, seed=1)
 
     def clip(given: Sequence[torch.Tensor]) -> bytes:
-        *_, last = steps(model, unit, conditions(model, unit, given))
+        *_, last = steps(model, unit, model.conditions(unit, SETTINGS, given))
         return pack(last.tensors)
 
     changed = [[*images[:place], others[place], *images[place + 1 :]] for place in range(count)]
@@ -127,7 +115,7 @@ def test_a_clip_depends_on_each_of_its_images(folder: Path, kind: str, count: in
 @pytest.mark.parametrize(("kind", "count"), CASES)
 def test_a_clip_goes_on_from_any_of_its_steps(folder: Path, kind: str, count: int) -> None:
     model, unit = loaded(folder, kind), unit_of(5)
-    given = unpack(pack(conditions(model, unit, pictures(count))), "it")
+    given = unpack(pack(model.conditions(unit, SETTINGS, images_of(SETTINGS, count))), "it")
     made = list(steps(model, unit, given))
     for step in made:
         rest = list(steps(model, unit, given, Step(step.done, unpack(pack(step.tensors), "it"))))
@@ -137,16 +125,16 @@ def test_a_clip_goes_on_from_any_of_its_steps(folder: Path, kind: str, count: in
 def test_what_begins_with_an_image_keeps_its_latents(folder: Path) -> None:
     """Where tokens have timesteps of their own: those of the image are never noise."""
     model, unit = loaded(folder, "wan-ti2v"), unit_of(9)
-    given = conditions(model, unit, pictures(1))
+    given = model.conditions(unit, SETTINGS, images_of(SETTINGS, 1))
     *_, last = steps(model, unit, given)
-    assert torch.equal(last.tensors[LATENTS][:, :, :1], given[CONDITION])
-    *_, free = steps(model, unit, {name: given[name] for name in given.keys() - {CONDITION}})
-    assert not torch.equal(free.tensors[LATENTS][:, :, :1], given[CONDITION])
+    assert torch.equal(last.tensors[LATENTS][:, :, :1], given[IMAGE_LATENTS])
+    *_, free = steps(model, unit, {name: given[name] for name in given.keys() - {IMAGE_LATENTS}})
+    assert not torch.equal(free.tensors[LATENTS][:, :, :1], given[IMAGE_LATENTS])
 
 
 def test_only_models_with_an_image_encoder_see_images(folder: Path) -> None:
     for kind, count in CASES:
-        given = conditions(loaded(folder, kind), unit_of(5), pictures(count))
+        given = loaded(folder, kind).conditions(unit_of(5), SETTINGS, images_of(SETTINGS, count))
         assert (SEEN in given) == (kind in {"wan-i2v", "wan-flf2v"})
 
 
@@ -193,8 +181,8 @@ def test_a_model_may_be_declared_to_take_less(folder: Path, kind: str, declared:
 def test_images_of_another_number_or_size_are_refused(folder: Path) -> None:
     model, unit = loaded(folder, "wan-i2v"), unit_of(5)
     stage, request = TextStage(model.conditioner), UnitRequest(unit, SETTINGS)
-    image = bytes(pictures(1)[0].numpy())
-    assert CONDITION in stage.encode(request, [image]).tensors
+    image = bytes(images_of(SETTINGS, 1)[0].numpy())
+    assert IMAGE_LATENTS in stage.encode(request, [image]).tensors
     for images, words in (([image[:-1]], r"\[64, 32, 3\] bytes"), ([image, image], "takes 1 to 1")):
         with pytest.raises(ChunkError, match=words) as refused:
             stage.encode(request, images)
@@ -209,7 +197,7 @@ def test_images_of_another_number_or_size_are_refused(folder: Path) -> None:
 def test_prompts_are_cached_and_images_are_not(folder: Path) -> None:
     model, unit = loaded(folder, "wan-i2v"), unit_of(5)
     stage, request = TextStage(model.conditioner), UnitRequest(unit, SETTINGS)
-    first, second = (bytes(image.numpy()) for image in pictures(2))
+    first, second = (bytes(image.numpy()) for image in images_of(SETTINGS, 2))
     made = [stage.encode(request, [image]) for image in (first, second, first)]
     assert pack(made[0].tensors) == pack(made[2].tensors) != pack(made[1].tensors)
     assert all(each.seconds > 0 for each in made)

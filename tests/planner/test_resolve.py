@@ -129,6 +129,32 @@ def test_images_are_those_that_the_model_takes(
             assert refused[1] in decision.message
 
 
+GOES_ON = "shots[1] goes on from the shot before it, so there is no place for its image."
+
+
+@pytest.mark.parametrize("first", Use)
+@pytest.mark.parametrize(("memory", "refused"), [(None, True), (Memory.KEEP, True), (Memory.CLEAR, False)])
+def test_a_shot_that_goes_on_has_no_image(first: Use, memory: Memory | None, refused: bool) -> None:
+    """It begins with what the shot before it ends with; so it needs none either where others do."""
+    able = model(family=FamilyName.SKYREELS_V2_DIFFUSION_FORCING, images=Images(first=first))
+
+    def decision(images: int) -> object:
+        shots = (WantedShot(1.0, images=1), WantedShot(1.0, memory, images=images))
+        (made,) = decided(book(job(shots=shots), models=[able]))
+        return made
+
+    given, missing = decision(1), decision(0)
+    if refused:
+        assert isinstance(given, Wait)
+        assert given.reason is Reason.IMAGE_UNSUPPORTED
+        assert GOES_ON in given.message
+        assert "with shots[1].memory: Clear" in given.message
+        assert isinstance(missing, Assign)
+    else:
+        assert isinstance(given, Assign)
+        assert isinstance(missing, Wait) == (first is Use.REQUIRED)
+
+
 MOTION = DriftThresholds(motion=0.5)
 
 

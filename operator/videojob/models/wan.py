@@ -18,15 +18,15 @@ from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanPipeline
 from videojob.families import ComponentName, FamilyName, Unit
 from videojob.models.family import Step
 from videojob.models.history import LATENTS
+from videojob.models.images import check_images, image_latents, taking
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.pipelines import PromptConditioner, load
 from videojob.models.sizes import latent_shape
 from videojob.models.tensors import Tensors
-from videojob.models.wan_images import CONDITION, SEEN, Beginning, ImageEncoder, check_images
+from videojob.models.wan_images import SEEN, Beginning, ImageEncoder, taken
 from videojob.models.wan_transformers import Transformers, whole_index
 from videojob.models.wan_vae import ClipDecoder
-from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.wire import Settings
 
 
@@ -39,15 +39,13 @@ class Conditioner(PromptConditioner):
 
     def __init__(self, parts: Parts) -> None:
         index = _index(parts.directory)
-        check_images(parts.directory, index, parts.images)
+        check_images(parts.directory, taken(parts.directory, index), parts.images)
         super().__init__(load(parts, FamilyName.WAN, _pipeline(index), ComponentName.TEXT_ENCODER))
-        self._images = ImageEncoder(parts, index) if parts.images else None
+        self._images = ImageEncoder(parts, index, parts.images) if parts.images else None
 
     def encode_images(self, unit: Unit, settings: Settings, images: Sequence[torch.Tensor]) -> Tensors:
         """See `videojob.models.family.ImageConditioner`."""
-        if self._images is None:
-            raise ChunkError(ErrorCode.INVALID_REQUEST, "This model takes no images.")
-        return self._images.encode(unit, settings, images)
+        return taking(self._images).encode(unit, settings, images)
 
 
 class Generator:
@@ -58,7 +56,7 @@ class Generator:
 
     def __init__(self, parts: Parts) -> None:
         index = _index(parts.directory)
-        check_images(parts.directory, index, parts.images)
+        check_images(parts.directory, taken(parts.directory, index), parts.images)
         self._transformers = Transformers(parts, FamilyName.WAN, _pipeline(index), index)
         self._images = parts.images
         self._timestep_per_token = self._transformers.pipeline.config.expand_timesteps
@@ -86,9 +84,7 @@ class Generator:
         yield from self._transformers.steps(unit, settings, conditions, beginning, noise, made)
 
     def _beginning(self, conditions: Tensors) -> Beginning:
-        image = conditions.get(CONDITION)
-        if image is None and self._images is not None and self._images.first == "Required":
-            raise ChunkError(ErrorCode.INVALID_REQUEST, "This model begins with an image: IMAGES must come.")
+        image = image_latents(conditions, self._images)
         patch = self._transformers.config.patch_size if self._timestep_per_token else None
         further = {"encoder_hidden_states_image": conditions[SEEN]} if SEEN in conditions else {}
         return Beginning(None if image is None else image.to(self._transformers.device), patch, further)

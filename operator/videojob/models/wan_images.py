@@ -9,25 +9,20 @@ Source: diffusers 0.42.1 `pipeline_wan_i2v.py`.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from diffusers import WanImageToVideoPipeline
-from PIL import Image
 
 from videojob.families import ComponentName, FamilyName, Unit
+from videojob.models.images import IMAGE_LATENTS, pictures
 from videojob.models.parts import Parts
 from videojob.models.pipelines import load
 from videojob.models.tensors import Tensors
-from videojob.triton.contract import ChunkError, ErrorCode
 from videojob.triton.settings import Images
 from videojob.triton.wire import Settings
 
-CONDITION: Final = "image_latents"
-"""Of the conditions: the latents of a clip that is black but for its images, behind a mask of those, float32
-`[1, 4 + C, T, h, w]`; or, where each token has its timestep, those of the first image alone, `[1, C, 1, h, w]`."""
 SEEN: Final = "image_embeds"
 """Of the conditions: what an image encoder makes of the images, `[n, L, D]`."""
 
@@ -44,26 +39,16 @@ def taken(directory: Path, index: Mapping[str, Any]) -> Images | None:
     return Images(first="Required", last="Required" if config.get("pos_embed_seq_len") else None)
 
 
-def check_images(directory: Path, index: Mapping[str, Any], declared: Images | None) -> None:
-    """Raises ValueError where the model is declared to take other images than its checkpoint does."""
-    able = taken(directory, index)
-    for name in ("first", "last"):
-        use, wanted = getattr(able, name, None), getattr(declared, name, None)
-        if (use == "Required" and wanted != use) or (wanted is not None and use is None):
-            found = asdict(able) if able else {}
-            takes = ", ".join(f"{key}: {value}" for key, value in found.items() if value)
-            correct = f"images has to be {{{takes}}}" if takes else "leave images out"
-            raise ValueError(f"{directory} takes {takes or 'no images'}: in the VideoModel, {correct}.")
-
-
 class Beginning:
     """How a clip begins: from noise alone, beside the latents of an image, or from those, which stay as they are."""
 
     def __init__(
         self, image: torch.Tensor | None = None, patch: Sequence[int] | None = None, further: Tensors | None = None
     ) -> None:
-        """`image` is CONDITION, if there is one; `patch` the size of a token in latents where each has its timestep.
+        """`image` is IMAGE_LATENTS, if there is one; `patch` the size of a token in latents where each has a timestep.
 
+        The image's latents are those of a clip that is black but for its images, behind a mask of those, float32
+        `[1, 4 + C, T, h, w]`; or, where each token has its timestep, those of the first image alone, `[1, C, 1, h, w]`.
         `further` is what else the transformer sees at each step, by the names of its arguments.
         """
         self._image = image
@@ -101,28 +86,22 @@ class Beginning:
 class ImageEncoder:
     """The VAE's encoder and, where the checkpoint has one, the image encoder."""
 
-    def __init__(self, parts: Parts, index: Mapping[str, Any]) -> None:
+    def __init__(self, parts: Parts, index: Mapping[str, Any], declared: Images) -> None:
         seeing = [ComponentName.IMAGE_ENCODER] if any(index.get(ComponentName.IMAGE_ENCODER) or ()) else []
         names = [ComponentName.VAE, *seeing]
         self._pipeline = load(parts, FamilyName.WAN, WanImageToVideoPipeline, *names, index=index)
         self._sees = bool(seeing)
         self._device = parts[ComponentName.VAE].device
-        declared = parts.images or Images(first="Optional")
-        self._most = 1 + (declared.last is not None)
-        self._least = 1 + (declared.last == "Required")
+        self._declared = declared
 
     @torch.inference_mode()
     def encode(self, unit: Unit, settings: Settings, images: Sequence[torch.Tensor]) -> Tensors:
         """See `videojob.models.family.ImageConditioner`: the arithmetic is the pipeline's own."""
-        if not self._least <= len(images) <= self._most:
-            raise ChunkError(
-                ErrorCode.INVALID_REQUEST, f"IMAGES holds {len(images)}; the model takes {self._least} to {self._most}."
-            )
+        given = pictures(images, self._declared)
         pipeline, size = self._pipeline, (settings.height, settings.width)
-        pictures = [Image.fromarray(image.numpy()) for image in images]
         first, *last = (
             pipeline.video_processor.preprocess(picture, *size).to(self._device, dtype=torch.float32)
-            for picture in pictures
+            for picture in given
         )
         _, condition, *_ = pipeline.prepare_latents(
             first,
@@ -135,5 +114,5 @@ class ImageEncoder:
             latents=torch.empty(0),  # those of the clip, which are drawn elsewhere
             last_image=next(iter(last), None),
         )
-        seen = {SEEN: pipeline.encode_image(pictures, self._device)} if self._sees else {}
-        return {CONDITION: condition, **seen}
+        seen = {SEEN: pipeline.encode_image(given, self._device)} if self._sees else {}
+        return {IMAGE_LATENTS: condition, **seen}

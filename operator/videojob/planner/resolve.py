@@ -100,9 +100,10 @@ def _beyond_memories(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
 
 
 def _images(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
-    taken = model.spec.images
+    taken, usual = model.spec.images, model.spec.memories[0]
     uses = (None, None) if taken is None else (taken.first, taken.last)
     for index, shot in enumerate(job.shots):
+        goes_on = index > 0 and (shot.memory or usual) is not Memory.CLEAR
         for number, (name, use) in enumerate(zip(("image", "lastImage"), uses, strict=True), 1):
             field = f"shots[{index}].{name}"
             if use is None and shot.images >= number:
@@ -111,7 +112,13 @@ def _images(job: Job, model: VideoModel) -> tuple[Reason, str] | None:
                     f"VideoModel {model.metadata.name} takes no {name}. Create the job again without {field}, or with "
                     f"a model whose spec.images allows it.",
                 )
-            if use is Use.REQUIRED and shot.images < number:
+            if goes_on and shot.images >= number:
+                return (
+                    Reason.IMAGE_UNSUPPORTED,
+                    f"shots[{index}] goes on from the shot before it, so there is no place for its {name}. Create the "
+                    f"job again without {field}, or with shots[{index}].memory: Clear.",
+                )
+            if use is Use.REQUIRED and shot.images < number and not goes_on:
                 return (
                     Reason.IMAGE_MISSING,
                     f"VideoModel {model.metadata.name} needs {name} of each shot. Create the job again with {field}.",
