@@ -23,6 +23,8 @@ from diffusers import (
     HeliosPipeline,
     HeliosScheduler,
     HeliosTransformer3DModel,
+    LTXConditionPipeline,
+    LTXImageToVideoPipeline,
     LTXPipeline,
     LTXVideoTransformer3DModel,
     SkyReelsV2DiffusionForcingImageToVideoPipeline,
@@ -50,6 +52,8 @@ from transformers import (
 _SEED = 2026
 _TEXT_DIM = 32
 _PROMPT_TOKENS = 512
+_TIMESTEP: Final[Mapping[str, Any]] = {"timestep_conditioning": True, "decoder_inject_noise": (False,) * 5}
+"""Of a VAE of LTX-Video that makes the last step itself."""
 _PAD, _END = "<pad>", "</s>"
 
 
@@ -220,10 +224,10 @@ def _helios(size: Size) -> Any:
     )
 
 
-def _ltx(size: Size, **decoder: Any) -> Any:
+def _ltx(size: Size, pipeline: Any = LTXPipeline, *, dynamic_shift: bool = True, **decoder: Any) -> Any:
     """As LTX-Video 0.9.0."""
     inner = size.heads * size.head_dim
-    return LTXPipeline(
+    return pipeline(
         tokenizer=_tokenizer(),
         text_encoder=T5EncoderModel(
             T5Config(vocab_size=258, d_model=_TEXT_DIM, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
@@ -249,13 +253,25 @@ def _ltx(size: Size, **decoder: Any) -> Any:
             base_image_seq_len=1024,
             max_image_seq_len=4096,
             shift_terminal=0.1,
-        ),
+        )
+        if dynamic_shift
+        else FlowMatchEulerDiscreteScheduler(),
     )
+
+
+def _ltx_i2v(size: Size) -> Any:
+    """The same weights, as the pipeline writes them that begins with an image."""
+    return _ltx(size, LTXImageToVideoPipeline)
 
 
 def _ltx_timestep(size: Size) -> Any:
     """Whose VAE has timestep conditioning, as that of LTX-Video 0.9.5."""
-    return _ltx(size, timestep_conditioning=True, decoder_inject_noise=(False,) * 5)
+    return _ltx(size, **_TIMESTEP)
+
+
+def _ltx_condition(size: Size) -> Any:
+    """As LTX-Video 0.9.5: images at any frame, and a ladder of timesteps of the pipeline's own."""
+    return _ltx(size, LTXConditionPipeline, dynamic_shift=False, **_TIMESTEP)
 
 
 def _skyreels_v2_df(size: Size, pipeline: Any = SkyReelsV2DiffusionForcingPipeline) -> Any:
@@ -278,6 +294,8 @@ KINDS: Final[Mapping[str, Callable[[Size], Any]]] = {
     "anyflow-far": _anyflow_far,
     "helios": _helios,
     "ltx": _ltx,
+    "ltx-condition": _ltx_condition,
+    "ltx-i2v": _ltx_i2v,
     "ltx-timestep": _ltx_timestep,
     "skyreels-v2-df": _skyreels_v2_df,
     "skyreels-v2-df-i2v": _skyreels_v2_df_i2v,

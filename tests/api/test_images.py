@@ -66,7 +66,7 @@ def test_a_last_image_comes_with_a_first(cluster: Cluster, namespace: str) -> No
         (
             MODEL,
             {"first": "Required"},
-            "take no images yet: remove images, which are for SkyReelsV2",
+            "take no images yet: remove images, which are for LTX, SkyReelsV2",
         ),
         (WAN, {"first": "Never"}, 'supported values: "Required", "Optional"'),
         (WAN, {"last": "Never"}, 'supported values: "Required", "Optional"'),

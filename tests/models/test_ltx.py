@@ -203,11 +203,15 @@ def test_a_size_the_model_cannot_make_is_refused(model: Model) -> None:
             "makes 4 frames of a latent; the family LTX plans 8",
         ),
         (
+            lambda folder: change(folder / "model_index.json", _class_name="LTXLatentUpsamplePipeline"),
+            "is a folder of LTXLatentUpsamplePipeline; the family LTX needs one of LTXPipeline or LTXImageToVideoPipe",
+        ),
+        (
             lambda folder: change(folder / "model_index.json", _class_name="LTXConditionPipeline"),
-            "is a folder of LTXConditionPipeline; the family LTX needs one of LTXPipeline",
+            "has a scheduler with use_dynamic_shifting, for which LTXConditionPipeline gives no shift",
         ),
     ],
-    ids=["scheduler", "noise from a stream", "noise in the decoder", "other frames", "another pipeline"],
+    ids=["scheduler", "noise from a stream", "noise in the decoder", "other frames", "another pipeline", "no shift"],
 )
 def test_a_folder_of_another_kind_is_refused(
     folders: dict[str, Path], tmp_path: Path, spoil: Callable[[Path], None], message: str

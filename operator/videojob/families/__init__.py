@@ -47,7 +47,8 @@ class FamilyName(StrEnum):
     HELIOS = "Helios"
     """`HeliosPipeline`: chunk by chunk from the first latent and a history of 19, Wan 2.1 VAE."""
     LTX = "LTX"
-    """`LTXPipeline`: text to video, a whole clip a shot, 8k+1 frames, a VAE that is not causal."""
+    """`LTXPipeline`, `LTXImageToVideoPipeline`, `LTXConditionPipeline`: from text, or from an image or two as well, a
+    whole clip a shot, 8k+1 frames, a VAE that is not causal."""
     SKYREELS_V2_DIFFUSION_FORCING = "SkyReelsV2DiffusionForcing"
     """`SkyReelsV2DiffusionForcingPipeline`, `SkyReelsV2DiffusionForcingImageToVideoPipeline`: from text, or from an
     image as well, window by window over the last latents of the one before, Wan 2.1 VAE."""
@@ -93,7 +94,7 @@ WITH_TWO_TRANSFORMERS: Final = (FamilyName.WAN, FamilyName.WAN_VACE)
 """The families that have models with a second transformer, which makes the last steps."""
 
 
-BEGUN_WITH_IMAGES: Final = (FamilyName.SKYREELS_V2_DIFFUSION_FORCING, FamilyName.WAN)
+BEGUN_WITH_IMAGES: Final = (FamilyName.LTX, FamilyName.SKYREELS_V2_DIFFUSION_FORCING, FamilyName.WAN)
 """The families that have models whose shots begin with an image."""
 
 

@@ -1,6 +1,7 @@
-"""LTX-Video text-to-video: each shot one clip, over the classes of diffusers' `LTXPipeline`.
+"""LTX-Video: each shot one clip, over the classes of diffusers' `LTXPipeline` and its siblings that take images.
 
-Latents and frames are the pipeline's, bit for bit, for the same noise. The model is told how many frames a second has.
+Latents and frames are the pipelines', bit for bit, for the same noise and images. Those of `LTXConditionPipeline` have
+steps of their own (see `ltx_steps`). The model is told how many frames a second has.
 The VAE's decoder is not causal: a frame depends on latents after it, as far as its convolutions look ahead. So a clip
 is decoded whole, before its first frame is given. To stream it, the plan would have to say which later latents a piece
 waits for; `vae.enable_tiling()` decodes in overlapping tiles instead, whose frames are not those of the whole clip.
@@ -10,7 +11,8 @@ documentation of diffusers recommends a `decode_timestep` of 0.05, with which ex
 0.025: these are taken, where the pipeline's own default is 0. The noise that is mixed in travels with the checkpoint:
 the decoder knows no seed.
 
-Sources: LTX-Video (arXiv:2501.00103), diffusers 0.42.1 `pipeline_ltx.py`.
+Sources: LTX-Video (arXiv:2501.00103), diffusers 0.42.1 `pipeline_ltx.py`, `pipeline_ltx_image2video.py` and
+`pipeline_ltx_condition.py`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,17 +20,25 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LTXPipeline
+from diffusers import (
+    AutoencoderKLLTXVideo,
+    FlowMatchEulerDiscreteScheduler,
+    LTXConditionPipeline,
+    LTXImageToVideoPipeline,
+    LTXPipeline,
+)
 
 from videojob.families import ComponentName, FamilyName, Unit
 from videojob.models.family import Conditioning, Step
 from videojob.models.history import LATENTS
+from videojob.models.images import check_images, image_latents, taking
+from videojob.models.ltx_images import ImageEncoder, conditioned, taken
+from videojob.models.ltx_steps import FRAMES_PER_LATENT, Clip, KeptImage, NoisedImages, Steps
 from videojob.models.noise import Noise
 from videojob.models.parts import Parts
 from videojob.models.pipelines import NEGATIVE, PROMPT, load, load_component, read_index, require_tokens
-from videojob.models.schedulers import checked, dynamic_shift
+from videojob.models.schedulers import checked
 from videojob.models.sizes import require_multiples
 from videojob.models.tensors import Tensors
 from videojob.triton.wire import Settings
@@ -42,13 +52,25 @@ DECODE: Final = "decode"
 DECODE_TIMESTEP: Final = 0.05
 DECODE_NOISE_SCALE: Final = 0.025
 
-_PROMPT_TOKENS = 128  # `max_sequence_length` of the pipeline's call
-_FRAMES_PER_LATENT = 8
+# `max_sequence_length` of the pipelines' calls.
+_PROMPT_TOKENS = {LTXPipeline: 128, LTXConditionPipeline: 256}
+
+
+def _index(parts: Parts) -> Mapping[str, Any]:
+    """The folder's index. Raises ValueError where the model is declared to take other images than it can."""
+    index = read_index(parts.directory, FamilyName.LTX, LTXPipeline, LTXImageToVideoPipeline, LTXConditionPipeline)
+    check_images(parts.directory, taken(index), parts.images)
+    return index
+
+
+def _pipeline(index: Mapping[str, Any]) -> Any:
+    """The class that encodes prompts; `LTXImageToVideoPipeline` does it as `LTXPipeline`."""
+    return LTXConditionPipeline if conditioned(index) else LTXPipeline
 
 
 def _vae_config(parts: Parts) -> Mapping[str, Any]:
     """Of the VAE. Raises ValueError where its frames could not be made again, or are not as many as the plan says."""
-    read_index(parts.directory, FamilyName.LTX, LTXPipeline)
+    _index(parts)
     directory: Path = parts[ComponentName.VAE].directory
     config: Mapping[str, Any] = AutoencoderKLLTXVideo.load_config(directory, local_files_only=True)
     if any(config["decoder_inject_noise"]):
@@ -56,9 +78,9 @@ def _vae_config(parts: Parts) -> Mapping[str, Any]:
             f"{directory} draws noise while it decodes (decoder_inject_noise, as LTX-Video 0.9.1), from a stream that "
             f"does not begin anew with a resumed clip; the family {FamilyName.LTX} serves decoders that do not."
         )
-    if (frames := _ratio(config, "temporal")) != _FRAMES_PER_LATENT:
+    if (frames := _ratio(config, "temporal")) != FRAMES_PER_LATENT:
         raise ValueError(
-            f"{directory} makes {frames} frames of a latent; the family {FamilyName.LTX} plans {_FRAMES_PER_LATENT}."
+            f"{directory} makes {frames} frames of a latent; the family {FamilyName.LTX} plans {FRAMES_PER_LATENT}."
         )
     return config
 
@@ -71,10 +93,17 @@ def _ratio(config: Mapping[str, Any], kind: str) -> int:
 
 
 class Conditioner:
-    """The pipeline's T5 encoder, which attends to padding; the transformer does not, so the masks go along."""
+    """The pipeline's T5 encoder and, where the model takes images, the VAE's encoder.
+
+    T5 attends to padding; the transformer does not, so the masks go along.
+    """
 
     def __init__(self, parts: Parts) -> None:
-        self._pipeline = load(parts, FamilyName.LTX, LTXPipeline, ComponentName.TEXT_ENCODER)
+        index = _index(parts)
+        pipeline = _pipeline(index)
+        self._pipeline = load(parts, FamilyName.LTX, pipeline, ComponentName.TEXT_ENCODER, index=index)
+        self._tokens = _PROMPT_TOKENS[pipeline]
+        self._images = ImageEncoder(parts, index, parts.images) if parts.images else None
 
     def encode(self, conditioning: Conditioning) -> Tensors:
         """See `videojob.models.family.Conditioner`."""
@@ -85,9 +114,15 @@ class Conditioner:
 
     @torch.inference_mode()
     def _encode(self, text: str, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        require_tokens(self._pipeline.tokenizer, text, name, _PROMPT_TOKENS)
-        embeds, mask, *_ = self._pipeline.encode_prompt(text, do_classifier_free_guidance=False)
+        require_tokens(self._pipeline.tokenizer, text, name, self._tokens)
+        embeds, mask, *_ = self._pipeline.encode_prompt(
+            text, do_classifier_free_guidance=False, max_sequence_length=self._tokens
+        )
         return embeds, mask
+
+    def encode_images(self, unit: Unit, settings: Settings, images: Sequence[torch.Tensor]) -> Tensors:
+        """See `videojob.models.family.ImageConditioner`."""
+        return taking(self._images).encode(unit, settings, images)
 
 
 class Generator:
@@ -97,9 +132,17 @@ class Generator:
     """
 
     def __init__(self, parts: Parts) -> None:
-        pipeline = load(parts, FamilyName.LTX, LTXPipeline, ComponentName.TRANSFORMER)
+        index = _index(parts)
+        pipeline = load(parts, FamilyName.LTX, _pipeline(index), ComponentName.TRANSFORMER, index=index)
         self._transformer = pipeline.transformer
+        self._steps: type[Steps] = NoisedImages if conditioned(index) else KeptImage
         self._scheduler = checked(parts.directory, FamilyName.LTX, pipeline.scheduler, FlowMatchEulerDiscreteScheduler)
+        if conditioned(index) and self._scheduler.config.use_dynamic_shifting:
+            raise ValueError(
+                f"{parts.directory} has a scheduler with use_dynamic_shifting, for which LTXConditionPipeline gives no "
+                "shift: set it to false in scheduler/scheduler_config.json."
+            )
+        self._images = parts.images
         config = _vae_config(parts)
         self._factor = _ratio(config, "spatial")
         self._noise_to_decode = config["timestep_conditioning"]
@@ -124,59 +167,50 @@ class Generator:
         guided = settings.guidance_scale > 1.0
         embeds = self._batch(conditions, (NEGATIVE, PROMPT))
         mask = self._batch(conditions, (NEGATIVE_MASK, PROMPT_MASK))
-        scheduler = self._scheduled(unit, shape)
+        clip = self._clip(unit, settings, conditions)
+        steps = self._steps(clip)
+        scheduler = deepcopy(self._scheduler)
+        steps.space(scheduler, unit.steps, self._device)
         made = resume or Step(0, {LATENTS: noise(shape)})
         scheduler.set_begin_index(made.done)
-        latents = self._packed(made.tensors[LATENTS].to(self._device))
+        tokens = steps.begin(made.tensors[LATENTS].to(self._device))
         yield made
 
         for step, t in enumerate(scheduler.timesteps[made.done :], made.done + 1):
-            model_input = (torch.cat([latents] * 2) if guided else latents).to(self._transformer.dtype)
+            tokens = steps.shown(tokens, t, noise, step)
+            model_input = (torch.cat([tokens] * 2) if guided else tokens).to(self._transformer.dtype)
             (predicted,) = self._transformer(
                 hidden_states=model_input,
                 encoder_hidden_states=embeds,
-                timestep=t.expand(len(model_input)),
                 encoder_attention_mask=mask,
-                num_frames=shape[2],
-                height=shape[3],
-                width=shape[4],
-                rope_interpolation_scale=(_FRAMES_PER_LATENT / settings.fps, self._factor, self._factor),
+                **steps.told(t, len(model_input)),
                 return_dict=False,
             )
-            predicted = predicted.float()
+            if steps.guided_in_float32:
+                predicted = predicted.float()
             if guided:
                 away, predicted = predicted.chunk(2)
                 predicted = away + settings.guidance_scale * (predicted - away)
-            latents = scheduler.step(predicted, t, latents, return_dict=False)[0]
-            tensors = {LATENTS: self._unpacked(latents, shape)}
+            tokens = steps.step(scheduler, predicted, t, tokens)
+            tensors = {LATENTS: clip.unpacked(tokens[:, steps.beside :])}
             if step == unit.steps and self._noise_to_decode:
                 tensors[DECODE] = noise(shape, DECODE)
             yield Step(step, tensors)
 
+    def _clip(self, unit: Unit, settings: Settings, given: Tensors) -> Clip:
+        images, config = image_latents(given, self._images), self._transformer.config
+        return Clip(
+            self.latent_shape(unit, settings),
+            len(unit.frames),
+            settings.fps,
+            self._factor,
+            (config.patch_size, config.patch_size_t),
+            None if images is None else images.to(self._device),
+        )
+
     def _batch(self, conditions: Tensors, names: Sequence[str]) -> torch.Tensor:
         """Of those that there are."""
         return torch.cat([conditions[name] for name in names if name in conditions]).to(self._device)
-
-    def _scheduled(self, unit: Unit, shape: tuple[int, ...]) -> Any:
-        """The scheduler for as many steps, whose shift may depend on the number of latents."""
-        scheduler = deepcopy(self._scheduler)
-        mu = dynamic_shift(scheduler, shape[2] * shape[3] * shape[4])
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / unit.steps, unit.steps), device=self._device, mu=mu)
-        return scheduler
-
-    def _packed(self, latents: torch.Tensor) -> torch.Tensor:
-        """`[1, S, D]` of `[1, C, T, h, w]`, as the transformer takes them."""
-        config = self._transformer.config
-        packed: torch.Tensor = LTXPipeline._pack_latents(latents, config.patch_size, config.patch_size_t)
-        return packed
-
-    def _unpacked(self, latents: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-        config = self._transformer.config
-        time, height, width = shape[2] // config.patch_size_t, *(side // config.patch_size for side in shape[3:])
-        unpacked: torch.Tensor = LTXPipeline._unpack_latents(
-            latents, time, height, width, config.patch_size, config.patch_size_t
-        )
-        return unpacked.contiguous()
 
     def latent_shape(self, unit: Unit, settings: Settings) -> tuple[int, int, int, int, int]:
         """`[1, C, T, h, w]` of a unit. Raises ChunkError (InvalidRequest) where the model cannot make that size."""
