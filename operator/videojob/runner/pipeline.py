@@ -304,7 +304,7 @@ class Pipeline:
                         await asyncio.wait({pieces, *partial})
         for ended in await _cancelled(units, pieces, *partial):
             if ended is not error:
-                log.warning("What was finished was not kept: %s", ended)
+                log.warning("What was finished may not all be kept: %s", ended)
 
 
 def _encoded(frames: NDArray[np.uint8], fps: Fraction, first_frame: int) -> tuple[bytes, Look]:
